@@ -1,0 +1,79 @@
+"""People: inviting, admitting, accepting applications."""
+
+import hashlib
+import secrets
+
+from django.db import transaction
+from django.utils import timezone
+
+from labeling.errors import Conflict, Invalid
+from labeling.models import Invitation, Role, User
+
+SESSION_KEY = "invitation"
+
+
+def digest(secret: str) -> str:
+    """What is stored of a secret: hex SHA-256. Secrets are random and long, so no slow hash is needed."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def invite(*, email: str, role: str, group: str, by: User) -> tuple[Invitation, str]:
+    """An invitation and its secret, which is not stored and cannot be shown again. Raises Invalid if they have an account."""
+    if User.objects.filter(email__iexact=email).exists():
+        raise Invalid(f"{email} already has an account: give the role there instead.")
+    secret = secrets.token_urlsafe(32)
+    invitation = Invitation.objects.create(
+        email=email.lower(), role=role, group=group, invited_by=by, secret_hash=digest(secret)
+    )
+    return invitation, secret
+
+
+def open_invitation(request) -> Invitation | None:
+    """The invitation whose link this browser followed, while it is still open."""
+    secret = request.session.get(SESSION_KEY, "") if hasattr(request, "session") else ""
+    invitation = Invitation.objects.filter(secret_hash=digest(secret)).first() if secret else None
+    return invitation if invitation and invitation.is_open else None
+
+
+@transaction.atomic
+def admit(*, user: User, request) -> None:
+    """Give a new account its roles: those of its invitation, or applicant. An invitation serves once."""
+    invitation = open_invitation(request)
+    if invitation is None:
+        user.grant(Role.APPLICANT)
+        return
+    invitation = Invitation.objects.select_for_update().get(pk=invitation.pk)
+    if not invitation.is_open:
+        raise Conflict("This invitation has been used already.")
+    invitation.accepted_by, invitation.accepted_at = user, timezone.now()
+    invitation.save(update_fields=["accepted_by", "accepted_at"])
+    user.group = invitation.group
+    user.save(update_fields=["group"])
+    user.grant(invitation.role, by=invitation.invited_by)
+    request.session.pop(SESSION_KEY, None)
+
+
+@transaction.atomic
+def accept_applicant(*, user: User, group: str, by: User) -> None:
+    """An applicant becomes a labeler in a group. Doing it twice changes nothing."""
+    user.group = group
+    user.save(update_fields=["group"])
+    user.withdraw(Role.APPLICANT)
+    user.grant(Role.LABELER, by=by)
+
+
+@transaction.atomic
+def set_roles(*, user: User, roles: set[str], group: str, by: User) -> None:
+    """Replace a person's roles. Raises Invalid for an unknown role and when the last admin would go."""
+    if unknown := roles - set(Role.values):
+        raise Invalid(f"Unknown role: {', '.join(sorted(unknown))}")
+    admins = User.objects.with_role(Role.ADMIN).exclude(pk=user.pk)
+    if Role.ADMIN not in roles and user.has_role(Role.ADMIN) and not admins.exists():
+        raise Invalid(f"{user.email} is the last admin: name another one first.")
+    user.group = group
+    user.save(update_fields=["group"])
+    for role in Role.values:
+        if role in roles:
+            user.grant(role, by=by)
+        else:
+            user.withdraw(role)

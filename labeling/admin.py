@@ -1,0 +1,2 @@
+"""Django's admin, for admins: everything that has no page of its own."""
+

@@ -1,0 +1,39 @@
+"""Domain errors. Raised by actions with ids in the message; each door translates them once (HTML, API problem JSON, CLI)."""
+
+
+class HeedError(Exception):
+    """Something a person or a program asked for that Heed refuses. `status` is the HTTP answer at the edge."""
+
+    status = 422
+    code = "refused"
+
+
+class Invalid(HeedError):
+    """The input is wrong; the message names the place. `errors` lists every problem as {"place", "message"}."""
+
+    code = "invalid"
+
+    def __init__(self, message: str, errors: list[dict] | None = None):
+        super().__init__(message)
+        self.errors = errors or []
+
+
+class Conflict(HeedError):
+    """The rows have moved on since the asker looked: reload and decide again. Nothing was changed or lost."""
+
+    status = 409
+    code = "conflict"
+
+
+class Forbidden(HeedError):
+    """This person may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class Unavailable(HeedError):
+    """Something that Heed depends on does not answer now; asking again later may work."""
+
+    status = 503
+    code = "unavailable"

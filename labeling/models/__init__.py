@@ -1,0 +1,43 @@
+"""The database, one noun per file. See docs/data-model.md for the picture."""
+
+from labeling.models.batches import Batch, LabelSchema
+from labeling.models.exports import Export
+from labeling.models.imports import Import
+from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
+from labeling.models.people import Group, Invitation, Role, User, UserRole
+from labeling.models.prompts import Author, Prompt, Split
+from labeling.models.responses import Response
+from labeling.models.reviews import Review
+from labeling.models.submissions import Origin, Revision, Submission
+from labeling.models.tasks import Draft, Kind, Skip, Slot, Task, TaskResponse
+from labeling.models.tokens import ApiToken
+
+__all__ = [
+    "ApiToken",
+    "Author",
+    "Batch",
+    "Draft",
+    "Evaluation",
+    "Export",
+    "Group",
+    "Import",
+    "Invitation",
+    "Kind",
+    "LabelSchema",
+    "ModelVersion",
+    "Origin",
+    "Promotion",
+    "Prompt",
+    "Response",
+    "Review",
+    "Revision",
+    "Role",
+    "Skip",
+    "Slot",
+    "Split",
+    "Submission",
+    "Task",
+    "TaskResponse",
+    "User",
+    "UserRole",
+]

@@ -1,0 +1,81 @@
+"""Batches: what an admin orders, and the label schemas that batches pin."""
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from labeling.models.people import Group
+from labeling.models.tasks import Kind
+
+
+class LabelSchema(models.Model):
+    """A version of the rating form: quality scale, per-response flags, per-prompt flags. Never edited; a change is a new version.
+
+    `content`: {"quality": {"min": 1, "max": 7}, "response_flags": [{"name", "label"}], "prompt_flags": [{"name", "label"}]}.
+    """
+
+    version = models.PositiveIntegerField(unique=True)
+    content = models.JSONField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-version"]
+
+    def __str__(self) -> str:
+        return f"version {self.version}"
+
+    @classmethod
+    def latest(cls) -> "LabelSchema":
+        return cls.objects.order_by("-version")[0]
+
+    @property
+    def response_flags(self) -> list[dict]:
+        return self.content["response_flags"]
+
+    @property
+    def prompt_flags(self) -> list[dict]:
+        return self.content["prompt_flags"]
+
+    @property
+    def quality_range(self) -> range:
+        return range(self.content["quality"]["min"], self.content["quality"]["max"] + 1)
+
+
+class Batch(models.Model):
+    """Prompts × kind of task × models × K × overlap × group, with instructions and a label schema of its own."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", _("active")
+        PAUSED = "paused", _("paused")
+        CLOSED = "closed", _("closed")
+
+    name = models.CharField(_("name"), max_length=100, unique=True)
+    kind = models.CharField(_("kind of task"), max_length=13, choices=Kind.choices)
+    status = models.CharField(_("status"), max_length=6, choices=Status.choices, default=Status.ACTIVE)
+    instructions = models.TextField(_("instructions"), blank=True, help_text=_("Markdown, shown beside every task"))
+    schema = models.ForeignKey(LabelSchema, on_delete=models.PROTECT, related_name="batches")
+    responses_per_task = models.PositiveSmallIntegerField(_("responses per task (K)"), null=True, blank=True)
+    overlap = models.PositiveSmallIntegerField(_("labelers per task"), default=1)
+    group = models.CharField(_("group"), max_length=10, choices=Group.choices, blank=True, help_text=_("empty: any"))
+    priority = models.SmallIntegerField(_("priority"), default=0, help_text=_("higher comes first"))
+    query = models.JSONField(default=dict, blank=True, help_text="What was asked for: models, split, use case, limit")
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name_plural = "batches"
+        constraints = [
+            models.CheckConstraint(condition=models.Q(overlap__gte=1, overlap__lte=50), name="batch_overlap"),
+            models.CheckConstraint(condition=models.Q(group__in=["", *Group.values]), name="batch_group_valid"),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["active", "paused", "closed"]), name="batch_status_valid"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind=Kind.DEMONSTRATION, responses_per_task__isnull=True)
+                | models.Q(kind=Kind.RANKING, responses_per_task__gte=2, responses_per_task__lte=12),
+                name="batch_k_2_to_12",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,53 @@
+"""Exports: numbered, immutable folders of labels."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class Export(models.Model):
+    class Status(models.TextChoices):
+        BUILDING = "building", _("building")
+        READY = "ready", _("ready")
+        FAILED = "failed", _("failed")
+        WITHDRAWN = "withdrawn", _("withdrawn")
+
+    number = models.PositiveIntegerField(
+        unique=True, null=True, blank=True, help_text="Given when ready: v0001, v0002, …"
+    )
+    status = models.CharField(max_length=9, choices=Status.choices, default=Status.BUILDING)
+    query = models.JSONField(default=dict, blank=True)
+    counts = models.JSONField(default=dict, blank=True)
+    data_sha256 = models.CharField(max_length=64, blank=True)
+    manifest = models.JSONField(default=dict, blank=True)
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["building", "failed"], number=None)
+                | models.Q(status__in=["ready", "withdrawn"], number__isnull=False, finished_at__isnull=False),
+                name="export_number_when_ready",
+            ),
+            # Asked again for the same selection of the same data, Heed answers with the existing export.
+            models.UniqueConstraint(
+                fields=["query", "data_sha256"], condition=models.Q(status="ready"), name="export_same_data_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return f"v{self.number:04d}" if self.number else f"export {self.pk} ({self.status})"
+
+    @property
+    def folder(self) -> Path:
+        return Path(settings.EXPORT_DIR) / self.name

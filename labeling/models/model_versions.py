@@ -1,0 +1,90 @@
+"""Model versions: the registry of manifests; evaluations of them; promotions."""
+
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class ModelVersion(models.Model):
+    """A registered model. Outside models known only by name (from imports) have stage `external` and no manifest."""
+
+    class Stage(models.TextChoices):
+        PRETRAIN = "pretrain", _("pretrained")
+        SFT = "sft", _("SFT")
+        RM = "rm", _("reward model")
+        PPO = "ppo", _("PPO")
+        DPO = "dpo", _("DPO")
+        EXTERNAL = "external", _("external")
+
+    class Status(models.TextChoices):
+        CANDIDATE = "candidate", _("candidate")
+        SERVING = "serving", _("serving")
+        RETIRED = "retired", _("retired")
+
+    name = models.CharField(max_length=150, unique=True)
+    stage = models.CharField(max_length=8, choices=Stage.choices)
+    status = models.CharField(max_length=9, choices=Status.choices, default=Status.CANDIDATE)
+    uri = models.CharField(max_length=1000, blank=True, help_text="Path or fsspec URL of the model folder")
+    manifest = models.JSONField(null=True, blank=True)
+    manifest_sha256 = models.CharField(max_length=64, null=True, blank=True, unique=True)
+    parents = models.ManyToManyField("self", symmetrical=False, related_name="children", blank=True)
+    export = models.ForeignKey("Export", on_delete=models.PROTECT, null=True, blank=True, related_name="model_versions")
+    few_shot_prefix = models.TextField(blank=True)
+    registered_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["status"], condition=models.Q(status="serving"), name="model_one_serving"),
+            models.CheckConstraint(
+                condition=models.Q(stage="external") | models.Q(manifest__isnull=False, manifest_sha256__isnull=False),
+                name="model_has_manifest",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(status="serving") | ~models.Q(stage__in=["rm", "external"]),
+                name="model_serving_is_policy",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_policy(self) -> bool:
+        """True if it writes text and can be served."""
+        return self.stage not in {self.Stage.RM, self.Stage.EXTERNAL}
+
+
+class Evaluation(models.Model):
+    """Figures about a model version, as reported by the training half. Append-only."""
+
+    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="evaluations")
+    name = models.CharField(max_length=100)
+    metrics = models.JSONField()
+    config = models.JSONField(default=dict, blank=True)
+    digest = models.CharField(max_length=64, editable=False, help_text="SHA-256 of name, metrics and config")
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["model_version", "digest"], name="evaluation_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model_version_id}"
+
+
+class Promotion(models.Model):
+    """Which policy serves, since when, by whom and why. Append-only; the newest is in force."""
+
+    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="promotions")
+    previous = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
+    reason = models.TextField()
+    metrics = models.JSONField(default=dict, blank=True)
+    promoted_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    promoted_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(reason=""), name="promotion_needs_reason")]
+
+    def __str__(self) -> str:
+        return f"{self.model_version_id} at {self.promoted_at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,189 @@
+"""Tasks, their slots (seats leased to labelers), drafts and skips."""
+
+import uuid
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+
+class Kind(models.TextChoices):
+    """What a task asks for."""
+
+    DEMONSTRATION = "demonstration", _("demonstration")
+    RANKING = "ranking", _("ranking")
+
+
+class Task(models.Model):
+    """One prompt's unit of work in a batch."""
+
+    uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    batch = models.ForeignKey("Batch", on_delete=models.PROTECT, related_name="tasks")
+    prompt = models.ForeignKey("Prompt", on_delete=models.PROTECT, related_name="tasks")
+    kind = models.CharField(max_length=13, choices=Kind.choices)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["batch", "prompt"], name="task_prompt_once_per_batch"),
+            models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="task_kind_valid"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class TaskResponse(models.Model):
+    """One of the K responses that a ranking task compares."""
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="task_responses")
+    response = models.ForeignKey("Response", on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["task", "response"], name="task_response_once")]
+
+    def __str__(self) -> str:
+        return f"{self.task_id}: {self.response_id}"
+
+
+class SlotQuerySet(models.QuerySet):
+    def claimable_by(self, user) -> "SlotQuerySet":
+        """Open slots that this labeler may take.
+
+        Active batch; the labeler's group or any; not a prompt of their own; no submission, skip or other seat of
+        theirs on the task.
+        """
+        from labeling.models.submissions import Submission
+
+        mine = {"task_id": models.OuterRef("task_id"), "labeler": user}
+        return (
+            self.filter(status=Slot.Status.OPEN, batch__status="active", group__in=["", user.group])
+            .exclude(task__prompt__author__user=user)
+            .filter(~models.Exists(Submission.objects.filter(**mine)), ~models.Exists(Skip.objects.filter(**mine)))
+            .filter(~models.Exists(Slot.objects.filter(**mine)))
+        )
+
+    def expired(self, now=None) -> "SlotQuerySet":
+        """Leased slots whose lease has run out."""
+        return self.filter(status=Slot.Status.LEASED, lease_expires_at__lt=now or timezone.now())
+
+
+class Slot(models.Model):
+    """One seat on a task. open → leased → submitted; an expired or released lease makes it open again.
+
+    Batch, kind, group and priority are copies of the batch's, so that a claim reads one index.
+    """
+
+    class Status(models.TextChoices):
+        OPEN = "open", _("open")
+        LEASED = "leased", _("leased")
+        SUBMITTED = "submitted", _("submitted")
+
+    task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="slots")
+    seat = models.PositiveSmallIntegerField()
+    batch = models.ForeignKey("Batch", on_delete=models.PROTECT, related_name="slots")
+    kind = models.CharField(max_length=13, choices=Kind.choices)
+    group = models.CharField(max_length=10, blank=True)
+    priority = models.SmallIntegerField(default=0)
+    status = models.CharField(max_length=9, choices=Status.choices, default=Status.OPEN)
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, null=True, blank=True, related_name="slots")
+    leased_at = models.DateTimeField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    submitted_at = models.DateTimeField(null=True, blank=True)
+
+    objects = SlotQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["task", "seat"], name="slot_seat_once"),
+            models.UniqueConstraint(
+                fields=["task", "labeler"], condition=models.Q(labeler__isnull=False), name="slot_labeler_once_per_task"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(
+                    status="open", labeler=None, leased_at=None, lease_expires_at=None, submitted_at=None
+                )
+                | models.Q(
+                    status="leased",
+                    labeler__isnull=False,
+                    leased_at__isnull=False,
+                    lease_expires_at__isnull=False,
+                    submitted_at=None,
+                )
+                | models.Q(
+                    status="submitted", labeler__isnull=False, lease_expires_at=None, submitted_at__isnull=False
+                ),
+                name="slot_status_consistent",
+            ),
+        ]
+        indexes = [
+            # The claim: highest priority first, then seats in order so that finished tasks are not walked again.
+            models.Index(
+                "kind", "group", models.F("priority").desc(), "seat", "id",
+                name="slot_open", condition=models.Q(status="open"),
+            ),
+            models.Index(fields=["lease_expires_at"], name="slot_lease", condition=models.Q(status="leased")),
+            models.Index(fields=["labeler", "status"], name="slot_labeler", condition=models.Q(labeler__isnull=False)),
+            models.Index(fields=["batch", "status"], name="slot_batch_status"),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} seat {self.seat}"
+
+    def lease(self, labeler, now) -> None:
+        """Take the seat for a labeler (unsaved)."""
+        self.status, self.labeler = self.Status.LEASED, labeler
+        self.leased_at, self.lease_expires_at = now, now + timedelta(minutes=settings.LEASE_MINUTES)
+
+    def free(self) -> None:
+        """Give the seat back (unsaved). The labeler's draft stays."""
+        self.status, self.labeler = self.Status.OPEN, None
+        self.leased_at = self.lease_expires_at = self.submitted_at = None
+
+
+class Draft(models.Model):
+    """A labeler's worksheet on a task, made when they first see it and saved as they type. Outlives the lease.
+
+    `content` holds the answer so far in the shape of a Revision's fields; what is not answered is absent or null.
+    """
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="drafts")
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="drafts")
+    content = models.JSONField(default=dict, blank=True)
+    shown_order = models.JSONField(default=list, blank=True, help_text="Response UUIDs as shown: the first is letter A")
+    version = models.PositiveIntegerField(default=0, help_text="Rises with every save; an older save never overwrites")
+    active_seconds = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    saved_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["task", "labeler"], name="draft_once")]
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} by {self.labeler_id}"
+
+
+class Skip(models.Model):
+    """A labeler passes a task on, with a reason. They are not given it again; the seat goes to others."""
+
+    class Reason(models.TextChoices):
+        UNCLEAR = "unclear", _("The prompt is unclear")
+        NO_KNOWLEDGE = "no_knowledge", _("I lack the knowledge")
+        DISTRESSING = "distressing", _("The content is distressing")
+        BROKEN = "broken", _("Something is broken")
+        OTHER = "other", _("Another reason")
+
+    task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="skips")
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="skips")
+    reason = models.CharField(max_length=12, choices=Reason.choices)
+    comment = models.TextField(blank=True)
+    prompt_flags = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["task", "labeler"], name="skip_once")]
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: {self.reason}"

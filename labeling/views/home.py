@@ -1,0 +1,44 @@
+"""The front door: home by role, invitation links, health, and refused forms."""
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET
+
+from labeling.actions import people
+
+
+@require_GET
+def home(request: HttpRequest) -> HttpResponse:
+    """Where a person's day starts: labelers at their queue, the console for reviewers, a waiting page for applicants."""
+    if request.user.is_labeler:
+        return redirect("tasks")
+    if request.user.has_role("reviewer", "researcher"):
+        return redirect("reviews")
+    return render(request, "account/waiting.html")
+
+
+@login_not_required
+@require_GET
+def invitation(request: HttpRequest, secret: str) -> HttpResponse:
+    """An invitation's link: remember it in the session and go to sign up."""
+    request.session[people.SESSION_KEY] = secret
+    if people.open_invitation(request) is None:
+        return render(request, "account/invitation_gone.html", status=410)
+    return redirect("account_signup")
+
+
+@login_not_required
+@require_GET
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 when this process answers and its database does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return JsonResponse({"ok": True})
+
+
+@login_not_required
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form from an old page. What was typed is in the saved draft; a fresh page lets it be sent."""
+    return render(request, "errors/csrf.html", {"reason": reason}, status=403)
