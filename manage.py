@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Heed's command line: migrations, imports, exports, the embedded database. `python manage.py help` lists everything."""
+"""Heed's command line: migrations, imports, exports, the database. `python manage.py help` lists everything."""
 
 import os
 import sys

@@ -134,7 +134,7 @@ if "postgresql" not in DATABASES["default"]["ENGINE"]:
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "heed_cache"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Accounts ------------------------------------------------------------------------------------------------------------
+# Accounts -----------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "labeling.User"
 AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 PASSWORD_HASHERS = [
@@ -154,8 +154,10 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
 SIGN_UP = choice("SIGN_UP", ("application", "invitation", "closed"))
 MFA = choice("MFA", ("off", "optional", "required"))
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # e-mail is unique whatever its case, by a constraint
 ACCOUNT_ADAPTER = "labeling.accounts.AccountAdapter"
-SOCIALACCOUNT_ADAPTER = "labeling.accounts.SocialAccountAdapter"
+SOCIALSILENCED_SYSTEM_CHECKS = ["auth.W004"]  # e-mail is unique whatever its case, by a constraint
+ACCOUNT_ADAPTER = "labeling.accounts.SocialAccountAdapter"
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "password2*"]
@@ -180,7 +182,7 @@ if os.environ.get("OIDC_ISSUER"):
         ],
     }
 
-# E-mail ----------------------------------------------------------------------------------------------------------------
+# E-mail -------------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = os.environ.get("EMAIL_FROM", f"heed@{ALLOWED_HOSTS[0].lstrip('.*') or 'localhost'}")
 if os.environ.get("EMAIL_URL"):
     _email = urlsplit(os.environ["EMAIL_URL"])
@@ -194,7 +196,7 @@ else:
     EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
     EMAIL_FILE_PATH = str(VAR_DIR / "mail")
 
-# Web -------------------------------------------------------------------------------------------------------------------
+# Web ----------------------------------------------------------------------------------------------------------
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
@@ -231,7 +233,7 @@ USE_I18N = True
 USE_TZ = True
 TIME_ZONE = os.environ.get("TIME_ZONE", "UTC")
 
-# Heed's own ------------------------------------------------------------------------------------------------------------
+# Heed's own ---------------------------------------------------------------------------------------------------
 LEASE_MINUTES = int(os.environ.get("LEASE_MINUTES", "30"))
 EXPORT_DIR = VAR_DIR / "exports"
 PROMPT_MAX_CHARS = 200_000

@@ -11,7 +11,7 @@ from labeling.actions import people
 
 @require_GET
 def home(request: HttpRequest) -> HttpResponse:
-    """Where a person's day starts: labelers at their queue, the console for reviewers, a waiting page for applicants."""
+    """Where a day starts: labelers at their queue, reviewers in the console, applicants on a waiting page."""
     if request.user.is_labeler:
         return redirect("tasks")
     if request.user.has_role("reviewer", "researcher"):
