@@ -1,0 +1,73 @@
+"""Heed's training command: `python -m training STAGE --config FILE.toml --field value`."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from training.config import ConfigError, from_flags
+from training.contract import ContractError
+from training.errors import StageError
+
+STAGES = {
+    "pretrain": "train the tiny base model and its tokenizer from scratch",
+    "sft": "fine-tune a base model on an export's demonstrations",
+    "rm": "train a reward model on an export's rankings",
+    "ppo": "optimise a policy against a reward model",
+    "dpo": "optimise a policy on rankings directly, without a reward model",
+    "sample": "write K responses per prompt, to be ranked",
+    "evaluate": "measure policies and reward models",
+    "serve": "serve the promoted policy to people, over HTTP",
+    "nightly": "export, train, evaluate, and promote or refuse: the command for cron",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage. Returns the exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    stage, rest = arguments[0], arguments[1:]
+    if stage not in STAGES:
+        return _complain(f"{stage}: no such stage; choose from {', '.join(built_stages())}", 2)
+    if stage not in built_stages():
+        return _complain(f"{stage}: not built yet", 2)
+    return _run(stage, rest)
+
+
+def _run(stage: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"training.{stage}")  # only this one: torch takes seconds to load
+    try:
+        config = from_flags(module.Config, arguments, f"python -m training {stage}")
+        result = module.run(config)
+    except ConfigError as error:
+        return _complain(str(error), 2)
+    except (ContractError, StageError, OSError) as error:
+        return _complain(f"{stage}: {error}", 1)
+    except KeyboardInterrupt:
+        return _complain(f"{stage}: interrupted", 130)
+    if result is not None:
+        print(result)
+    return 0
+
+
+def built_stages() -> list[str]:
+    """The stages whose module exists."""
+    return [stage for stage in STAGES if importlib.util.find_spec(f"training.{stage}")]
+
+
+def usage() -> str:
+    """What `--help` prints."""
+    lines = [f"  {stage:<10}{STAGES[stage]}" for stage in built_stages()]
+    head = "usage: python -m training STAGE [--config FILE.toml] [--field value …]\n\nstages (STAGE --help tells more):"
+    return "\n".join([head, *lines])
+
+
+def _complain(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""One frozen dataclass per stage, as a TOML file and as command-line flags.
+
+    @dataclass(frozen=True)
+    class Config:
+        export: str = option(help="export folder, e.g. var/exports/v0007")
+        kl_coef: float = option(0.1, help="per-token KL penalty (nats)")
+
+        def validate(self) -> None:
+            require(self.kl_coef >= 0, "kl_coef", "must not be negative")
+
+Field types: str, int, float, bool, Literal of those, `X | None`, `tuple[X, ...]`. Flags win over the file, the file
+over the defaults. Whatever is wrong raises `ConfigError`, which names the place, e.g.
+"ppo.toml: field kl_coef: expected a number, got 'x'".
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+AnyConfig = TypeVar("AnyConfig")
+NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names file or flag, and the field."""
+
+
+def option(default: Any = dataclasses.MISSING, *, help: str) -> Any:
+    """A config field. `help` says what it is, with its unit; without a default it must be given."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def require(condition: bool, name: str, problem: str) -> None:
+    """For `validate()`: raise ConfigError about the field `name` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"field {name}: {problem}")
+
+
+def from_dict(config_type: type[AnyConfig], values: Mapping[str, Any], place: str) -> AnyConfig:
+    """A validated config from plain values (lists for tuples); `place` begins the message of any ConfigError."""
+    hints = get_type_hints(config_type)
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise ConfigError(f"{place}: field {name}: unknown{_suggest(name, fields)}")
+    checked = {name: _check(value, hints[name], f"{place}: field {name}") for name, value in values.items()}
+    missing = [field.name for field in fields.values() if _is_required(field) and field.name not in checked]
+    if missing:
+        raise ConfigError(f"{place}: field {missing[0]}: missing ({fields[missing[0]].metadata.get('help', '')})")
+    config = config_type(**checked)
+    return _validated(config, place)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values, tuples as lists: what a model manifest holds."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises ConfigError naming file and line."""
+    try:
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def from_toml(config_type: type[AnyConfig], path: str | Path) -> AnyConfig:
+    """A validated config from a TOML file."""
+    return from_dict(config_type, read_toml(path), str(path))
+
+
+def to_toml(config: Any) -> str:
+    """A config as TOML that reads back equal; fields that are None are left out, as TOML has no null."""
+    lines = (f"{name} = {_toml(value)}\n" for name, value in to_dict(config).items() if value is not None)
+    return "".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)  # int and float: repr is TOML, inf and nan included
+
+
+# ---- command line ---------------------------------------------------------------------------------------------------
+
+
+def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
+    """Add `--config FILE.toml` and a flag per field (`--kl-coef`, or `--kl_coef`), with the fields' help."""
+    parser.add_argument("--config", metavar="FILE.toml", help="read settings from this file; flags win over it")
+    hints = get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        _add_flag(parser, field, hints[field.name])
+
+
+def from_flags(config_type: type[AnyConfig], arguments: Sequence[str], prog: str) -> AnyConfig:
+    """A validated config from command-line arguments. Exits like argparse on bad usage; raises ConfigError else."""
+    description = (config_type.__doc__ or "").strip()
+    if description.startswith(f"{config_type.__name__}("):  # what dataclass makes up where nothing is written
+        description = ""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    add_flags(parser, config_type)
+    given = vars(parser.parse_args([_dashed(argument) for argument in arguments]))
+    path = given.pop("config")
+    flags = {name: value for name, value in given.items() if value is not _UNSET}
+    values = (read_toml(path) if path else {}) | flags
+    return from_dict(config_type, values, path or prog)
+
+
+_UNSET: Any = object()
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, annotation: Any) -> None:
+    flag, kind = "--" + field.name.replace("_", "-"), _without_none(annotation)
+    note = "required" if _is_required(field) else f"default: {_shown(field.default)}"
+    help_text = f"{field.metadata.get('help', '')} ({note})".strip().replace("%", "%%")
+    common = {"dest": field.name, "default": _UNSET, "help": help_text}
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+    else:
+        metavar = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _metavar(kind)
+        parser.add_argument(flag, type=_FlagType(annotation), metavar=metavar, **common)
+
+
+def _metavar(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"{_metavar(get_args(kind)[0])}[,…]"
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "none"
+    return "none" if default is None else str(default)
+
+
+class _FlagType:
+    """Turns a flag's text into its field's type; argparse calls it and shows its error."""
+
+    def __init__(self, annotation: Any):
+        self.annotation = annotation
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return _parse(text, self.annotation)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    kind = _without_none(annotation)
+    if kind is not annotation and text.lower() == "none":
+        return None
+    if get_origin(kind) is tuple:
+        return tuple(_parse(part, get_args(kind)[0]) for part in text.split(",") if part)
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"expected {NAMES[kind]}, got {text!r}") from None
+    return text
+
+
+def _dashed(argument: str) -> str:
+    """`--kl_coef=1` as `--kl-coef=1`: people copy names from config files."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+# ---- checking values ------------------------------------------------------------------------------------------------
+
+
+def _check(value: Any, annotation: Any, place: str) -> Any:
+    kind = _without_none(annotation)
+    if value is None and kind is not annotation:
+        return None
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{place}: expected a list, got {value!r}")
+        return tuple(_check(item, get_args(kind)[0], f"{place}[{i}]") for i, item in enumerate(value))
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{place}: expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{place}: expected {NAMES[kind]}, got {value!r}")
+    if kind is float and math.isnan(value):
+        raise ConfigError(f"{place}: expected a number, got nan")
+    return value
+
+
+def _without_none(annotation: Any) -> Any:
+    """`X | None` as X; anything else as it is."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if len(options) != 1:
+        raise TypeError(f"{annotation}: a config field is one type, or that type or None")
+    return options[0]
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _validated(config: AnyConfig, place: str) -> AnyConfig:
+    if validate := getattr(config, "validate", None):
+        try:
+            validate()
+        except ValueError as error:
+            raise ConfigError(f"{place}: {error}") from None
+    return config
+
+
+def _suggest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

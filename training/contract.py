@@ -1,0 +1,949 @@
+"""The contract between Heed's halves: what an export and a model manifest look like, with their reader and writer.
+
+Both ends are strict: an unknown or missing field, a wrong type, an unsorted file or a bad checksum raises
+`ContractError`, which names file, line and field. Needs neither torch nor Django. Rows are `msgspec.Struct`s (frozen,
+keyword-only): build them by keywords, read them by attribute, turn them into a dict with `msgspec.structs.asdict`.
+
+Data files are canonical, so the same rows give the same bytes wherever they are written: one JSON object per line, keys
+in schema order, no spaces, UTF-8, `\\n`, rows in bytewise order of their ids. Each `.jsonl` has a Parquet twin.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Generic, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+
+Split = Literal["train", "valid", "test"]
+Group = Literal["training", "held_out"]
+Role = Literal["system", "user", "assistant"]
+PromptKind = Literal["plain", "few_shot", "user_based"]
+PromptSource = Literal["import", "labeler", "playground"]
+LabelOrigin = Literal["person", "import", "simulated", "ai"]
+ResponseOrigin = Literal["model", "person"]
+ReviewState = Literal["unreviewed", "accepted", "returned", "rejected"]
+Verdict = Literal["accepted", "returned", "rejected"]
+Stage = Literal["pretrain", "sft", "rm", "ppo", "dpo", "external"]
+
+Uuid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+UtcTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?Z\Z")]
+Quality = Annotated[int, Meta(ge=1, le=7)]
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(min_length=1)]
+
+
+class ContractError(Exception):
+    """Data that breaks the contract. The message names the file, and the line and field where there is one."""
+
+
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every part of the contract is: immutable, built by keywords, and closed to unknown fields."""
+
+
+# ---- the rows of an export ------------------------------------------------------------------------------------------
+
+
+class Message(Row):
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+class PromptRow(Row):
+    """A prompt. `author` and `organization` are pseudonyms; `metadata` is a JSON object as text, "{}" when empty."""
+
+    prompt_id: Uuid
+    external_id: str | None
+    kind: PromptKind
+    use_case: str | None
+    source: PromptSource
+    split: Split
+    author: str | None
+    organization: str | None
+    messages: list[Message]
+    metadata: str
+
+
+class ReviewRow(Row):
+    """A reviewer's verdict on one revision of a submission."""
+
+    revision: Positive
+    verdict: Verdict
+    comment: str
+    reviewer: str | None
+    reviewed_at: UtcTime
+
+
+class RevisionRow(Row):
+    """A demonstration as it stood at one revision."""
+
+    revision: Positive
+    response: str
+    submitted_at: UtcTime
+
+
+class DemonstrationRow(Row):
+    """A response that a person wrote to show what is wanted; `revisions` holds all, oldest first, this one last."""
+
+    demonstration_id: Uuid
+    prompt_id: Uuid
+    split: Split
+    use_case: str | None
+    messages: list[Message]
+    response: str
+    labeler: str | None
+    labeler_group: Group
+    origin: LabelOrigin
+    review: ReviewState
+    is_surplus: bool
+    schema_version: Positive
+    revision: Positive
+    submitted_at: UtcTime
+    revisions: list[RevisionRow]
+    reviews: list[ReviewRow]
+
+
+class Flag(Row):
+    """A yes/no question about a response or a prompt. None is "unanswered", which is not "no"."""
+
+    name: Name
+    value: bool | None
+
+
+class Rating(Row):
+    """What a labeler said about one response alone: quality 1–7 (None when unanswered) and flags."""
+
+    response_id: Uuid
+    quality: Quality | None
+    flags: list[Flag]
+
+
+class RankedResponse(Row):
+    """A response of the task. `model` names the model version that wrote it; `sampling` is a JSON object as text."""
+
+    response_id: Uuid
+    text: str
+    model: str | None
+    origin: ResponseOrigin
+    finish_reason: str | None
+    sampling: str
+
+
+class RankingRevisionRow(Row):
+    """A ranking as it stood at one revision."""
+
+    revision: Positive
+    tiers: list[list[Uuid]]
+    all_bad: bool
+    ratings: list[Rating]
+    prompt_flags: list[Flag]
+    comment: str
+    schema_version: Positive
+    submitted_at: UtcTime
+
+
+class Ranking(Row):
+    """One labeler's ranking: tiers, best first, ties within a tier; every response of the row stands in exactly one."""
+
+    ranking_id: Uuid
+    labeler: str | None
+    origin: LabelOrigin
+    review: ReviewState
+    is_surplus: bool
+    tiers: list[list[Uuid]]
+    all_bad: bool
+    ratings: list[Rating]
+    prompt_flags: list[Flag]
+    shown_order: list[Uuid]
+    schema_version: Positive
+    revision: Positive
+    comment: str
+    submitted_at: UtcTime
+    revisions: list[RankingRevisionRow]
+    reviews: list[ReviewRow]
+
+
+class RankingRow(Row):
+    """The rankings of one task by one labeler group, so that held-out labels stand in rows of their own."""
+
+    task_id: Uuid
+    prompt_id: Uuid
+    batch: str
+    split: Split
+    use_case: str | None
+    messages: list[Message]
+    labeler_group: Group
+    responses: list[RankedResponse]
+    rankings: list[Ranking]
+
+
+# ---- manifests ------------------------------------------------------------------------------------------------------
+
+
+class ExportFile(Row):
+    """Checksum and size of one file of an export; `rows` is None where the file has none."""
+
+    sha256: Sha256
+    bytes: Count
+    rows: Count | None
+
+
+class ExportManifest(Row):
+    """An export's `manifest.json`. `data_sha256` identifies the data files alone: equal data, equal hash."""
+
+    kind: Literal["heed-export"]
+    schema_version: Literal[1]
+    version: Positive
+    name: Name
+    created_at: UtcTime
+    code_version: str
+    query: dict[str, Any]
+    counts: dict[str, int]
+    files: dict[str, ExportFile]
+    data_sha256: Sha256
+
+
+class ModelFile(Row):
+    """Checksum and size of one file of a model folder."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+class ParentRef(Row):
+    """A model that another was made from, by name and by the hash of its manifest."""
+
+    name: Name
+    manifest_sha256: Sha256
+
+
+class ExportRef(Row):
+    """The export that a model was trained on."""
+
+    name: Name
+    data_sha256: Sha256
+
+
+class ModelManifest(Row):
+    """A model folder's `manifest.json`: what it is and came from (`parents` by role: base, sft, rm, reference…)."""
+
+    kind: Literal["heed-model"]
+    schema_version: Literal[1]
+    name: Name
+    stage: Stage
+    parents: dict[str, ParentRef]
+    export: ExportRef | None
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    seed: int | None
+    code_version: str
+    created_at: UtcTime
+    libraries: dict[str, str | None]
+    files: dict[str, ModelFile]
+    few_shot_prefix: str
+
+
+# ---- what each data file holds, and in which order ------------------------------------------------------------------
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+class Kind(Struct, Generic[AnyRow], frozen=True):
+    """A data file of an export: the type of its rows, the key they are sorted by, what the schema alone cannot say."""
+
+    name: str
+    row_type: type[AnyRow]
+    key_fields: tuple[str, ...]
+
+    @property
+    def jsonl(self) -> str:
+        """The name of the JSON Lines file."""
+        return f"{self.name}.jsonl"
+
+    @property
+    def parquet(self) -> str:
+        """The name of the Parquet twin."""
+        return f"{self.name}.parquet"
+
+    def key(self, row: AnyRow) -> tuple[bytes, ...]:
+        """What rows are sorted by: the UTF-8 bytes of the key fields, so that no collation can matter."""
+        return tuple(getattr(row, name).encode() for name in self.key_fields)
+
+
+PROMPTS = Kind("prompts", PromptRow, ("prompt_id",))
+DEMONSTRATIONS = Kind("demonstrations", DemonstrationRow, ("demonstration_id",))
+RANKINGS = Kind("rankings", RankingRow, ("task_id", "labeler_group"))
+KINDS: tuple[Kind[Any], ...] = (PROMPTS, DEMONSTRATIONS, RANKINGS)
+DATA_FILES = tuple(sorted(name for kind in KINDS for name in (kind.jsonl, kind.parquet)))
+
+_DECODERS = {kind.name: msgspec.json.Decoder(kind.row_type) for kind in KINDS}
+_ENCODER = msgspec.json.Encoder()
+
+
+def encode_row(row: Row) -> bytes:
+    """A row as its canonical JSON line, newline included."""
+    return _ENCODER.encode(row) + b"\n"
+
+
+def decode_row(kind: Kind[AnyRow], line: bytes, place: str) -> AnyRow:
+    """The row of one canonical line; `place` ("rankings.jsonl line 17") begins the message of any ContractError."""
+    try:
+        row = _DECODERS[kind.name].decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{place}: {_explain(error)}") from None
+    _check_row(row, place)
+    if encode_row(row) != line:
+        raise ContractError(f"{place}: not in canonical form (key order, spaces, repeated keys or a missing newline)")
+    return row
+
+
+def _explain(error: Exception) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.a.b`" in our words: "field a.b: expected `int`, got `str`"."""
+    reason, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    for marker in ("Object missing required field `", "Object contains unknown field `"):
+        if reason.startswith(marker):
+            name = reason.removeprefix(marker).rstrip("`")
+            field = f"{field}.{name}" if field else name
+            reason = "missing" if "missing" in marker else "unknown field"
+    reason = reason[:1].lower() + reason[1:]
+    return f"field {field}: {reason}" if field else reason
+
+
+def _check_row(row: Row, place: str) -> None:
+    """What the types alone cannot say; raises ContractError."""
+    if isinstance(row, PromptRow):
+        _check_messages(row.messages, place)
+        _check_json_object(row.metadata, f"{place}: field metadata")
+    elif isinstance(row, DemonstrationRow):
+        _check_messages(row.messages, place)
+        _check_revisions(row, place)
+        if row.revisions[-1].response != row.response:
+            raise ContractError(f"{place}: field revisions: the last revision differs from response")
+    elif isinstance(row, RankingRow):
+        _check_messages(row.messages, place)
+        _check_ranking_row(row, place)
+
+
+def _check_messages(messages: list[Message], place: str) -> None:
+    if not messages:
+        raise ContractError(f"{place}: field messages: empty")
+
+
+def _check_json_object(text: str, place: str) -> None:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ContractError(f"{place}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ContractError(f"{place}: expected a JSON object, got {type(value).__name__}")
+
+
+def _check_revisions(label: DemonstrationRow | Ranking, place: str) -> None:
+    """Every revision is there, oldest first, and the last is the label's own."""
+    numbers = [revision.revision for revision in label.revisions]
+    if numbers != list(range(1, label.revision + 1)):
+        raise ContractError(f"{place}: field revisions: expected 1 to {label.revision}, got {numbers}")
+
+
+def _check_ranking_row(row: RankingRow, place: str) -> None:
+    ids = [response.response_id for response in row.responses]
+    if len(ids) < 2:
+        raise ContractError(f"{place}: field responses: a ranking needs at least 2, got {len(ids)}")
+    if any(a >= b for a, b in pairwise(ids)):
+        raise ContractError(f"{place}: field responses: not in order of response_id, or repeated")
+    for response in row.responses:
+        _check_json_object(response.sampling, f"{place}: field responses: {response.response_id}: field sampling")
+    for number, ranking in enumerate(row.rankings):
+        where = f"{place}: field rankings[{number}]"
+        _check_revisions(ranking, where)
+        _check_same_ids([i for tier in ranking.tiers for i in tier], ids, f"{where}.tiers")
+        _check_same_ids(ranking.shown_order, ids, f"{where}.shown_order")
+        if any(not tier for tier in ranking.tiers):
+            raise ContractError(f"{where}.tiers: holds an empty tier")
+        _check_ratings(ranking.ratings, ids, f"{where}.ratings")
+        for revision in ranking.revisions:
+            inside = f"{where}.revisions[{revision.revision - 1}]"
+            _check_same_ids([i for tier in revision.tiers for i in tier], ids, f"{inside}.tiers")
+            _check_ratings(revision.ratings, ids, f"{inside}.ratings")
+
+
+def _check_same_ids(given: list[str], wanted: list[str], place: str) -> None:
+    """`given` holds each of `wanted` exactly once, in any order."""
+    if sorted(given) == wanted:
+        return
+    missing, foreign = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    problem = (
+        f"leaves out {missing[0]}" if missing else f"holds foreign {foreign[0]}" if foreign else "repeats a response"
+    )
+    raise ContractError(f"{place}: {problem}")
+
+
+def _check_ratings(ratings: list[Rating], ids: list[str], place: str) -> None:
+    rated = [rating.response_id for rating in ratings]
+    if foreign := set(rated) - set(ids):
+        raise ContractError(f"{place}: holds foreign {min(foreign)}")
+    if len(rated) != len(set(rated)):
+        raise ContractError(f"{place}: rates a response twice")
+
+
+# ---- writing an export ----------------------------------------------------------------------------------------------
+
+CHUNK_ROWS = 1000
+"""Rows held in memory at once, and rows of a Parquet row group at most."""
+CHUNK_BYTES = 16 * 2**20
+"""A chunk ends early past this many bytes of JSON, so that long texts keep memory flat too."""
+
+
+def write_export(
+    path: str | os.PathLike[str],
+    *,
+    version: int,
+    prompts: Iterable[PromptRow],
+    demonstrations: Iterable[DemonstrationRow],
+    rankings: Iterable[RankingRow],
+    query: dict[str, Any],
+    counts: dict[str, int] | None = None,
+    name: str | None = None,
+    created_at: str | None = None,
+    code_version: str | None = None,
+) -> ExportManifest:
+    """Write an export folder at `path`, whole or not at all, and return its manifest.
+
+    Rows are taken as they come, in flat memory, and must be sorted by id; the three iterables are read one after the
+    other. `counts` adds to the manifest's counts. Raises ContractError for a row that breaks the contract,
+    FileExistsError if `path` exists: an export never changes.
+    """
+    path = Path(path)
+    with atomic_folder(path) as folder:
+        files: dict[str, ExportFile] = {}
+        for kind, rows in zip(KINDS, (prompts, demonstrations, rankings), strict=True):
+            files |= _write_kind(folder, kind, rows)
+        manifest = ExportManifest(
+            kind="heed-export",
+            schema_version=SCHEMA_VERSION,
+            version=version,
+            name=name or export_name(version),
+            created_at=created_at or utc_now(),
+            code_version=find_code_version() if code_version is None else code_version,
+            query=query,
+            counts={kind.name: files[kind.jsonl].rows or 0 for kind in KINDS} | (counts or {}),
+            files=files,
+            data_sha256=hash_data_files(files),
+        )
+        (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
+        readme = _file_entry(folder / "README.md")
+        manifest = msgspec.structs.replace(manifest, files=dict(sorted((files | {"README.md": readme}).items())))
+        _write_manifest(folder, manifest)
+    return manifest
+
+
+def export_name(version: int) -> str:
+    """The name of an export: "v0007"."""
+    return f"v{version:04d}"
+
+
+def hash_data_files(files: dict[str, ExportFile]) -> str:
+    """The hash that identifies an export's data: SHA-256 over "name sha256\\n" of its data files, sorted by name."""
+    lines = "".join(f"{name} {files[name].sha256}\n" for name in DATA_FILES)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write_kind(folder: Path, kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> dict[str, ExportFile]:
+    """Write one kind's `.jsonl` and `.parquet`, chunk by chunk."""
+    import pyarrow.parquet as pq  # here, because who only reads JSONL needs no pyarrow
+
+    schema, count = parquet_schema(kind.row_type), 0
+    with (
+        (folder / kind.jsonl).open("wb") as jsonl,
+        pq.ParquetWriter(folder / kind.parquet, schema, compression="zstd", store_schema=False) as parquet,
+    ):
+        for lines in _chunks(_checked_lines(kind, rows)):
+            chunk = b"".join(lines)
+            jsonl.write(chunk)
+            parquet.write_table(_arrow_table(chunk, schema))
+            count += len(lines)
+    return {name: _file_entry(folder / name, rows=count) for name in (kind.jsonl, kind.parquet)}
+
+
+def _checked_lines(kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> Iterator[bytes]:
+    """Each row's line, after the reader's own checks: what the writer lets through, the reader accepts."""
+    last: tuple[bytes, ...] | None = None
+    for number, row in enumerate(rows, start=1):
+        place = f"{kind.jsonl} line {number}"
+        try:
+            line = encode_row(row)
+        except (TypeError, UnicodeEncodeError, OverflowError) as error:
+            raise ContractError(f"{place}: {error}") from None
+        last = _check_order(kind, decode_row(kind, line, place), last, place)
+        yield line
+
+
+def _check_order(kind: Kind[AnyRow], row: AnyRow, last: tuple[bytes, ...] | None, place: str) -> tuple[bytes, ...]:
+    key = kind.key(row)
+    if last is not None and key <= last:
+        what = "repeats" if key == last else "comes before"
+        raise ContractError(f"{place}: field {kind.key_fields[0]}: {what} the row above; rows are sorted and unique")
+    return key
+
+
+def _chunks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        chunk.append(line)
+        size += len(line)
+        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _arrow_table(chunk: bytes, schema: Any) -> Any:
+    """Canonical JSON lines as an Arrow table, parsed in C++ and in one block so that no row is cut."""
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    table = arrow_json.read_json(
+        pa.BufferReader(chunk),
+        read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
+        parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
+    return table.cast(schema)
+
+
+def parquet_schema(row_type: type[Row]) -> Any:
+    """The Arrow schema of a row type: the same fields in the same order, nullable where None is allowed."""
+    import pyarrow as pa
+
+    return pa.schema([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(row_type)])
+
+
+def _arrow_field(name: str, annotation: Any) -> Any:
+    import pyarrow as pa
+
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    nullable = type(None) in get_args(annotation)
+    return pa.field(name, _arrow_type(options[0] if nullable else annotation), nullable=nullable)
+
+
+def _arrow_type(annotation: Any) -> Any:
+    import pyarrow as pa
+
+    if get_origin(annotation) is Annotated:
+        return _arrow_type(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow_field("element", get_args(annotation)[0]))
+    if get_origin(annotation) is Literal:
+        return pa.string()
+    if isinstance(annotation, type) and issubclass(annotation, Row):
+        return pa.struct([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(annotation)])
+    return {str: pa.string(), int: pa.int64(), bool: pa.bool_()}[annotation]
+
+
+def dataset_card(manifest: ExportManifest) -> str:
+    """The export's `README.md`: a dataset card that `datasets.load_dataset(folder, "rankings")` understands."""
+    configs = "".join(f"- config_name: {kind.name}\n  data_files: {kind.parquet}\n" for kind in KINDS)
+    counts = "".join(f"| {name.replace('_', ' ')} | {count} |\n" for name, count in sorted(manifest.counts.items()))
+    query = json.dumps(manifest.query, indent=2, sort_keys=True, ensure_ascii=False)
+    return CARD.format(configs=configs, counts=counts, query=query, manifest=manifest)
+
+
+CARD = """---
+pretty_name: Heed export {manifest.name}
+configs:
+{configs}---
+
+# Heed export {manifest.name}
+
+Human feedback on language-model output, frozen at {manifest.created_at} by Heed {manifest.code_version}.
+It never changes; `manifest.json` holds the SHA-256 of each file, and `data_sha256` names the data as a whole:
+`{manifest.data_sha256}`.
+
+| what | count |
+|---|---|
+{counts}
+| file | one row is |
+|---|---|
+| `prompts` | a prompt: chat messages, kind, source, and the split of its author (an author is never in two splits) |
+| `demonstrations` | a response written by a person, with all its revisions and reviews |
+| `rankings` | the rankings of one task by one labeler group: tiers best first (ties share a tier), ratings 1–7, flags |
+
+Each is there as JSON Lines and as Parquet with the same rows. People are pseudonyms, the same in every export of one
+installation. Labels of held-out labelers stand in rows of their own (`labeler_group`): never train on them.
+`is_surplus` marks work beyond the ordered overlap. A flag or quality of null was not answered, which is not "no".
+
+Selection:
+
+```json
+{query}
+```
+
+Read it with `datasets.load_dataset("{manifest.name}", "rankings")`, with any Parquet engine, or with
+`training.contract.read_export("{manifest.name}")`, which checks every byte.
+"""
+
+
+# ---- reading an export ----------------------------------------------------------------------------------------------
+
+
+class Export:
+    """An export folder, verified. Rows come as a stream: `prompts()`, `demonstrations()`, `rankings()`."""
+
+    def __init__(self, path: Path, manifest: ExportManifest):
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def ref(self) -> ExportRef:
+        """What a model manifest says of this export."""
+        return ExportRef(name=self.manifest.name, data_sha256=self.manifest.data_sha256)
+
+    def prompts(self) -> Iterator[PromptRow]:
+        """The prompts, sorted by prompt_id."""
+        return self._rows(PROMPTS)
+
+    def demonstrations(self) -> Iterator[DemonstrationRow]:
+        """The demonstrations, sorted by demonstration_id."""
+        return self._rows(DEMONSTRATIONS)
+
+    def rankings(self) -> Iterator[RankingRow]:
+        """The rankings of each task and labeler group, sorted by task_id, then group."""
+        return self._rows(RANKINGS)
+
+    def _rows(self, kind: Kind[AnyRow]) -> Iterator[AnyRow]:
+        count, last = 0, None
+        with (self.path / kind.jsonl).open("rb") as file:
+            for count, line in enumerate(file, start=1):
+                place = f"{kind.jsonl} line {count}"
+                row = decode_row(kind, line, place)
+                last = _check_order(kind, row, last, place)
+                yield row
+        if count != self.manifest.files[kind.jsonl].rows:
+            raise ContractError(
+                f"{kind.jsonl}: {count} rows, manifest.json says {self.manifest.files[kind.jsonl].rows}"
+            )
+
+
+def read_export(path: str | os.PathLike[str], *, verify: bool = True) -> Export:
+    """Open an export folder and check every file against its manifest.
+
+    Raises ContractError naming the file, and the line wherever it can be told: the Parquet twin says which changed.
+    `verify=False` skips the checksums (rows are still checked as they are read).
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder, ExportManifest)
+    expected = {*DATA_FILES, "README.md"}
+    if set(manifest.files) != expected:
+        odd = sorted(set(manifest.files) ^ expected)
+        raise ContractError(f"manifest.json: field files: missing or unknown {', '.join(odd)}")
+    if hash_data_files(manifest.files) != manifest.data_sha256:
+        raise ContractError("manifest.json: field data_sha256: does not match the files listed")
+    if verify:
+        _verify_export(folder, manifest)
+    return Export(folder, manifest)
+
+
+def _verify_export(folder: Path, manifest: ExportManifest) -> None:
+    bad = {name for name, entry in manifest.files.items() if not _is_intact(folder / name, entry)}
+    for kind in KINDS:
+        if kind.jsonl in bad or kind.parquet in bad:
+            raise ContractError(_locate_damage(folder, kind, bad))
+    if bad:
+        raise ContractError(f"{min(bad)}: does not match its checksum")
+
+
+def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str]) -> str:
+    """Say where a file was changed, by holding each line against its Parquet twin (of which one is still whole)."""
+    damaged = kind.jsonl if kind.jsonl in bad else kind.parquet
+    unknown = f"{damaged}: does not match its checksum"
+    if not (folder / damaged).exists():
+        return f"{damaged}: missing"
+    if damaged == kind.jsonl and (problem := _first_bad_line(folder, kind)):
+        return f"{problem} (the file does not match its checksum)"
+    if {kind.jsonl, kind.parquet} <= bad:
+        return unknown
+    # A damaged Parquet file may be unreadable in any way: then the file is all we can name.
+    with suppress(Exception), (folder / kind.jsonl).open("rb") as file:
+        for number, (line, twin) in enumerate(zip_longest(file, _parquet_lines(folder, kind)), start=1):
+            if line != twin:
+                word = "line" if damaged == kind.jsonl else "row"
+                return f"{damaged} {word} {number}: changed since it was written (the checksum does not match)"
+    return unknown
+
+
+def _first_bad_line(folder: Path, kind: Kind[Any]) -> str | None:
+    with (folder / kind.jsonl).open("rb") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                decode_row(kind, line, f"{kind.jsonl} line {number}")
+        except ContractError as error:
+            return str(error)
+    return None
+
+
+def _parquet_lines(folder: Path, kind: Kind[Any]) -> Iterator[bytes]:
+    """The rows of a Parquet file as canonical JSON lines."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(folder / kind.parquet) as file:
+        for batch in file.iter_batches(batch_size=CHUNK_ROWS):
+            for row in batch.to_pylist():
+                yield _ENCODER.encode(row) + b"\n"
+
+
+# ---- model folders --------------------------------------------------------------------------------------------------
+
+
+def write_model_manifest(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    stage: Stage,
+    parents: dict[str, ParentRef],
+    export: ExportRef | None,
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    seed: int | None,
+    few_shot_prefix: str = "",
+    created_at: str | None = None,
+    code_version: str | None = None,
+) -> ModelManifest:
+    """Hash the files of a model folder and write its `manifest.json` last, atomically. Raises ContractError."""
+    folder = Path(folder)
+    manifest = ModelManifest(
+        kind="heed-model",
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        stage=stage,
+        parents=parents,
+        export=export,
+        config=config,
+        metrics=metrics,
+        seed=seed,
+        code_version=find_code_version() if code_version is None else code_version,
+        created_at=created_at or utc_now(),
+        libraries=_library_versions(),
+        files={file: ModelFile(sha256=hash_file(folder / file), bytes=size) for file, size in _model_files(folder)},
+        few_shot_prefix=few_shot_prefix,
+    )
+    _write_manifest(folder, manifest)
+    return manifest
+
+
+def read_model_manifest(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelManifest:
+    """The manifest of a model folder, its files checked against it. Raises ContractError naming file or field."""
+    folder = Path(folder)
+    manifest = _read_manifest(folder, ModelManifest)
+    if verify:
+        verify_files(folder, manifest)
+    return manifest
+
+
+def decode_model_manifest(data: bytes, place: str = "manifest.json") -> ModelManifest:
+    """A model manifest from the bytes of its file. Raises ContractError whose message begins with `place`."""
+    return _decode_manifest(data, ModelManifest, place)
+
+
+def verify_files(folder: str | os.PathLike[str], manifest: ModelManifest | ExportManifest) -> None:
+    """Check that each file a manifest lists is there and matches its checksum. Raises ContractError naming the file."""
+    for name, entry in manifest.files.items():
+        file = Path(folder, name)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ContractError(f"manifest.json: field files: {name} lies outside the folder")
+        if not file.is_file():
+            raise ContractError(f"{file}: missing")
+        if not _is_intact(file, entry):
+            raise ContractError(f"{file}: does not match its checksum in manifest.json")
+
+
+def parent_ref(folder: str | os.PathLike[str]) -> ParentRef:
+    """How a child's manifest names the model in `folder`."""
+    manifest = read_model_manifest(folder, verify=False)
+    return ParentRef(name=manifest.name, manifest_sha256=hash_file(Path(folder, "manifest.json")))
+
+
+def _model_files(folder: Path) -> list[tuple[str, int]]:
+    """Relative POSIX paths and sizes of the folder's files, bytewise sorted, manifest.json left out."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = ((path.relative_to(folder).as_posix(), path.stat().st_size) for path in files)
+    return sorted((pair for pair in named if pair[0] != "manifest.json"), key=lambda pair: pair[0].encode())
+
+
+def _library_versions() -> dict[str, str | None]:
+    """Versions that decide a model's numbers; None where a library is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for library in ("torch", "transformers", "tokenizers"):
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = None
+    return versions
+
+
+# ---- manifests, hashes and folders ----------------------------------------------------------------------------------
+
+AnyManifest = TypeVar("AnyManifest", ExportManifest, ModelManifest)
+
+
+def encode_manifest(manifest: ExportManifest | ModelManifest) -> bytes:
+    """A manifest as the bytes of its file: JSON indented by 2, keys in schema order, a newline at the end."""
+    try:
+        encoded = _ENCODER.encode(manifest)
+    except (TypeError, ValueError, UnicodeEncodeError) as error:
+        raise ContractError(f"manifest.json: {error}") from None
+    return msgspec.json.format(encoded, indent=2) + b"\n"
+
+
+def _write_manifest(folder: Path, manifest: ExportManifest | ModelManifest) -> None:
+    data = encode_manifest(manifest)
+    _decode_manifest(data, type(manifest), "manifest.json")
+    write_atomically(folder / "manifest.json", data)
+
+
+def _read_manifest(folder: Path, manifest_type: type[AnyManifest]) -> AnyManifest:
+    path = folder / "manifest.json"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ContractError(f"{path}: {error.strerror}") from None
+    return _decode_manifest(data, manifest_type, str(path))
+
+
+def _decode_manifest(data: bytes, manifest_type: type[AnyManifest], place: str) -> AnyManifest:
+    try:
+        return msgspec.json.decode(data, type=manifest_type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{place}: {_explain(error)}") from None
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hex, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file_entry(path: Path, rows: int | None = None) -> ExportFile:
+    return ExportFile(sha256=hash_file(path), bytes=path.stat().st_size, rows=rows)
+
+
+def _is_intact(path: Path, entry: ExportFile | ModelFile) -> bool:
+    return path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256
+
+
+def utc_now() -> str:
+    """The time now as the contract writes it: "2026-11-21T08:00:00Z"."""
+    return format_time(datetime.now(UTC).replace(microsecond=0))
+
+
+def format_time(moment: datetime) -> str:
+    """A moment with a time zone as the contract writes it: UTC, ISO 8601, ending in "Z"."""
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+def find_code_version() -> str:
+    """HEED_CODE_VERSION, else the git commit of this checkout (marked "+changes" when it has some), else "unknown"."""
+    if version := os.environ.get("HEED_CODE_VERSION"):
+        return version
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that a crash leaves either the old one or the new one, whole."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would shut out other users of a shared folder
+            file.write(data)
+            _sync(file)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to `path` when the block ends well and removed when it does not.
+
+    A crash in between leaves only a `.building-…` folder beside `path` (see `remove_half_built`). Raises
+    FileExistsError if `path` exists: a published folder is never replaced.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; a published folder never changes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{HALF_BUILT}{path.name}-", dir=path.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    _sync(opened)
+        folder.rename(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+HALF_BUILT = ".building-"
+
+
+def remove_half_built(root: str | os.PathLike[str]) -> list[str]:
+    """Remove what killed writers left under `root`. Only for who knows that none is writing there now (hold a lock)."""
+    root = Path(root)
+    leftovers = sorted(root.glob(f"{HALF_BUILT}*")) if root.is_dir() else []
+    for folder in leftovers:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in leftovers]
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,5 @@
+"""Errors that end a stage and that its user can act on; `python -m training` shows them as one line."""
+
+
+class StageError(Exception):
+    """A stage cannot go on. The message says why, and which file, row or server it is about."""
