@@ -1,14 +1,14 @@
 """The embedded PostgreSQL 18: where its cluster lives, who owns it, how it starts, stops and recovers.
 
-One process owns a cluster: `manage.py postgres`, in the foreground, under a lock. Everybody else only connects, through the URL
-that `embedded_url` computes without starting anything. No Django in here, because settings need that URL.
+One process owns a cluster: `manage.py postgres`, in the foreground, under a lock. Everybody else only connects, through
+the URL that `embedded_url` computes without starting anything. No Django in here, because settings need that URL.
 
     var/postgres/            the cluster's home: `lock` (who owns it) and `data`
-    /tmp/heed-UID-CLONE/     short, because a socket path holds 107 bytes; its name depends on nothing but user and clone
+    /tmp/heed-UID-CLONE/     short, as a socket path holds 107 bytes; its name depends on nothing but user and clone
 
-PostgreSQL refuses to run as root. Root therefore starts it as another user (`server_account`). Where that user cannot reach the
-clone (a checkout below /root), nobody's folders are loosened: home moves to /var/lib/heed and var/postgres becomes a link to it;
-binaries that the user cannot read are copied there too.
+PostgreSQL refuses to run as root. Root therefore starts it as another user (`server_account`). Where that user cannot
+reach the clone (a checkout below /root), nobody's folders are loosened: home moves to /var/lib/heed and var/postgres
+becomes a link to it; binaries that the user cannot read are copied there too.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def embedded_url(base_dir: Path | str) -> str:
 
 
 def runtime_folder(base_dir: Path | str) -> Path:
-    """The short folder for this clone's sockets. Not $TMPDIR or $XDG_RUNTIME_DIR: two processes may disagree about those."""
+    """The short folder for this clone's sockets. Not in $TMPDIR or $XDG_RUNTIME_DIR: two processes may disagree there."""
     return Path("/tmp") / f"heed-{os.geteuid()}-{_digest(base_dir)}"  # noqa: S108 (made 0700, its owner checked)
 
 
@@ -98,7 +98,7 @@ def server_account(base_dir: Path | str) -> pwd.struct_passwd:
 
 
 def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | str | None = None) -> None:
-    """Return once the database at `url` answers a query. Raises PostgresError after `timeout_seconds`, with the last reason."""
+    """Return once the database at `url` answers a query. Raises PostgresError with the last reason at the time-out."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
@@ -114,7 +114,7 @@ def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | s
 
 @dataclass(frozen=True)
 class Status:
-    """What `manage.py postgres --status` tells. `owner_pid` is None where nobody holds the lock or its holder is not yet known."""
+    """What `manage.py postgres --status` tells. `owner_pid` is None if nobody holds the lock, or its holder just took it."""
 
     is_owned: bool
     is_accepting: bool
@@ -136,7 +136,7 @@ def read_status(base_dir: Path | str) -> Status:
 
 
 def stop_owner(base_dir: Path | str, timeout_seconds: float = FAST_STOP_SECONDS + 30) -> bool:
-    """Ask the owner of this clone's cluster to stop, and wait for it. False if there was none. Raises PostgresError on time-out."""
+    """Ask the owner of this clone's cluster to stop, and wait. False if there was none. Raises PostgresError at time-out."""
     lock = _home(base_dir) / "lock"
     deadline = time.monotonic() + timeout_seconds
     is_owned, asked = True, None
@@ -156,8 +156,8 @@ def stop_owner(base_dir: Path | str, timeout_seconds: float = FAST_STOP_SECONDS 
 def run_owner(base_dir: Path | str, *, is_durable: bool = True, say: Callable[[str], None] = print) -> None:
     """Own this clone's cluster and serve it until SIGTERM, SIGINT or SIGHUP, then stop it fast.
 
-    Creates the cluster, role and database where they are missing, stops a server that a killed owner left behind, and starts
-    the server again when it dies. Without `is_durable` a power cut may lose everything: for throwaway clusters.
+    Creates the cluster, role and database where they are missing, stops a server that a killed owner left behind, and
+    starts the server again when it dies. Without `is_durable` a power cut may lose everything: for throwaway clusters.
     Raises PostgresError if another process owns the cluster, or if the server cannot start.
     """
     handlers = {
@@ -185,7 +185,7 @@ class _Cluster:
     ) -> None:
         self.base_dir, self.home, self.account, self.is_durable, self.say = base_dir, home, account, is_durable, say
         self.data = home / "data"
-        # The title of every process of the server carries this name, so that they can be told from those of other clusters.
+        # The title of every process of the server carries this name, which tells them from those of other clusters.
         self.name = f"heed-{_digest(home)}"
         self.binaries = _binaries(account)
         self.socket_folder = make_runtime_folder(base_dir) / "postgres"
@@ -305,7 +305,7 @@ class _Cluster:
             text=True,
             start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
             # A killed owner cannot stop its server; the kernel asks it then (SIGINT: fast stop).
-            preexec_fn=_end_with_parent(signal.SIGINT),
+            preexec_fn=end_with_parent(signal.SIGINT),
             **_identity(self.account),
         )
 
@@ -322,7 +322,7 @@ class _Cluster:
         return False
 
     def _stop_fast(self, process: subprocess.Popen[str]) -> None:
-        """Fast stop (open transactions roll back, the disk is left clean); an immediate one if that hangs or a second signal comes."""
+        """Fast stop: open transactions roll back, no recovery is needed. At once if that hangs or a second signal comes."""
         with contextlib.suppress(subprocess.TimeoutExpired, _StopRequestedError):
             process.send_signal(signal.SIGINT)
             process.wait(FAST_STOP_SECONDS)
@@ -345,7 +345,7 @@ class _Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_end_with_parent(parent_death_signal),
+            preexec_fn=end_with_parent(parent_death_signal),
             **_identity(self.account),
         )
 
@@ -378,7 +378,7 @@ def _make_home(base_dir: Path) -> Path:
             link.symlink_to(home)
         if os.geteuid() == 0:
             home.chmod(0o755)  # whatever the umask: only `data` inside is the server's, and private
-    if home.stat().st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 or not os.access(home, os.W_OK):
+    if not os.access(home, os.W_OK):
         raise PostgresError(f"{home} belongs to user id {home.stat().st_uid}: run this as that user.")
     return home
 
@@ -441,7 +441,7 @@ def _identity(account: pwd.struct_passwd) -> dict:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "umask": 0o077}
 
 
-def _end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     """For Popen's preexec_fn: have the kernel send `number` to the child when we die. Linux only; a no-op elsewhere."""
     if sys.platform != "linux":
         return None
@@ -469,7 +469,7 @@ def _make_private(folder: Path, uid: int, gid: int, mode: int) -> None:
 
 @contextlib.contextmanager
 def _owned(home: Path) -> Iterator[None]:
-    """Hold the cluster's lock; the kernel frees it however we end. Raises PostgresError naming the process that holds it."""
+    """Hold the cluster's lock; the kernel frees it however we end. Raises PostgresError naming who holds it."""
     try:
         descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
@@ -497,7 +497,7 @@ def _take_lock(descriptor: int, home: Path) -> None:
 def _refuse_second_owner(home: Path) -> NoReturn:
     holder = _read_holder(home / "lock")
     raise PostgresError(
-        f"Another process already runs PostgreSQL for {home}: process {holder.get('pid', '?')}, since {holder.get('since', '?')}. "
+        f"Process {holder.get('pid', '?')} already runs PostgreSQL for {home}, since {holder.get('since', '?')}. "
         "Use it as it is, or end it with `python manage.py postgres --stop`."
     )
 
@@ -528,7 +528,8 @@ def _account(uid: int) -> pwd.struct_passwd:
         return pwd.getpwuid(uid)
     except KeyError as error:
         raise PostgresError(
-            f"User id {uid} has no name on this machine, and PostgreSQL needs one: add it to /etc/passwd, or set DATABASE_URL."
+            f"User id {uid} has no name on this machine, and PostgreSQL needs one: add it to /etc/passwd, "
+            "or set DATABASE_URL to a server of your own."
         ) from error
 
 
