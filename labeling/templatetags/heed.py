@@ -1,0 +1,18 @@
+"""What templates may use besides Django's own tags."""
+
+from django import template
+from django.conf import settings
+
+register = template.Library()
+
+
+@register.simple_tag
+def mfa_is_on() -> bool:
+    """True if people may set up a second factor."""
+    return settings.MFA != "off"
+
+
+@register.simple_tag
+def sign_up_is_open() -> bool:
+    """True if anyone may apply; otherwise one needs an invitation."""
+    return settings.SIGN_UP == "application"
