@@ -1,11 +1,14 @@
 """Batches: what an admin orders, and the label schemas that batches pin."""
 
+from dataclasses import dataclass
+
 from django.db import models
+from django.db.models import Count
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from labeling.models.people import Group
-from labeling.models.tasks import Kind
+from labeling.models.tasks import Kind, Skip, Slot
 
 
 class LabelSchema(models.Model):
@@ -41,6 +44,49 @@ class LabelSchema(models.Model):
         return range(self.content["quality"]["min"], self.content["quality"]["max"] + 1)
 
 
+@dataclass
+class Progress:
+    """How far a batch is. Seats: open + leased + submitted = seats. Submissions by status; `surplus` stand outside the seats."""
+
+    seats: int = 0
+    open: int = 0
+    leased: int = 0
+    submitted: int = 0
+    waiting: int = 0
+    accepted: int = 0
+    returned: int = 0
+    rejected: int = 0
+    surplus: int = 0
+    skipped: int = 0
+
+    @property
+    def percent(self) -> int:
+        """Seats with work handed in, in hundredths, rounded down: 100 only when all are."""
+        return 100 * self.submitted // self.seats if self.seats else 0
+
+    @property
+    def reviewed(self) -> int:
+        return self.accepted + self.rejected
+
+
+class BatchQuerySet(models.QuerySet):
+    def progress(self) -> dict[int, Progress]:
+        """Progress by batch id, in three queries however many batches there are."""
+        from labeling.models.submissions import Submission
+
+        of = {pk: Progress() for pk in self.values_list("pk", flat=True)}
+        for pk, status, n in Slot.objects.filter(batch__in=of).values_list("batch", "status").annotate(n=Count("id")):
+            setattr(of[pk], status, n)
+            of[pk].seats += n
+        rows = Submission.objects.filter(task__batch__in=of).values_list("task__batch", "status", "is_surplus")
+        for pk, status, is_surplus, n in rows.annotate(n=Count("id")):
+            name = "surplus" if is_surplus else "waiting" if status == Submission.Status.SUBMITTED else status
+            setattr(of[pk], name, getattr(of[pk], name) + n)
+        for pk, n in Skip.objects.filter(task__batch__in=of).values_list("task__batch").annotate(n=Count("id")):
+            of[pk].skipped = n
+        return of
+
+
 class Batch(models.Model):
     """Prompts × kind of task × models × K × overlap × group, with instructions and a label schema of its own."""
 
@@ -59,8 +105,11 @@ class Batch(models.Model):
     group = models.CharField(_("group"), max_length=10, choices=Group.choices, blank=True, help_text=_("empty: any"))
     priority = models.SmallIntegerField(_("priority"), default=0, help_text=_("higher comes first"))
     query = models.JSONField(default=dict, blank=True, help_text="What was asked for: models, split, use case, limit")
+    counts = models.JSONField(default=dict, blank=True, help_text="Tasks made, and prompts left out by reason")
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = BatchQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "batches"

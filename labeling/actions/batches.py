@@ -1,0 +1,272 @@
+"""Batches: choosing prompts and responses, and materialising their tasks and seats."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from labeling.actions import batch_rows
+from labeling.errors import Conflict, Invalid
+from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Slot, Split, Task, User
+
+MAX_OVERLAP = 50
+MIN_K, MAX_K = 2, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked for, checked and in canonical form: equal orders are equal batches."""
+
+    kind: str
+    model_names: tuple[str, ...] = ()
+    must_include: tuple[str, ...] = ()
+    k: int | None = None
+    overlap: int = 1
+    group: str = ""
+    split: str = ""
+    use_case: str = ""
+    source: str = ""
+    prompt_kind: str = ""
+    prompt_ids: tuple[str, ...] = ()
+    limit: int | None = None
+    only_new: bool = False
+    seed: int = 0
+    priority: int = 0
+    instructions: str = ""
+    schema_version: int | None = None
+
+    def as_query(self) -> dict:
+        """The order as stored with the batch; long parts by their digest. Names left empty are left out."""
+        query = {name: value for name, value in vars(self).items() if value not in ("", (), None, False)}
+        for name in ("model_names", "must_include"):
+            if name in query:
+                query[name] = list(query[name])
+        if self.prompt_ids:
+            query["prompt_ids"] = {"count": len(self.prompt_ids), "sha256": _digest("\n".join(self.prompt_ids))}
+        if self.instructions:
+            query["instructions"] = {"sha256": _digest(self.instructions)}
+        return query
+
+
+def create_batch(
+    *,
+    name: str,
+    kind: str,
+    model_names: Iterable[str] = (),
+    must_include: Iterable[str] = (),
+    k: int | None = None,
+    overlap: int = 1,
+    group: str = "",
+    split: str = "",
+    use_case: str = "",
+    source: str = "",
+    prompt_kind: str = "",
+    prompt_ids: Iterable[str | UUID] = (),
+    limit: int | None = None,
+    only_new: bool = False,
+    seed: int = 0,
+    priority: int = 0,
+    instructions: str = "",
+    schema_version: int | None = None,
+    by: User | None,
+) -> Batch:
+    """A batch with its tasks, their responses and seats. Repeated with the same order it answers with the same batch.
+
+    Prompts: all, or those with this split, use case, source, kind or these UUIDs; `only_new` leaves out prompts that
+    have a task of this kind in another batch; `limit` takes at most so many, at random by `seed`.
+    Responses (ranking): K of each prompt's responses by the named models, or by all models (never by people), distinct
+    texts first, then distinct models, then by `seed`; every task holds one of each model in `must_include`. A prompt
+    with fewer than K responses, fewer than two distinct texts or without such a model is left out and counted in
+    `batch.counts`.
+    The same order and seed choose the same rows on any installation that holds the same data.
+
+    Raises Invalid when the order is wrong or nothing matches, Conflict when another batch has the name.
+    """
+    order = _check(
+        Order(
+            kind=kind,
+            model_names=tuple(dict.fromkeys(model_names)),
+            must_include=tuple(dict.fromkeys(must_include)),
+            k=k,
+            overlap=overlap,
+            group=group,
+            split=split,
+            use_case=use_case,
+            source=source,
+            prompt_kind=prompt_kind,
+            prompt_ids=_uuids(prompt_ids),
+            limit=limit,
+            only_new=only_new,
+            seed=seed,
+            priority=priority,
+            instructions=instructions.replace("\r\n", "\n"),
+            schema_version=schema_version,
+        ),
+        name,
+    )
+    with transaction.atomic():
+        _lock_name(name)
+        if existing := Batch.objects.filter(name=name).first():
+            return _same_order(existing, order)
+        batch = Batch.objects.create(
+            name=name,
+            kind=order.kind,
+            instructions=order.instructions,
+            schema=_schema(order.schema_version),
+            responses_per_task=order.k,
+            overlap=order.overlap,
+            group=order.group,
+            priority=order.priority,
+            query=order.as_query(),
+            created_by=by,
+        )
+        batch.counts = batch_rows.materialise(
+            batch,
+            prompts=matching_prompts(order),
+            model_names=order.model_names,
+            must_include=order.must_include,
+            limit=order.limit,
+            seed=order.seed,
+        )
+        batch.save(update_fields=["counts"])
+    return batch
+
+
+@transaction.atomic
+def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
+    """Pause, resume or close a batch. No seat is given out while it is not active; whoever holds one may finish."""
+    if status not in Batch.Status.values:
+        raise Invalid(f"status {status!r}: expected one of {', '.join(Batch.Status.values)}")
+    batch = Batch.objects.select_for_update().get(pk=batch.pk)
+    batch.status = status
+    batch.save(update_fields=["status"])
+    return batch
+
+
+@transaction.atomic
+def edit(*, batch: Batch, instructions: str, priority: int, by: User | None) -> Batch:
+    """Change the instructions shown beside every task, and the priority of the seats not yet handed in."""
+    _check_priority(priority)
+    batch = Batch.objects.select_for_update().get(pk=batch.pk)
+    if batch.priority != priority:
+        batch.slots.exclude(status=Slot.Status.SUBMITTED).update(priority=priority)
+    batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
+    batch.save(update_fields=["instructions", "priority"])
+    return batch
+
+
+# ---- the order ------------------------------------------------------------------------------------------------------
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _uuids(values: Iterable[str | UUID]) -> tuple[str, ...]:
+    """Canonical UUIDs, sorted, each once. Raises Invalid naming the first that is none."""
+    found = set()
+    for value in values:
+        try:
+            found.add(str(UUID(str(value))))
+        except ValueError:
+            raise Invalid(f"prompt_ids: {value!r} is not a UUID") from None
+    return tuple(sorted(found))
+
+
+def _check(order: Order, name: str) -> Order:
+    """The order, if it makes sense. Raises Invalid with every problem."""
+    problems = [
+        {"place": place, "message": message}
+        for place, message, is_wrong in (
+            ("name", "a batch needs a name of at most 100 characters", not name.strip() or len(name) > 100),
+            ("kind", f"expected one of {', '.join(Kind.values)}", order.kind not in Kind.values),
+            ("k", f"a ranking needs K responses, {MIN_K} to {MAX_K}", _k_is_wrong(order)),
+            ("model_names", "a demonstration batch has no models", _has_models(order) and order.kind != Kind.RANKING),
+            ("overlap", f"1 to {MAX_OVERLAP} labelers per task", not 1 <= order.overlap <= MAX_OVERLAP),
+            ("group", f"empty or one of {', '.join(Group.values)}", order.group not in ["", *Group.values]),
+            ("split", f"empty or one of {', '.join(Split.values)}", order.split not in ["", *Split.values]),
+            ("limit", "at least 1 prompt", order.limit is not None and order.limit < 1),
+            ("source", "unknown source", order.source not in ["", *Prompt.Source.values]),
+            ("prompt_kind", "unknown kind of prompt", order.prompt_kind not in ["", *Prompt.Kind.values]),
+            ("must_include", "more models than K", order.k is not None and len(order.must_include) > order.k),
+            ("must_include", "names a model that model_names leaves out", _must_is_foreign(order)),
+        )
+        if is_wrong
+    ]
+    _refuse(problems)
+    _check_priority(order.priority)
+    _check_models_exist(order)
+    return order
+
+
+def _k_is_wrong(order: Order) -> bool:
+    if order.kind == Kind.DEMONSTRATION:
+        return order.k is not None
+    return order.k is None or not MIN_K <= order.k <= MAX_K
+
+
+def _has_models(order: Order) -> bool:
+    return bool(order.model_names or order.must_include)
+
+
+def _must_is_foreign(order: Order) -> bool:
+    return bool(order.model_names and set(order.must_include) - set(order.model_names))
+
+
+def _check_priority(priority: int) -> None:
+    if not -1000 <= priority <= 1000:
+        raise Invalid(f"priority {priority}: expected -1000 to 1000")
+
+
+def _check_models_exist(order: Order) -> None:
+    names = {*order.model_names, *order.must_include}
+    known = set(ModelVersion.objects.filter(name__in=names).values_list("name", flat=True))
+    _refuse([{"place": "model_names", "message": f"no model named {name!r}"} for name in sorted(names - known)])
+
+
+def _refuse(problems: list[dict]) -> None:
+    if problems:
+        raise Invalid("; ".join(f"{p['place']}: {p['message']}" for p in problems), errors=problems)
+
+
+def _schema(version: int | None) -> LabelSchema:
+    if version is None:
+        return LabelSchema.latest()
+    schema = LabelSchema.objects.filter(version=version).first()
+    if schema is None:
+        raise Invalid(f"schema_version: there is no label schema {version}")
+    return schema
+
+
+def _lock_name(name: str) -> None:
+    """Two callers with one name wait for each other, so that the second finds the first one's batch."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"heed batch {name}"])
+
+
+def _same_order(batch: Batch, order: Order) -> Batch:
+    asked = order.as_query()
+    if batch.query == asked:
+        return batch
+    differing = sorted(key for key in {*batch.query, *asked} if batch.query.get(key) != asked.get(key))
+    raise Conflict(
+        f"There is a batch named {batch.name!r} already, made by another order (different: {', '.join(differing)})."
+    )
+
+
+def matching_prompts(order: Order) -> QuerySet[Prompt]:
+    """The prompts that an order's filters let through, before responses are looked at. Raises Invalid for an unknown UUID."""
+    prompts = Prompt.objects.all()
+    if order.prompt_ids:
+        prompts = prompts.filter(uuid__in=order.prompt_ids)
+        known = {str(uuid) for uuid in prompts.values_list("uuid", flat=True)}
+        if missing := sorted(set(order.prompt_ids) - known):
+            raise Invalid(f"prompt_ids: there is no prompt {missing[0]} (unknown: {len(missing)})")
+    wanted = {"split": order.split, "use_case": order.use_case, "source": order.source, "kind": order.prompt_kind}
+    prompts = prompts.filter(**{field: value for field, value in wanted.items() if value})
+    if order.only_new:
+        prompts = prompts.exclude(Exists(Task.objects.filter(prompt=OuterRef("pk"), kind=order.kind)))
+    return prompts
