@@ -5,6 +5,7 @@ the same tests run there instead. pytest-xdist's workers share the server and ha
 """
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -70,6 +71,20 @@ def database_server() -> None:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(database_server: None, django_db_modify_db_settings: None) -> None:
     """pytest-django makes the test database after this: wait for the server first."""
+
+
+@pytest.fixture(autouse=True)
+def first_label_schema(request: pytest.FixtureRequest) -> None:
+    """The label schema that a migration made: a test with real transactions ends by emptying every table."""
+    if request.node.get_closest_marker("django_db") or {"db", "transactional_db"} & set(request.fixturenames):
+        from django.apps import apps
+
+        if "transactional_db" in request.fixturenames:
+            request.getfixturevalue("transactional_db")
+        else:
+            request.getfixturevalue("db")
+        if not apps.get_model("labeling.LabelSchema").objects.exists():
+            importlib.import_module("labeling.migrations.0002_invariants").first_label_schema(apps, None)
 
 
 @pytest.fixture

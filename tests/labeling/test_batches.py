@@ -93,11 +93,12 @@ def test_every_task_holds_the_model_that_it_must():
         prompt = make_prompt(f"p{i}")
         make_responses(prompt, *"abcdefgh")
         make_responses(prompt, "a", model="new")  # even where its text is another model's too
-    make_responses(make_prompt("without"), "a", "b", "c")
-    batch = rank(k=3, must_include=["new"])
+    make_responses(make_prompt("without"), *"abcdefgh")
+    batch = rank(k=8, must_include=["new"])
     assert batch.counts | {"tasks": 5, "without_model": 1} == batch.counts
     for task in batch.tasks.all():
         assert task.task_responses.filter(response__model_version__name="new").count() == 1
+        assert sorted(task.task_responses.values_list("response__text", flat=True)) == list("abcdefgh")
 
 
 def test_responses_by_people_are_not_ranked():
