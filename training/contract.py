@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, Final, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Split = Literal["train", "valid", "test"]
 Group = Literal["training", "held_out"]
@@ -59,14 +59,14 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # ---- the rows of an export ------------------------------------------------------------------------------------------
 
 
-class Message(Row):
+class Message(Row, frozen=True, kw_only=True):
     """One turn of a chat."""
 
     role: Role
     content: str
 
 
-class PromptRow(Row):
+class PromptRow(Row, frozen=True, kw_only=True):
     """A prompt. `author` and `organization` are pseudonyms; `metadata` is a JSON object as text, "{}" when empty."""
 
     prompt_id: Uuid
@@ -81,7 +81,7 @@ class PromptRow(Row):
     metadata: str
 
 
-class ReviewRow(Row):
+class ReviewRow(Row, frozen=True, kw_only=True):
     """A reviewer's verdict on one revision of a submission."""
 
     revision: Positive
@@ -91,7 +91,7 @@ class ReviewRow(Row):
     reviewed_at: UtcTime
 
 
-class RevisionRow(Row):
+class RevisionRow(Row, frozen=True, kw_only=True):
     """A demonstration as it stood at one revision."""
 
     revision: Positive
@@ -99,7 +99,7 @@ class RevisionRow(Row):
     submitted_at: UtcTime
 
 
-class DemonstrationRow(Row):
+class DemonstrationRow(Row, frozen=True, kw_only=True):
     """A response that a person wrote to show what is wanted; `revisions` holds all, oldest first, this one last."""
 
     demonstration_id: Uuid
@@ -120,14 +120,14 @@ class DemonstrationRow(Row):
     reviews: list[ReviewRow]
 
 
-class Flag(Row):
+class Flag(Row, frozen=True, kw_only=True):
     """A yes/no question about a response or a prompt. None is "unanswered", which is not "no"."""
 
     name: Name
     value: bool | None
 
 
-class Rating(Row):
+class Rating(Row, frozen=True, kw_only=True):
     """What a labeler said about one response alone: quality 1–7 (None when unanswered) and flags."""
 
     response_id: Uuid
@@ -135,7 +135,7 @@ class Rating(Row):
     flags: list[Flag]
 
 
-class RankedResponse(Row):
+class RankedResponse(Row, frozen=True, kw_only=True):
     """A response of the task. `model` names the model version that wrote it; `sampling` is a JSON object as text."""
 
     response_id: Uuid
@@ -146,7 +146,7 @@ class RankedResponse(Row):
     sampling: str
 
 
-class RankingRevisionRow(Row):
+class RankingRevisionRow(Row, frozen=True, kw_only=True):
     """A ranking as it stood at one revision."""
 
     revision: Positive
@@ -159,7 +159,7 @@ class RankingRevisionRow(Row):
     submitted_at: UtcTime
 
 
-class Ranking(Row):
+class Ranking(Row, frozen=True, kw_only=True):
     """One labeler's ranking: tiers, best first, ties within a tier; every response of the row stands in exactly one."""
 
     ranking_id: Uuid
@@ -180,7 +180,7 @@ class Ranking(Row):
     reviews: list[ReviewRow]
 
 
-class RankingRow(Row):
+class RankingRow(Row, frozen=True, kw_only=True):
     """The rankings of one task by one labeler group, so that held-out labels stand in rows of their own."""
 
     task_id: Uuid
@@ -197,7 +197,7 @@ class RankingRow(Row):
 # ---- manifests ------------------------------------------------------------------------------------------------------
 
 
-class ExportFile(Row):
+class ExportFile(Row, frozen=True, kw_only=True):
     """Checksum and size of one file of an export; `rows` is None where the file has none."""
 
     sha256: Sha256
@@ -205,7 +205,7 @@ class ExportFile(Row):
     rows: Count | None
 
 
-class ExportManifest(Row):
+class ExportManifest(Row, frozen=True, kw_only=True):
     """An export's `manifest.json`. `data_sha256` identifies the data files alone: equal data, equal hash."""
 
     kind: Literal["heed-export"]
@@ -220,28 +220,28 @@ class ExportManifest(Row):
     data_sha256: Sha256
 
 
-class ModelFile(Row):
+class ModelFile(Row, frozen=True, kw_only=True):
     """Checksum and size of one file of a model folder."""
 
     sha256: Sha256
     bytes: Count
 
 
-class ParentRef(Row):
+class ParentRef(Row, frozen=True, kw_only=True):
     """A model that another was made from, by name and by the hash of its manifest."""
 
     name: Name
     manifest_sha256: Sha256
 
 
-class ExportRef(Row):
+class ExportRef(Row, frozen=True, kw_only=True):
     """The export that a model was trained on."""
 
     name: Name
     data_sha256: Sha256
 
 
-class ModelManifest(Row):
+class ModelManifest(Row, frozen=True, kw_only=True):
     """A model folder's `manifest.json`: what it is and came from (`parents` by role: base, sft, rm, reference…)."""
 
     kind: Literal["heed-model"]
@@ -815,7 +815,7 @@ def encode_manifest(manifest: ExportManifest | ModelManifest) -> bytes:
 
 def _write_manifest(folder: Path, manifest: ExportManifest | ModelManifest) -> None:
     data = encode_manifest(manifest)
-    _decode_manifest(data, type(manifest), "manifest.json")
+    _decode_manifest(data, type(manifest), "manifest.json")  # type: ignore[type-var]
     write_atomically(folder / "manifest.json", data)
 
 

@@ -1,0 +1,211 @@
+"""`python -m training sample` on tiny models and real local servers: K responses, resumable, refused where they would lie."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_client import serve  # noqa: F401 a fixture
+from training.contract import write_model_manifest
+from training.sample import deal
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = [
+    {"messages": [{"role": "user", "content": f"Tell me of the {n} seas."}], "external_id": f"p{n}"} for n in range(6)
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two tiny models with random weights."""
+    import torch
+
+    from training.models import new_model, publish, train_tokenizer
+
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer(["Tell me of the seas and the ships on them."], 300, 96)
+    for seed, name in enumerate(["new", "old"]):
+        torch.manual_seed(seed)
+        model = new_model(tokenizer, width=16, layers=1, heads=2, mlp_width=16, max_tokens=96, init_std=0.02)
+        publish(
+            root / name,
+            model,
+            tokenizer,
+            stage="ppo",
+            parents={},
+            export=None,
+            config={},
+            metrics={},
+            log=[],
+            seed=seed,
+        )
+    return root
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    return path
+
+
+def sample(out: Path, *flags: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "training", "sample", "--out", str(out), "--max-new-tokens", "8", *map(str, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, **options)
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_k_responses_are_dealt_to_the_models_in_turn():
+    assert [deal(5, 2), deal(4, 1), deal(2, 3), deal(9, 4)] == [[3, 2], [4], [1, 1, 0], [3, 2, 2, 2]]
+
+
+@pytest.mark.slow
+def test_it_samples_resumes_and_repeats(models, prompts, tmp_path):
+    flags = ["--model", f"{models / 'new'},{models / 'old'}", "--prompts", prompts, "--k", 3, "--batch", 4, "--seed", 5]
+    out = tmp_path / "responses.jsonl"
+    assert sample(out, *flags).returncode == 0
+    written = rows(out)
+    by_prompt = {row["external_id"]: [] for row in PROMPTS}
+    for row in written:
+        by_prompt[row["prompt_external_id"]].append(row["model"])
+        assert row["sampling"]["temperature"] == 1.0
+        assert row["sampling"]["seed"] == 5
+        assert row["finish_reason"] in {"stop", "length"}
+    assert all(models_ == ["new", "new", "old"] for models_ in by_prompt.values())
+    assert len({row["external_id"] for row in written}) == 18
+    report = json.loads((tmp_path / "responses.jsonl.report.json").read_bytes())
+    assert report["counts"]["responses"] == 18
+    assert report["counts"]["distinct_responses"] > 9
+    assert sum(report["finish_reasons"].values()) == 18
+
+    # killed after some parts, then resumed: the same bytes
+    again = tmp_path / "again.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "sample",
+        "--out",
+        str(again),
+        "--max-new-tokens",
+        "8",
+        *map(str, flags),
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    work = tmp_path / "again.jsonl.run"
+    deadline = time.monotonic() + 60
+    while not list(work.glob("part-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (work / "part-000-000001.jsonl").unlink(missing_ok=True)
+    assert sample(again, *flags).returncode == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert not work.exists()
+
+    # the same run again does nothing; another run never overwrites
+    before = out.stat().st_mtime_ns
+    assert sample(out, *flags).returncode == 0
+    assert out.stat().st_mtime_ns == before
+    refused = sample(out, *flags, "--temperature", 0.5)
+    assert refused.returncode == 1
+    assert "not of this run" in refused.stderr
+
+
+@pytest.mark.slow
+def test_too_long_prompts_are_refused_or_counted(models, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(PROMPTS[0]) + "\n" + json.dumps({"prompt": "sea " * 200, "external_id": "long"}) + "\n")
+    flags = ["--model", models / "new", "--prompts", path, "--k", 2]
+    refused = sample(tmp_path / "a.jsonl", *flags)
+    assert refused.returncode == 1
+    assert "long: " in refused.stderr
+    assert "context of 96" in refused.stderr
+    dropped = sample(tmp_path / "a2.jsonl", *flags, "--on-too-long", "drop")
+    assert dropped.returncode == 0
+    assert "2 of 4 responses not sampled" in dropped.stderr
+    report = json.loads((tmp_path / "a2.jsonl.report.json").read_bytes())
+    assert report["counts"] == {"prompts": 2, "responses": 2, "dropped_too_long": 2, "distinct_responses": 2}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give exactly one of model, policies, server"),
+        (["--model", "x", "--server", "http://127.0.0.1:1"], "give exactly one of model, policies, server"),
+        (["--model", "x", "--k", "0"], "field k: must be from 1 to 64"),
+        (["--model", "x", "--temperature", "0"], "0 would repeat equal responses"),
+        (["--model", "/nowhere"], "manifest.json: No such file"),
+    ],
+)
+def test_misuse_is_told_in_one_line(prompts, tmp_path, flags, message):
+    result = sample(tmp_path / "out.jsonl", "--prompts", prompts, *flags)
+    assert result.returncode in {1, 2}
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_broken_prompts_file_is_refused_by_line(models, tmp_path):
+    for line, message in [
+        ('{"messages": []}', "line 2: field messages"),
+        ("{", "line 2: "),
+        ('{"prompt": 3}', "line 2"),
+    ]:
+        path = tmp_path / "broken.jsonl"
+        path.write_text(json.dumps(PROMPTS[0]) + f"\n{line}\n")
+        result = sample(tmp_path / "out.jsonl", "--prompts", path, "--model", models / "new")
+        assert (result.returncode, message in result.stderr) == (1, True), result.stderr
+        (tmp_path / "out.jsonl.run" / "config.json").unlink()
+
+
+def test_a_reward_model_writes_nothing(tmp_path, prompts):
+    (tmp_path / "rm").mkdir()
+    write_model_manifest(
+        tmp_path / "rm", name="rm", stage="rm", parents={}, export=None, config={}, metrics={}, seed=None
+    )
+    result = sample(tmp_path / "out.jsonl", "--model", tmp_path / "rm", "--prompts", prompts)
+    assert "a reward model scores text and writes none" in result.stderr
+
+
+def completions(*, ignores: str = "") -> object:
+    """An OpenAI-compatible server; `ignores` names what it does not heed."""
+    count = iter(range(10**6))
+
+    def respond(_method, path, body):
+        if path == "/v1/models":
+            return 200, {"data": [{"id": "outside"}]}
+        order = json.loads(body)
+        n = 1 if ignores == "n" else order["n"]
+        is_fixed = ignores == "temperature" or order["temperature"] == 0
+        texts = ["same" if is_fixed and ignores != "zero" else f"text {next(count)}" for _ in range(n)]
+        return 200, {"choices": [{"message": {"content": text}, "finish_reason": "length"} for text in texts]}
+
+    return respond
+
+
+def test_a_good_server_is_sampled(serve, prompts, tmp_path):  # noqa: F811
+    server = serve(completions())
+    result = sample(tmp_path / "out.jsonl", "--server", server.url, "--prompts", prompts, "--k", 3, "--batch", 7)
+    assert result.returncode == 0, result.stderr
+    written = rows(tmp_path / "out.jsonl")
+    assert len(written) == len({row["response"] for row in written}) == 18
+    assert {row["model"] for row in written} == {"outside"}
+    assert {row["finish_reason"] for row in written} == {"length"}
+
+
+@pytest.mark.parametrize("ignores", ["n", "temperature", "zero"])
+def test_a_server_that_ignores_settings_is_refused(serve, prompts, tmp_path, ignores):  # noqa: F811
+    server = serve(completions(ignores=ignores))
+    result = sample(tmp_path / "out.jsonl", "--server", server.url, "--prompts", prompts)
+    assert result.returncode == 1
+    assert f"it ignores {'n' if ignores == 'n' else 'temperature'}" in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,255 @@
+"""The training half's way to the web half: a client of `/api/v1/` that waits for a server that is down.
+
+HEED_URL says where (http://127.0.0.1:8000), HEED_TOKEN or HEED_TOKEN_FILE who. Every call may be sent again: reads are
+harmless, and the API recognises a repeated write by its content.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from training.contract import (
+    DATA_FILES,
+    ContractError,
+    ExportManifest,
+    atomic_folder,
+    read_export,
+    read_model_manifest,
+)
+from training.errors import StageError
+
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+"""Answers that another try may change. 500 is among them: a server killed in the middle may say so once."""
+LONGEST_PAUSE_SECONDS = 30.0
+PAGE_ROWS = 500
+
+
+class ClientError(StageError):
+    """The server said no, or stayed away for longer than we wait. The message names request, status and reason."""
+
+
+class HttpClient:
+    """JSON over HTTP with retries and growing, jittered pauses; one line on stderr when it begins to wait."""
+
+    def __init__(
+        self, url: str, token: str | None = None, *, patience_seconds: float = 900, timeout_seconds: float = 120
+    ):
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(f"{url}: expected an address that begins with http:// or https://")
+        self.url = url.rstrip("/")
+        self.patience_seconds = patience_seconds
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        timeout = httpx.Timeout(timeout_seconds, connect=10)
+        # trust_env=False: a proxy meant for the internet must not see our token, nor break 127.0.0.1
+        self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer to a request, sent again until the server gives one. Raises ClientError for 4xx, or out of patience."""
+        deadline, pause, told = time.monotonic() + self.patience_seconds, 0.25, False
+        while True:
+            response, problem = self._try(method, path, options)
+            if response is not None and response.status_code not in RETRIED:
+                if response.is_success:
+                    return response
+                raise ClientError(f"{method} {self.url}{path}: {problem}")
+            wait = max(_retry_after(response), pause * random.uniform(0.5, 1.0))
+            if time.monotonic() + wait > deadline:
+                raise ClientError(f"{method} {self.url}{path}: {problem}; gave up after {self.patience_seconds:.0f} s")
+            if not told:
+                print(f"{self.url}: {problem}; trying again for up to {self.patience_seconds:.0f} s", file=sys.stderr)
+                told = True
+            time.sleep(wait)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _try(self, method: str, path: str, options: dict[str, Any]) -> tuple[httpx.Response | None, str]:
+        """One attempt: the response if there was one, and what is wrong with it in a line."""
+        try:
+            response = self._http.request(method, self.url + path, **options)
+        except httpx.TransportError as error:
+            return None, f"no answer ({type(error).__name__}: {error})"
+        return response, _problem(response)
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON of a GET; parameters that are None or empty are left out."""
+        given = {name: value for name, value in params.items() if value not in (None, "", ())}
+        return self.request("GET", path, params=given).json()
+
+    def post(self, path: str, body: Any) -> Any:
+        """The JSON answer to a POST of JSON."""
+        headers = {"Content-Type": "application/json"}
+        return self.request("POST", path, content=msgspec.json.encode(body), headers=headers).json()
+
+    def stream_to(self, path: str, file: Path) -> None:
+        """Download to a file in pieces; a broken download is tried again from its start."""
+        deadline, pause = time.monotonic() + self.patience_seconds, 0.25
+        while True:
+            try:
+                with self._http.stream("GET", self.url + path) as response:
+                    if not response.is_success:
+                        response.read()
+                        problem = _problem(response)
+                        if response.status_code not in RETRIED:
+                            raise ClientError(f"GET {self.url}{path}: {problem}")
+                    else:
+                        with file.open("wb") as opened:
+                            for piece in response.iter_bytes():
+                                opened.write(piece)
+                        return
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            if time.monotonic() + pause > deadline:
+                raise ClientError(f"GET {self.url}{path}: {problem}; gave up after {self.patience_seconds:.0f} s")
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def _retry_after(response: httpx.Response | None) -> float:
+    """Seconds that the server asked us to wait, at most the longest pause; 0 when it named none."""
+    value = response.headers.get("Retry-After", "") if response is not None else ""
+    try:
+        seconds = float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS)
+
+
+def _problem(response: httpx.Response) -> str:
+    """An error answer in one line: the problem JSON's detail and first places where it has them."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    body = body if isinstance(body, dict) else {}
+    reason = str(body.get("detail") or body.get("title") or response.reason_phrase)
+    places = [f"{e.get('place')}: {e.get('message')}" for e in body.get("errors", []) if isinstance(e, dict)]
+    more = f" ({'; '.join(places[:3])}{'; …' if len(places) > 3 else ''})" if places else ""
+    return " ".join(f"{response.status_code} {reason}{more}".split())
+
+
+class HeedClient(HttpClient):
+    """The endpoints of the web half that training uses."""
+
+    @classmethod
+    def from_environment(cls, **options: Any) -> "HeedClient":
+        """A client for HEED_URL with HEED_TOKEN, or the token in the file HEED_TOKEN_FILE. Raises ClientError if unset."""
+        url = os.environ.get("HEED_URL")
+        if not url:
+            raise ClientError("HEED_URL is not set: the web half's address, for example http://127.0.0.1:8000")
+        return cls(url, _token(), **options)
+
+    # prompts and responses
+
+    def prompts(self, *, limit: int | None = None, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Prompts by id, page by page. Filters: split, use_case, kind, not_sampled_by (a model), without_tasks (a kind)."""
+        return islice(self._pages("/api/v1/prompts/", **filters), limit)
+
+    def bring_prompts(self, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+        """Import prompt rows; those already there are counted as present. Returns the summed counts."""
+        return self._bring("/api/v1/prompts/", rows)
+
+    def bring_responses(self, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+        """Import response rows; an equal external_id for the same prompt and model is the same response."""
+        return self._bring("/api/v1/responses/", rows)
+
+    def create_batch(self, **fields: Any) -> dict[str, Any]:
+        """Order a batch; asked again with the same name and fields, the server answers with the one that exists."""
+        return self.post("/api/v1/batches/", fields)
+
+    # exports
+
+    def build_export(self, query: dict[str, Any] | None = None, *, poll_seconds: float = 1.0) -> dict[str, Any]:
+        """Have an export built and wait for it. The same selection of the same data gives the export there is."""
+        export = self.post("/api/v1/exports/", {"query": query or {}})
+        deadline = time.monotonic() + self.patience_seconds
+        while export["status"] == "building":
+            if time.monotonic() > deadline:
+                raise ClientError(f"export {export['id']}: still building after {self.patience_seconds:.0f} s")
+            time.sleep(poll_seconds)
+            export = self.get(f"/api/v1/exports/{export['id']}/")
+        if export["status"] != "ready":
+            raise ClientError(f"export {export['id']}: {export['status']}: {export.get('error', '')}".rstrip(": "))
+        return export
+
+    def fetch_export(self, name: str, root: str | os.PathLike[str]) -> Path:
+        """Download the export `name` into `root/name`, verified; one that is there and whole is not fetched again."""
+        folder = Path(root, name)
+        if folder.exists():
+            read_export(folder)
+            return folder
+        with atomic_folder(folder) as building:
+            for file in ("manifest.json", "README.md", *DATA_FILES):
+                self.stream_to(f"/api/v1/exports/{name}/files/{file}", building / file)
+            manifest: ExportManifest = read_export(building).manifest
+            if manifest.name != name:
+                raise ContractError(f"{self.url}: asked for export {name}, got {manifest.name}")
+        return folder
+
+    # models
+
+    def register_model(self, folder: str | os.PathLike[str], *, uri: str | None = None) -> dict[str, Any]:
+        """Register a model folder by its manifest; the weights stay where they are, at `uri` (default: the folder)."""
+        read_model_manifest(folder)  # a damaged folder is never registered
+        text = Path(folder, "manifest.json").read_text(encoding="utf-8")
+        body = {"manifest": text, "uri": uri or str(Path(folder).resolve())}
+        return self.post("/api/v1/models/", body)
+
+    def record_evaluation(
+        self, model: str, *, name: str, metrics: dict[str, Any], config: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Record figures about a model version; equal figures are recorded once."""
+        return self.post(f"/api/v1/models/{model}/evaluations/", {"name": name, "metrics": metrics, "config": config})
+
+    def promote(self, model: str, *, reason: str, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make a policy the one that serves; promoting the one that serves already changes nothing."""
+        return self.post(f"/api/v1/models/{model}/promote/", {"reason": reason, "metrics": metrics or {}})
+
+    def serving_model(self) -> dict[str, Any] | None:
+        """The promoted model version, or None while there is none."""
+        return self.get("/api/v1/models/serving/")["model"]
+
+    def promoted_models(self, count: int) -> list[dict[str, Any]]:
+        """The `count` policies promoted last, newest first, each once."""
+        models: dict[str, dict[str, Any]] = {}
+        for promotion in self._pages("/api/v1/promotions/"):
+            models.setdefault(promotion["model"]["name"], promotion["model"])
+            if len(models) == count:
+                break
+        return list(models.values())
+
+    def _pages(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
+        cursor: str | None = None
+        while True:
+            page = self.get(path, cursor=cursor, limit=PAGE_ROWS, **params)
+            yield from page["results"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def _bring(self, path: str, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+        """Rows in requests of PAGE_ROWS; each request is all or nothing, and the whole is safe to repeat."""
+        totals: dict[str, int] = {}
+        remaining = iter(rows)
+        while page := list(islice(remaining, PAGE_ROWS)):
+            for name, count in self.post(path, {"rows": page})["counts"].items():
+                totals[name] = totals.get(name, 0) + count
+        return totals
+
+
+def _token() -> str:
+    if token := os.environ.get("HEED_TOKEN", "").strip():
+        return token
+    if path := os.environ.get("HEED_TOKEN_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise ClientError(f"HEED_TOKEN_FILE: {path}: {error.strerror}") from None
+    raise ClientError("HEED_TOKEN is not set: an API token, made by `python manage.py create_token`")

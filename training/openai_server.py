@@ -1,0 +1,70 @@
+"""Sampling from any server that speaks OpenAI's API (vLLM, outside models), after a probe that it means what it says."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from training.client import ClientError, HttpClient
+from training.errors import StageError
+
+PROBE_PROMPTS = ("Name a colour, an animal and a city.", "Write one sentence about the sea.", "Tell me something odd.")
+PARALLEL_REQUESTS = 8
+
+
+class OpenAIServer:
+    """Chat completions of one model. OPENAI_API_KEY, where set, is sent as the key."""
+
+    def __init__(self, http: HttpClient, model: str):
+        self._http, self.model, self.url = http, model, http.url
+
+    @classmethod
+    def connect(cls, url: str, model: str | None = None, **options: Any) -> "OpenAIServer":
+        """The server at `url` (with or without its `/v1`), and its model. Raises StageError when that is not clear."""
+        http = HttpClient(url.rstrip("/").removesuffix("/v1"), os.environ.get("OPENAI_API_KEY"), **options)
+        if model is None:
+            listed = [entry["id"] for entry in http.get("/v1/models").get("data", [])]
+            if len(listed) != 1:
+                shown = ", ".join(listed[:5]) or "none"
+                raise StageError(f"{url}: lists {len(listed)} models ({shown}); name one with --server-model")
+            model = listed[0]
+        return cls(http, model)
+
+    def probe(self) -> None:
+        """Refuse a server whose K responses would not be K samples. Raises StageError saying what it ignores.
+
+        `transformers serve` answers one choice whatever `n` says and, unless the model's generation_config.json sets
+        do_sample, the same text at any temperature.
+        """
+        hot = [self.complete(_probe(text, n=3, temperature=1.5, seed=n)) for n, text in enumerate(PROBE_PROMPTS)]
+        if any(len(choices) != 3 for choices in hot):
+            raise StageError(f"{self.url}: asked for n=3 responses, got {len(hot[0])}: it ignores n")
+        if all(len({text for text, _ in choices}) == 1 for choices in hot):
+            raise StageError(f"{self.url}: 3 responses at temperature 1.5 are always equal: it ignores temperature")
+        cold = [
+            {self.complete(_probe(text, n=1, temperature=0, seed=n))[0][0] for n in (1, 2)} for text in PROBE_PROMPTS
+        ]
+        if all(len(texts) > 1 for texts in cold):
+            raise StageError(f"{self.url}: responses at temperature 0 always differ: it ignores temperature")
+
+    def complete_all(self, orders: Sequence[dict[str, Any]]) -> list[list[tuple[str, str]]]:
+        """The choices of each request, in order, a few requests at a time. Raises StageError if a server skimps."""
+        with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+            answers = list(pool.map(self.complete, orders))
+        for order, choices in zip(orders, answers, strict=True):
+            if len(choices) != order["n"]:
+                raise StageError(f"{self.url}: asked for {order['n']} responses, got {len(choices)}")
+        return answers
+
+    def complete(self, order: dict[str, Any]) -> list[tuple[str, str]]:
+        """(text, finish reason) of each choice of one request; the reason is stop, length, or empty when unknown."""
+        answer = self._http.post("/v1/chat/completions", {"model": self.model, **order})
+        try:
+            choices = [(c["message"]["content"] or "", c.get("finish_reason")) for c in answer["choices"]]
+        except (KeyError, TypeError) as error:
+            raise ClientError(f"{self.url}: not a chat completion: no {error}") from None
+        return [(text, reason if reason in ("stop", "length") else "") for text, reason in choices]
+
+
+def _probe(text: str, **settings: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 24, **settings}

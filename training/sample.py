@@ -1,0 +1,408 @@
+"""Write K responses per prompt, to be ranked: from model folders in batches, or from any OpenAI-compatible server.
+
+Prompts come from a file or from the web half; responses go to a JSON Lines file and, with --push, back to the web half.
+A killed run goes on where it stopped and ends with the same file. A repeated run adds nothing: a response's external id is
+a hash of what decides it (model, prompt, seed, temperature, length, number).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from tqdm import tqdm
+
+from training.client import HeedClient
+from training.config import option, require, to_dict
+from training.contract import hash_file, read_model_manifest, write_atomically
+from training.errors import StageError
+from training.openai_server import OpenAIServer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write K responses per prompt, from model folders (--model), the promoted policies (--policies) or a --server."""
+
+    out: str = option(help="file to write, JSON Lines; its report goes beside it, in OUT.report.json")
+    model: tuple[str, ...] = option((), help="model folders, comma-separated; the first gives most responses")
+    policies: int = option(0, help="instead: the promoted policy and those promoted before it, this many in all")
+    server: str | None = option(
+        None, help="instead: address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001"
+    )
+    server_model: str | None = option(None, help="the server's model to ask; default: the only one it lists")
+    prompts: str | None = option(
+        None, help="file of prompts, JSON Lines: messages or prompt, and prompt_id or external_id"
+    )
+    from_server: bool = option(False, help="instead: take the prompts from the web half (HEED_URL, HEED_TOKEN)")
+    split: Literal["train", "valid", "test"] | None = option(None, help="only prompts of this split (--from-server)")
+    use_case: str | None = option(None, help="only prompts of this use case (--from-server)")
+    without_tasks: Literal["ranking", "demonstration"] | None = option(
+        None, help="only prompts that have no such task yet (--from-server)"
+    )
+    limit: int | None = option(None, help="at most this many prompts")
+    k: int = option(4, help="responses per prompt in all, dealt to the models in turn")
+    temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token")
+    max_new_tokens: int = option(64, help="longest response (tokens)")
+    seed: int = option(0, help="seed of the random numbers; another seed gives other responses")
+    batch: int = option(256, help="responses sampled at once")
+    device: str = option("auto", help="cpu, cuda, or auto")
+    on_too_long: Literal["raise", "drop"] = option("raise", help="when prompt and response exceed a model's context")
+    push: bool = option(False, help="bring the responses to the web half (HEED_URL, HEED_TOKEN)")
+
+    def validate(self) -> None:
+        """Raise ConfigError for settings that cannot go together."""
+        sources = [bool(self.model), self.policies > 0, self.server is not None]
+        require(sum(sources) == 1, "model", "give exactly one of model, policies, server")
+        require((self.prompts is not None) != self.from_server, "prompts", "give either prompts or from_server")
+        require(1 <= self.k <= 64, "k", "must be from 1 to 64")
+        require(0 <= self.temperature <= 5, "temperature", "must be from 0 to 5")
+        require(self.temperature > 0 or self.k <= self.model_count, "temperature", "0 would repeat equal responses")
+        require(self.max_new_tokens > 0, "max_new_tokens", "must be positive")
+        require(self.batch > 0, "batch", "must be positive")
+        require(self.limit is None or self.limit > 0, "limit", "must be positive")
+        require(0 <= self.seed < 2**31, "seed", "must be from 0 to 2147483647")
+        filters = (self.split, self.use_case, self.without_tasks)
+        require(self.from_server or not any(filters), "from_server", "needed by split, use_case and without_tasks")
+
+    @property
+    def model_count(self) -> int:
+        """How many models answer each prompt, at most."""
+        return len(self.model) or self.policies or 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to sample from. `identity` changes whenever its weights may have."""
+
+    name: str
+    identity: str
+    folder: Path | None
+    few_shot_prefix: str = ""
+
+
+def run(config: Config) -> Path:
+    """Sample, write `config.out` whole or not at all, push if asked. Returns the file."""
+    out, work = Path(config.out), Path(config.out + ".run")
+    client = HeedClient.from_environment() if config.push or config.from_server or config.policies else None
+    server = OpenAIServer.connect(config.server, config.server_model) if config.server else None
+    if not _is_done(out, config):
+        work.mkdir(parents=True, exist_ok=True)
+        sources = _pinned_sources(config, work, client, server)
+        prompts = _pinned_prompts(config, work, client)
+        _finish(config, out, _sample_all(config, work, sources, prompts, server), len(prompts))
+        shutil.rmtree(work)
+    if config.push and client:
+        counts = client.bring_responses(read_rows(out))
+        print(f"pushed to {client.url}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), file=sys.stderr)
+    return out
+
+
+# ---- what a run is, pinned at its start so that a resumed one is the same ---------------------------------------------
+
+SHAPING_FIELDS = ("model", "policies", "server", "server_model", "prompts", "from_server", "split", "use_case",
+                  "without_tasks", "limit", "k", "temperature", "max_new_tokens", "seed", "batch", "on_too_long")  # fmt: skip
+
+
+def _shaping(config: Config) -> dict[str, Any]:
+    """The settings that decide which responses come out."""
+    return {name: value for name, value in to_dict(config).items() if name in SHAPING_FIELDS}
+
+
+def _report_path(out: Path) -> Path:
+    return out.with_name(out.name + ".report.json")
+
+
+def _is_done(out: Path, config: Config) -> bool:
+    """True when `out` is this very run's. Raises StageError when it is another's: nothing is overwritten."""
+    if not out.exists():
+        return False
+    report = _report_path(out)
+    saved = json.loads(report.read_bytes()) if report.exists() else {}
+    if saved.get("config") == _shaping(config) and saved.get("sha256") == hash_file(out):
+        return True
+    raise StageError(f"{out} exists and is not of this run; choose another out, or remove it")
+
+
+def _pinned(path: Path, make: Any) -> Any:
+    """The JSON in `path`, made and written there when the run first gets here."""
+    if not path.exists():
+        write_atomically(path, msgspec.json.encode(make()))
+    return json.loads(path.read_bytes())
+
+
+def _pinned_sources(config: Config, work: Path, client: HeedClient | None, server: OpenAIServer | None) -> list[Source]:
+    saved = _pinned(work / "config.json", lambda: _shaping(config))
+    if saved != _shaping(config):
+        raise StageError(f"{work} belongs to a run with other settings; remove it, or choose another out")
+    if server:
+        return [Source(server.model, f"{server.url} {server.model}", None)]
+    folders = _pinned(work / "models.json", lambda: list(config.model) or _policy_folders(config.policies, client))
+    sources = [_source(Path(folder)) for folder in folders]
+    known = _pinned(work / "identities.json", lambda: [source.identity for source in sources])
+    if known != [source.identity for source in sources]:
+        raise StageError(f"{work}: a model folder has changed since this run began; remove {work} to start over")
+    return sources
+
+
+def _policy_folders(count: int, client: HeedClient | None) -> list[str]:
+    models = client.promoted_models(count) if client else []
+    if not models:
+        raise StageError("no policy has been promoted yet, so there is none to sample from")
+    return [model["uri"] for model in models]
+
+
+def _source(folder: Path) -> Source:
+    manifest = read_model_manifest(folder)
+    if manifest.stage == "rm":
+        raise StageError(f"{folder}: a reward model scores text and writes none")
+    return Source(manifest.name, hash_file(folder / "manifest.json"), folder, manifest.few_shot_prefix)
+
+
+def _pinned_prompts(config: Config, work: Path, client: HeedClient | None) -> list[dict[str, Any]]:
+    def load() -> list[dict[str, Any]]:
+        if config.prompts:
+            rows: Iterable[dict[str, Any]] = read_prompts(config.prompts)
+        else:
+            assert client is not None  # noqa: S101 from_server made one
+            filters = {"split": config.split, "use_case": config.use_case, "without_tasks": config.without_tasks}
+            rows = (_to_answer(row) for row in client.prompts(limit=config.limit, **filters))
+        return list(rows)[: config.limit]
+
+    prompts = _pinned(work / "prompts.json", load)
+    if not prompts:
+        raise StageError("there are no such prompts")
+    return prompts
+
+
+def read_prompts(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows {messages, prompt_id?, external_id?} of a JSON Lines file. Raises StageError naming file, line and field."""
+    for number, row in enumerate(read_rows(path), start=1):
+        place = f"{path} line {number}"
+        prompt, messages = row.get("prompt"), row.get("messages")
+        if isinstance(prompt, str) and messages is None:
+            row["messages"] = [{"role": "user", "content": prompt}]
+        elif not (isinstance(messages, list) and messages and all(_is_message(message) for message in messages)):
+            raise StageError(f"{place}: field messages: expected a list of {{role, content}}, or prompt: text")
+        yield _to_answer(row)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
+def _to_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """What sampling needs of a prompt, and what its responses name it by."""
+    named = {name: row[name] for name in ("prompt_id", "external_id") if row.get(name)}
+    return named | {"messages": [{"role": m["role"], "content": m["content"]} for m in row["messages"]]}
+
+
+def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file, one by one. Raises StageError naming file and line."""
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise StageError(f"{path} line {number}: {error}") from None
+            if not isinstance(row, dict):
+                raise StageError(f"{path} line {number}: expected an object")
+            yield row
+
+
+# ---- sampling -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One response to be written: to which prompt, and its number among the model's responses to it."""
+
+    prompt: dict[str, Any]
+    number: int
+
+
+def deal(k: int, models: int) -> list[int]:
+    """How many of the K responses each model writes; the first ones take the remainder."""
+    return [k // models + (index < k % models) for index in range(models)]
+
+
+def _sample_all(
+    config: Config,
+    work: Path,
+    sources: Sequence[Source],
+    prompts: Sequence[dict[str, Any]],
+    server: OpenAIServer | None,
+) -> list[Path]:
+    """Every part file in order, each written once and whole; what a killed run finished is not sampled again."""
+    parts: list[Path] = []
+    with tqdm(total=len(prompts) * config.k, unit="response", desc="sample", disable=None) as bar:
+        for index, (source, count) in enumerate(zip(sources, deal(config.k, len(sources)), strict=True)):
+            asks = [Ask(prompt, number) for prompt in prompts for number in range(count)]
+            writer: FolderWriter | ServerWriter | None = None
+            for number, start in enumerate(range(0, len(asks), config.batch)):
+                batch = asks[start : start + config.batch]
+                part = work / f"part-{index:03d}-{number:06d}.jsonl"
+                if not part.exists():
+                    writer = writer or (ServerWriter(config, server) if server else FolderWriter(config, source))
+                    rows = _rows(config, source, batch, writer.write(batch, number))
+                    write_atomically(part, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+                parts.append(part)
+                bar.update(len(batch))
+    return parts
+
+
+def _rows(
+    config: Config, source: Source, asks: Sequence[Ask], answers: Sequence[tuple[str, str] | None]
+) -> Iterator[dict[str, Any]]:
+    """A row per answer; asks without one (prompt too long, to be dropped) give none."""
+    for ask, answer in zip(asks, answers, strict=True):
+        if answer is None:
+            continue
+        sampling = {
+            "temperature": config.temperature,
+            "max_new_tokens": config.max_new_tokens,
+            "seed": config.seed,
+            "number": ask.number,
+        }
+        decisive = [source.identity, _prompt_hash(ask.prompt), sampling]
+        yield {
+            "external_id": _digest(decisive)[:32],
+            **{name: ask.prompt[name] for name in ("prompt_id",) if name in ask.prompt},
+            **({"prompt_external_id": ask.prompt["external_id"]} if "external_id" in ask.prompt else {}),
+            "messages": ask.prompt["messages"],
+            "model": source.name,
+            "response": answer[0],
+            "finish_reason": answer[1],
+            "sampling": sampling,
+        }
+
+
+def _prompt_hash(prompt: dict[str, Any]) -> str:
+    return _digest(prompt["messages"])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
+
+
+def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int) -> None:
+    """Put the parts together, report first: an `out` without its report would look like another run's."""
+    reasons, texts, digest = Counter[str](), set(), hashlib.sha256()
+    joined = out.with_name(out.name + ".run") / "joined.jsonl"
+    with joined.open("wb") as file:
+        for part in parts:
+            data = part.read_bytes()
+            file.write(data)
+            digest.update(data)
+            for row in read_rows(part):
+                reasons[row["finish_reason"] or "unknown"] += 1
+                texts.add(_digest(row["response"]))
+        file.flush()
+        os.fsync(file.fileno())
+    dropped = prompt_count * config.k - reasons.total()
+    counts = {"prompts": prompt_count, "responses": reasons.total(), "dropped_too_long": dropped}
+    report = {
+        "config": _shaping(config),
+        "sha256": digest.hexdigest(),
+        "counts": counts | {"distinct_responses": len(texts)},
+        "finish_reasons": dict(sorted(reasons.items())),
+    }
+    write_atomically(_report_path(out), msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    joined.replace(out)
+    if dropped:
+        print(f"{dropped} of {prompt_count * config.k} responses not sampled: prompts too long", file=sys.stderr)
+
+
+class FolderWriter:
+    """Samples from a model folder, batch by batch; batch n draws the same numbers whether or not the others ran."""
+
+    def __init__(self, config: Config, source: Source):
+        from training.models import load_policy, load_tokenizer, pick_device  # torch takes seconds to load
+
+        assert source.folder is not None  # noqa: S101 the caller chose by it
+        self.config, self.source = config, source
+        self.tokenizer = load_tokenizer(source.folder)
+        self.model = load_policy(source.folder, pick_device(config.device))
+
+    def write(self, asks: Sequence[Ask], batch_number: int) -> list[tuple[str, str] | None]:
+        """(text, finish reason) per ask, None where the prompt is too long and may be dropped."""
+        from training.generation import sample_texts
+
+        prompts = [self._encode(ask) for ask in asks]
+        kept = [prompt for prompt in prompts if prompt is not None]
+        if not kept:
+            return [None] * len(asks)
+        texts, reasons = sample_texts(
+            self.model,
+            self.tokenizer,
+            kept,
+            max_new_tokens=self.config.max_new_tokens,
+            temperature=self.config.temperature,
+            seed=_seed(self.config.seed, self.source.identity, batch_number),
+            batch=len(kept),
+        )
+        answers = iter(zip(texts, reasons, strict=True))
+        return [None if prompt is None else next(answers) for prompt in prompts]
+
+    def _encode(self, ask: Ask) -> list[int] | None:
+        from training.data import encode_prompt
+
+        ids = encode_prompt(self.tokenizer, with_prefix(ask.prompt["messages"], self.source.few_shot_prefix))
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is None or len(ids) + self.config.max_new_tokens <= context:
+            return ids
+        if self.config.on_too_long == "drop":
+            return None
+        name = ask.prompt.get("prompt_id") or ask.prompt.get("external_id") or "a prompt"
+        raise StageError(
+            f"{name}: {len(ids)} prompt + {self.config.max_new_tokens} response tokens exceed {self.source.name}'s "
+            f"context of {context}; lower max_new_tokens, or set on_too_long to drop"
+        )
+
+
+def with_prefix(messages: Sequence[dict[str, str]], prefix: str) -> list[dict[str, str]]:
+    """The messages with a few-shot prefix before the first user turn (the paper's prompted baseline)."""
+    turns = [dict(message) for message in messages]
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    if prefix and first:
+        first["content"] = prefix + first["content"]
+    return turns
+
+
+def _seed(*parts: Any) -> int:
+    """A seed of 31 bits from what decides a batch."""
+    return int(_digest(list(parts))[:8], 16) >> 1
+
+
+class ServerWriter:
+    """Samples from an OpenAI-compatible server."""
+
+    def __init__(self, config: Config, server: OpenAIServer):
+        self.config, self.server = config, server
+        server.probe()
+
+    def write(self, asks: Sequence[Ask], batch_number: int) -> list[tuple[str, str] | None]:
+        """(text, finish reason) per ask; the responses to one prompt are asked for together."""
+        groups: list[list[Ask]] = []
+        for ask in asks:
+            if groups and groups[-1][0].prompt is ask.prompt:
+                groups[-1].append(ask)
+            else:
+                groups.append([ask])
+        orders = [
+            {
+                "messages": group[0].prompt["messages"],
+                "n": len(group),
+                "temperature": self.config.temperature,
+                "max_tokens": self.config.max_new_tokens,
+                "seed": _seed(self.config.seed, _prompt_hash(group[0].prompt), group[0].number),
+            }
+            for group in groups
+        ]
+        return [choice for choices in self.server.complete_all(orders) for choice in choices]
