@@ -1,0 +1,207 @@
+"""Model versions: registering manifests, recording evaluations, deciding which policy serves."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from django.db import connection, transaction
+
+from labeling.errors import Conflict, Invalid
+from labeling.models import Evaluation, Export, ModelVersion, Promotion, User
+from training.contract import ContractError, ModelManifest, decode_model_manifest, read_model_manifest
+
+NUL = "\\u0000"  # as JSON writes it; PostgreSQL stores none
+REGISTRY = "heed model registry"
+SERVING = "heed promotion"
+
+
+# ---- registering ----------------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def register(*, manifest: bytes, uri: str, by: User | None) -> ModelVersion:
+    """The registry row of a model, from the bytes of its `manifest.json`. Registered twice it is one row.
+
+    Parents and export must be known already, so that every model walks back to its labels. A name known only from
+    imported responses is adopted: those responses become this model's.
+
+    Raises Invalid when the manifest breaks the contract or names an unknown parent or export, Conflict when another
+    manifest has the name.
+    """
+    checked = _decode(manifest)
+    digest = hashlib.sha256(manifest).hexdigest()
+    _lock(REGISTRY)
+    if existing := ModelVersion.objects.filter(manifest_sha256=digest).first():
+        return existing
+    parents = _parents(checked)
+    version = _free_name(checked.name)
+    version.stage = checked.stage
+    version.uri = uri
+    version.manifest = json.loads(manifest)
+    version.manifest_sha256 = digest
+    version.export = _export(checked)
+    version.few_shot_prefix = checked.few_shot_prefix
+    version.registered_by = by
+    version.save()
+    version.parents.set(parents)
+    return version
+
+
+def register_folder(*, folder: str | Path, uri: str = "", by: User | None) -> ModelVersion:
+    """Register a model folder on this machine, its files checked against the manifest. Raises as `register` does."""
+    folder = Path(folder).resolve()
+    try:
+        read_model_manifest(folder, verify=True)
+        manifest = (folder / "manifest.json").read_bytes()
+    except (ContractError, OSError) as error:
+        raise Invalid(str(error)) from error
+    return register(manifest=manifest, uri=uri or str(folder), by=by)
+
+
+def _decode(manifest: bytes) -> ModelManifest:
+    try:
+        checked = decode_model_manifest(manifest)
+    except ContractError as error:
+        raise Invalid(str(error)) from error
+    if len(checked.name) > 150:
+        raise Invalid(f"manifest.json: field name: {len(checked.name)} characters, 150 at most")
+    if NUL in manifest.decode():
+        raise Invalid("manifest.json: holds a NUL character (\\u0000), which cannot be stored")
+    return checked
+
+
+def _lock(name: str) -> None:
+    """Callers wait for each other until the end of the transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+
+
+def _free_name(name: str) -> ModelVersion:
+    """A new row, or the row that imports made for this name."""
+    existing = ModelVersion.objects.filter(name=name).first()
+    if existing is None:
+        return ModelVersion(name=name)
+    if existing.manifest is not None:
+        raise Conflict(
+            f"A model named {name!r} is registered with another manifest (sha256 {existing.manifest_sha256[:12]}…): "
+            "give this one a name of its own."
+        )
+    return existing
+
+
+def _parents(manifest: ModelManifest) -> list[ModelVersion]:
+    wanted = {ref.manifest_sha256: (role, ref) for role, ref in manifest.parents.items()}
+    found = {version.manifest_sha256: version for version in ModelVersion.objects.filter(manifest_sha256__in=wanted)}
+    problems = [
+        {"place": f"parents.{role}", "message": f"no registered model {ref.name!r} with manifest {sha256[:12]}…"}
+        for sha256, (role, ref) in wanted.items()
+        if sha256 not in found
+    ]
+    if problems:
+        said = "; ".join(f"{p['place']}: {p['message']}" for p in problems)
+        raise Invalid(f"Model {manifest.name!r}: {said}. Register it first.", errors=problems)
+    return list(found.values())
+
+
+def _export(manifest: ModelManifest) -> Export | None:
+    if manifest.export is None:
+        return None
+    numbered = Export.objects.filter(data_sha256=manifest.export.data_sha256, number__isnull=False)
+    same_data = sorted(numbered, key=lambda export: (export.name != manifest.export.name, export.number))
+    if not same_data:
+        raise Invalid(
+            f"Model {manifest.name!r}: field export: there is no export {manifest.export.name} "
+            f"with data_sha256 {manifest.export.data_sha256[:12]}…"
+        )
+    return same_data[0]
+
+
+# ---- evaluations ----------------------------------------------------------------------------------------------------
+
+
+def record_evaluation(
+    *, model_version: ModelVersion, name: str, metrics: dict, config: dict | None = None, by: User | None
+) -> Evaluation:
+    """Figures about a model, kept for ever. The same figures recorded twice are one row. Raises Invalid without any."""
+    name, config = name.strip(), config or {}
+    if not name or len(name) > 100:
+        raise Invalid("name: an evaluation needs a name of at most 100 characters")
+    if not isinstance(metrics, dict) or not metrics:
+        raise Invalid(f"metrics: evaluation {name!r} needs at least one figure")
+    return Evaluation.objects.get_or_create(
+        model_version=model_version,
+        digest=_evaluation_digest(name, metrics, config),
+        defaults={"name": name, "metrics": metrics, "config": config, "created_by": by},
+    )[0]
+
+
+def _evaluation_digest(name: str, metrics: dict, config: dict) -> str:
+    try:
+        canonical = json.dumps([name, metrics, config], sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"metrics: evaluation {name!r}: {error}") from error
+    if NUL in canonical:
+        raise Invalid(f"metrics: evaluation {name!r} holds a NUL character, which cannot be stored")
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# ---- promotion ------------------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def promote(*, model_version: ModelVersion, reason: str, metrics: dict | None = None, by: User | None) -> Promotion:
+    """Let this policy serve; the one before is retired, in one step. Promoting what serves already changes nothing.
+
+    Raises Invalid without a reason and for what is no policy (a reward model, an outside model).
+    """
+    reason = reason.strip()
+    if not reason:
+        raise Invalid("reason: say why this policy is to serve")
+    _lock(SERVING)
+    model_version = ModelVersion.objects.select_for_update().get(pk=model_version.pk)
+    if not model_version.is_policy:
+        raise Invalid(f"{model_version.name} is no policy ({model_version.get_stage_display()}): it cannot serve.")
+    serving = serving_policy()
+    if serving == model_version:
+        return model_version.promotions.order_by("-id")[0]
+    return _switch(serving, model_version, reason, metrics or {}, by)
+
+
+@transaction.atomic
+def rollback(*, reason: str, by: User | None) -> Promotion:
+    """Let the policy serve again that the serving one replaced; repeated, one step further back each time.
+
+    Raises Conflict when there is none, Invalid without a reason.
+    """
+    if not reason.strip():
+        raise Invalid("reason: say why the serving policy is taken back")
+    _lock(SERVING)
+    serving, previous = serving_policy(), rollback_target()
+    if serving is None or previous is None:
+        raise Conflict("There is no earlier policy to go back to.")
+    return _switch(serving, previous, reason.strip(), {"rollback_of": serving.name}, by)
+
+
+def serving_policy() -> ModelVersion | None:
+    """The policy that serves now."""
+    return ModelVersion.objects.filter(status=ModelVersion.Status.SERVING).first()
+
+
+def rollback_target() -> ModelVersion | None:
+    """The policy that the serving one replaced when it was promoted (a rollback to it does not count as that)."""
+    serving = serving_policy()
+    if serving is None:
+        return None
+    forward = serving.promotions.exclude(metrics__has_key="rollback_of").order_by("-id").first()
+    return forward.previous if forward else None
+
+
+def _switch(
+    serving: ModelVersion | None, model_version: ModelVersion, reason: str, metrics: dict, by: User | None
+) -> Promotion:
+    if serving is not None:
+        ModelVersion.objects.filter(pk=serving.pk).update(status=ModelVersion.Status.RETIRED)
+    ModelVersion.objects.filter(pk=model_version.pk).update(status=ModelVersion.Status.SERVING)
+    return Promotion.objects.create(
+        model_version=model_version, previous=serving, reason=reason, metrics=metrics, promoted_by=by
+    )

@@ -1,0 +1,122 @@
+"""Reviews: deciding on submissions."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Max, Q, QuerySet
+
+from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.models import Review, Slot, Submission, Task, User
+
+MAX_COMMENT_CHARS = 10_000
+
+
+@transaction.atomic
+def review(
+    *, submission: Submission, revision: int, verdict: str, comment: str = "", seen_review: int = 0, by: User
+) -> Review:
+    """Append a verdict on the current revision and set the submission's status by it.
+
+    `revision` and `seen_review` (id of the newest review, 0 for none) say what the reviewer was looking at. The same
+    verdict sent again by the same reviewer answers with the first. A rejected submission keeps its seat's label and
+    opens another seat on the task, so that the batch still gets its overlap.
+
+    Raises Conflict when the labeler has revised or another reviewer has decided since, Forbidden for one's own
+    submission, Invalid for an unknown verdict or a return without a comment.
+    """
+    comment = comment.strip().replace("\r\n", "\n")
+    _check(verdict, comment)
+    _check_reviewer(by)
+    submission = Submission.objects.select_for_update().get(pk=submission.pk)
+    if submission.labeler_id == by.pk:
+        raise Forbidden(f"Submission {submission.uuid} is your own: another reviewer decides on it.")
+    current = submission.current
+    newest = submission.reviews.order_by("-id").first()
+    if newest and _is_repeated(newest, current.pk, verdict, comment, by):
+        return newest
+    _check_seen(submission, current.number, revision, newest, seen_review)
+    made = Review.objects.create(submission=submission, revision=current, verdict=verdict, comment=comment, reviewer=by)
+    submission.status = verdict
+    submission.save(update_fields=["status"])
+    _balance_seats(submission.task)
+    return made
+
+
+@transaction.atomic
+def accept_many(*, seen: Mapping[str | UUID, int], by: User) -> int:
+    """Accept the waiting submissions with these UUIDs whose current revision is the one seen; returns how many.
+
+    Passed over: those decided or revised since, and the reviewer's own. Four queries however many there are.
+    """
+    _check_reviewer(by)
+    seen = {str(uuid): revision for uuid, revision in seen.items()}
+    waiting = Submission.objects.select_for_update(of=["self"]).filter(
+        uuid__in=seen, status=Submission.Status.SUBMITTED
+    )
+    rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == seen[str(s.uuid)]}
+    revisions = Submission.objects.filter(pk__in=rows).annotate(newest=Max("revisions__id")).values_list("pk", "newest")
+    Review.objects.bulk_create(
+        Review(submission_id=pk, revision_id=newest, verdict=Review.Verdict.ACCEPTED, reviewer=by)
+        for pk, newest in revisions.order_by("pk")
+    )
+    return Submission.objects.filter(pk__in=rows).update(status=Submission.Status.ACCEPTED)
+
+
+def _check(verdict: str, comment: str) -> None:
+    if verdict not in Review.Verdict.values:
+        raise Invalid(f"verdict {verdict!r}: expected one of {', '.join(Review.Verdict.values)}")
+    if verdict == Review.Verdict.RETURNED and not comment:
+        raise Invalid("A comment is needed: it tells the labeler what to change.")
+    if "\x00" in comment:
+        raise Invalid("The comment holds a NUL character, which cannot be stored.")
+    if len(comment) > MAX_COMMENT_CHARS:
+        raise Invalid(f"The comment has {len(comment)} characters; {MAX_COMMENT_CHARS} at most.")
+
+
+def _check_reviewer(by: User) -> None:
+    if not by.is_reviewer:
+        raise Forbidden(f"{by.email} is not a reviewer.")
+
+
+def _is_repeated(newest: Review, revision_id: int, verdict: str, comment: str, by: User) -> bool:
+    said = (newest.revision_id, newest.verdict, newest.comment, newest.reviewer_id)
+    return said == (revision_id, verdict, comment, by.pk)
+
+
+def _check_seen(submission: Submission, current: int, seen: int, newest: Review | None, seen_review: int) -> None:
+    if current != seen:
+        raise Conflict(
+            f"The labeler has revised submission {submission.uuid} since: you saw revision {seen}, now it is {current}."
+        )
+    if newest and newest.pk != seen_review:
+        raise Conflict(
+            f"{newest.reviewer} has decided on submission {submission.uuid} since you opened it: {newest.verdict}."
+        )
+
+
+def _balance_seats(task: Task) -> None:
+    """As many seats as the overlap asks for besides those whose work was rejected; spare ones go only while they are open."""
+    Task.objects.select_for_update().get(pk=task.pk)
+    slots = Slot.objects.filter(task=task)
+    rejected = Submission.objects.filter(task=task, is_surplus=False, status=Submission.Status.REJECTED).count()
+    missing = task.batch.overlap + rejected - slots.count()
+    if missing > 0:
+        last = slots.aggregate(last=Max("seat"))["last"] or 0
+        batch = task.batch
+        Slot.objects.bulk_create(
+            Slot(task=task, seat=last + i, batch=batch, kind=task.kind, group=batch.group, priority=batch.priority)
+            for i in range(1, missing + 1)
+        )
+    elif missing < 0:
+        spare = slots.filter(status=Slot.Status.OPEN, seat__gt=task.batch.overlap).order_by("-seat")[:-missing]
+        Slot.objects.filter(pk__in=[slot.pk for slot in spare]).delete()
+
+
+def next_waiting(*, after: Submission | None, among: QuerySet[Submission], by: User) -> Submission | None:
+    """The next submission to decide on, oldest first, beginning behind `after` and starting over at the end. Never one's own."""
+    waiting = among.filter(status=Submission.Status.SUBMITTED).exclude(labeler=by).order_by("updated_at", "id")
+    if after is None:
+        return waiting.first()
+    behind = Q(updated_at__gt=after.updated_at) | Q(updated_at=after.updated_at, id__gt=after.pk)
+    return waiting.filter(behind).first() or waiting.exclude(pk=after.pk).first()

@@ -1,0 +1,207 @@
+"""The registry: manifests in, lineage kept, one policy serving."""
+
+import hashlib
+import threading
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
+
+from labeling.actions import model_versions
+from labeling.errors import Conflict, Invalid
+from labeling.models import Evaluation, Export, ModelVersion, Promotion
+from tests.labeling.rows import make_model, make_prompt, make_responses
+from training import contract
+
+pytestmark = pytest.mark.django_db
+
+
+def make_folder(path, name="sft-1", stage="sft", parents=None, export=None, **fields):
+    """A small model folder with a manifest."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "model.safetensors").write_bytes(name.encode())
+    refs = {role: contract.parent_ref(folder) for role, folder in (parents or {}).items()}
+    defaults = {"config": {"lr": 1e-5}, "metrics": {"loss": 1.5}, "seed": 1}
+    contract.write_model_manifest(path, name=name, stage=stage, parents=refs, export=export, **defaults | fields)
+    return path
+
+
+def register(folder, **options) -> ModelVersion:
+    return model_versions.register_folder(folder=folder, by=None, **options)
+
+
+def make_policy(name: str) -> ModelVersion:
+    return make_model(name, stage="ppo", manifest={}, manifest_sha256=hashlib.sha256(name.encode()).hexdigest())
+
+
+@pytest.fixture
+def base(tmp_path):
+    return make_folder(tmp_path / "base", "base", "pretrain")
+
+
+def test_registers_a_folder_with_lineage(tmp_path, base):
+    export = Export.objects.create(number=3, status="ready", data_sha256="a" * 64, finished_at=timezone.now(), query={})
+    ref = contract.ExportRef(name="v0003", data_sha256="a" * 64)
+    parent = register(base)
+    sft = register(make_folder(tmp_path / "sft", parents={"base": base}, export=ref, few_shot_prefix="Q: "))
+    assert (sft.stage, sft.status, sft.few_shot_prefix) == ("sft", "candidate", "Q: ")
+    assert list(sft.parents.all()) == [parent]
+    assert list(parent.children.all()) == [sft]
+    assert sft.export == export
+    assert sft.uri == str((tmp_path / "sft").resolve())
+    assert sft.manifest["metrics"] == {"loss": 1.5}
+    assert sft.manifest_sha256 == contract.hash_file(tmp_path / "sft" / "manifest.json")
+
+
+def test_registering_twice_is_one_row(base):
+    assert register(base) == register(base)
+    assert ModelVersion.objects.count() == 1
+
+
+def test_a_name_with_another_manifest_is_a_conflict(tmp_path, base):
+    register(base)
+    with pytest.raises(Conflict, match="base"):
+        register(make_folder(tmp_path / "other", "base", "pretrain", seed=2))
+    assert ModelVersion.objects.count() == 1
+
+
+def test_a_name_known_from_imports_is_adopted(base):
+    outside = make_model("base")
+    make_responses(make_prompt(), "a", model="base")
+    registered = register(base)
+    assert registered.pk == outside.pk
+    assert registered.stage == "pretrain"
+    assert registered.responses.count() == 1
+
+
+def test_an_unknown_parent_is_refused(tmp_path, base):
+    with pytest.raises(Invalid, match=r"parents.base: no registered model 'base'"):
+        register(make_folder(tmp_path / "sft", parents={"base": base}))
+    assert not ModelVersion.objects.exists()
+
+
+def test_an_unknown_export_is_refused(tmp_path):
+    ref = contract.ExportRef(name="v0003", data_sha256="a" * 64)
+    with pytest.raises(Invalid, match="no export v0003"):
+        register(make_folder(tmp_path / "sft", export=ref))
+
+
+def test_a_changed_file_is_refused(base):
+    (base / "model.safetensors").write_bytes(b"besa")
+    with pytest.raises(Invalid, match=r"model\.safetensors.*checksum"):
+        register(base)
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"[1]", b'{"kind": "heed-model"}', b"\xff"])
+def test_a_broken_manifest_is_refused_by_name(manifest):
+    with pytest.raises(Invalid, match=r"manifest\.json"):
+        model_versions.register(manifest=manifest, uri="", by=None)
+
+
+def test_nul_cannot_be_stored_and_is_refused(tmp_path):
+    folder = make_folder(tmp_path / "m", config={"note": "a\x00b"})
+    with pytest.raises(Invalid, match="NUL"):
+        register(folder)
+    with pytest.raises(Invalid, match="NUL"):
+        model_versions.record_evaluation(model_version=make_policy("p"), name="e", metrics={"a": "\x00"}, by=None)
+
+
+def test_an_evaluation_recorded_twice_is_one_row():
+    policy = make_policy("p")
+    first = model_versions.record_evaluation(model_version=policy, name="gold", metrics={"a": 1, "b": 2}, by=None)
+    again = model_versions.record_evaluation(model_version=policy, name="gold", metrics={"b": 2, "a": 1}, by=None)
+    other = model_versions.record_evaluation(model_version=policy, name="gold", metrics={"a": 1, "b": 3}, by=None)
+    assert first == again != other
+    assert Evaluation.objects.count() == 2
+
+
+@pytest.mark.parametrize(("name", "metrics"), [("", {"a": 1}), ("e", {}), ("e", {"a": float("nan")}), ("e", [1])])
+def test_an_evaluation_needs_name_and_figures(name, metrics):
+    with pytest.raises(Invalid):
+        model_versions.record_evaluation(model_version=make_policy("p"), name=name, metrics=metrics, by=None)
+
+
+def statuses() -> dict[str, str]:
+    return dict(ModelVersion.objects.values_list("name", "status"))
+
+
+def test_promoting_retires_the_one_before(admin_user):
+    first, second = make_policy("first"), make_policy("second")
+    model_versions.promote(model_version=first, reason="the only one", by=admin_user)
+    promotion = model_versions.promote(model_version=second, reason="wins 70 %", metrics={"win": 0.7}, by=admin_user)
+    assert (promotion.previous, promotion.promoted_by, promotion.metrics) == (first, admin_user, {"win": 0.7})
+    assert statuses() == {"first": "retired", "second": "serving"}
+
+
+def test_promoting_what_serves_changes_nothing():
+    policy = make_policy("p")
+    first = model_versions.promote(model_version=policy, reason="good", by=None)
+    assert model_versions.promote(model_version=policy, reason="again", by=None) == first
+    assert Promotion.objects.count() == 1
+
+
+@pytest.mark.parametrize("stage", ["rm", "external"])
+def test_what_is_no_policy_cannot_serve(stage):
+    version = make_model("m", stage=stage, manifest={}, manifest_sha256="a" * 64)
+    with pytest.raises(Invalid, match="no policy"):
+        model_versions.promote(model_version=version, reason="why not", by=None)
+
+
+def test_a_reason_is_needed():
+    policy = make_policy("p")
+    with pytest.raises(Invalid, match="reason"):
+        model_versions.promote(model_version=policy, reason=" ", by=None)
+    with pytest.raises(Invalid, match="reason"):
+        model_versions.rollback(reason="", by=None)
+
+
+def test_rollback_goes_back_step_by_step():
+    a, b, c = (make_policy(name) for name in "abc")
+    for policy in (a, b, c):
+        model_versions.promote(model_version=policy, reason="better", by=None)
+    assert model_versions.rollback(reason="worse", by=None).model_version == b
+    assert model_versions.rollback(reason="worse too", by=None).model_version == a
+    with pytest.raises(Conflict, match="no earlier policy"):
+        model_versions.rollback(reason="all bad", by=None)
+    assert statuses() == {"a": "serving", "b": "retired", "c": "retired"}
+    model_versions.promote(model_version=c, reason="mended", by=None)
+    assert model_versions.rollback(reason="not mended", by=None).model_version == a
+
+
+@pytest.mark.django_db(transaction=True)
+def test_promotions_at_once_leave_one_serving():
+    policies = [make_policy(f"p{i}") for i in range(6)]
+    errors, barrier = [], threading.Barrier(len(policies))
+
+    def promote(policy):
+        barrier.wait()
+        try:
+            model_versions.promote(model_version=policy, reason="race", by=None)
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=promote, args=[p]) for p in policies]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not errors
+    assert sorted(statuses().values()) == ["retired"] * 5 + ["serving"]
+    assert Promotion.objects.order_by("id").last().model_version.status == "serving"
+
+
+def test_commands(base, tmp_path, capsys, admin_user):
+    call_command("register_model", str(base), "--uri=s3://models/base")
+    call_command("promote", "base", "--reason=first", f"--by={admin_user.email}")
+    assert "base serves." in capsys.readouterr().out
+    assert ModelVersion.objects.get().uri == "s3://models/base"
+    assert Promotion.objects.get().promoted_by == admin_user
+    call_command("register_model", str(make_folder(tmp_path / "sft", parents={"base": base})))
+    call_command("promote", "sft-1", "--reason=better")
+    call_command("promote", "--rollback", "--reason=worse")
+    assert statuses() == {"base": "serving", "sft-1": "retired"}
+    for arguments in (["promote", "nobody", "--reason=x"], ["promote", "--rollback", "--reason=x"],
+                      ["promote", "base", "--reason=x", "--by=no@example.org"], ["register_model", str(tmp_path)]):  # fmt: skip
+        with pytest.raises(CommandError):
+            call_command(*arguments)
