@@ -1,0 +1,166 @@
+"""Checkpoints: written atomically, verified on load, pruned to the newest two; a resumed run equals one never killed.
+
+A stage keeps its unfinished state beside its output, in `OUT.run/`: `checkpoint-00000120.pt` with the SHA-256 of its bytes
+in `checkpoint-00000120.pt.sha256`. The folder goes when the model is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.contract import ContractError, ExportRef, ParentRef, read_model_manifest, write_atomically
+from training.errors import StageError
+
+KEEP = 2
+"""Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
+
+FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite"}
+"""Config fields that decide how a run is carried out, not what comes of it; a resumed run may change them."""
+
+
+class CheckpointError(StageError):
+    """A checkpoint that cannot be used, or an output that belongs to another run."""
+
+
+class RunState:
+    """The unfinished state of one stage run: where its checkpoints are and which run they belong to."""
+
+    def __init__(
+        self, out: str | Path, stage: str, config: dict, parents: dict[str, ParentRef], export: ExportRef | None
+    ):
+        self.out = Path(out)
+        self.folder = self.out.with_name(self.out.name + ".run")
+        kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
+        lineage = {role: ref.manifest_sha256 for role, ref in sorted(parents.items())}
+        identity = [stage, kept, lineage, export.data_sha256 if export else None]
+        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.config = kept
+        self.parents = parents
+
+    def is_published(self, overwrite: bool = False) -> bool:
+        """True when this very run is already done. Raises CheckpointError when the output is of another run.
+
+        With `overwrite` another run's output is removed instead.
+        """
+        if not self.out.exists():
+            return False
+        try:
+            manifest = read_model_manifest(self.out)
+            same = {k: v for k, v in manifest.config.items() if k not in FREE_FIELDS} == self.config
+            if same and manifest.parents == self.parents and not overwrite:
+                return True
+        except ContractError as error:
+            if not overwrite:
+                raise CheckpointError(f"{self.out} exists and is no intact model folder: {error}") from None
+        if not overwrite:
+            raise CheckpointError(
+                f"{self.out} exists with other settings or parents; choose another out, or set overwrite"
+            )
+        shutil.rmtree(self.out)
+        return False
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None. A damaged one is named on stderr and the one before it used.
+
+        Raises CheckpointError when the checkpoints belong to a run with other settings, parents or data.
+        """
+        for path in sorted(self.folder.glob("checkpoint-*.pt"), reverse=True):
+            data = path.read_bytes()
+            digest = path.with_name(path.name + ".sha256")
+            if not digest.exists() or digest.read_text().strip() != hashlib.sha256(data).hexdigest():
+                print(f"{path}: does not match its checksum; trying the checkpoint before it", file=sys.stderr)
+                continue
+            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if saved["fingerprint"] != self.fingerprint:
+                raise CheckpointError(
+                    f"{path} belongs to a run with other settings, parents or data; "
+                    f"remove {self.folder} to start over, or choose another out"
+                )
+            return saved["state"]
+        return None
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` steps, checksum first, then prune all but the newest two."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
+        data = buffer.getvalue()
+        path = self.folder / f"checkpoint-{step:08d}.pt"
+        write_atomically(path.with_name(path.name + ".sha256"), hashlib.sha256(data).hexdigest().encode() + b"\n")
+        write_atomically(path, data)
+        for old in sorted(self.folder.glob("checkpoint-*.pt"))[:-KEEP]:
+            old.unlink()
+            old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the checkpoints: the model is published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def capture(step: int, log: list[dict], **parts: Any) -> dict[str, Any]:
+    """The state after `step` steps: each part's state_dict, the log so far, and the random generators."""
+    return {"step": step, "log": log, "rng": rng_state(), **{name: part.state_dict() for name, part in parts.items()}}
+
+
+def restore(saved: dict[str, Any] | None, **parts: Any) -> tuple[int, list[dict]]:
+    """Put back what `capture` took; returns (steps done, log). Without a checkpoint: (0, [])."""
+    if saved is None:
+        return 0, []
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    set_rng_state(saved["rng"])
+    return saved["step"], saved["log"]
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """The state of torch's global generators (dropout draws from them)."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    """Put back what `rng_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+class StopRequest:
+    """Whether SIGINT or SIGTERM has asked the run to stop at the next step."""
+
+    is_set = False
+
+    def __call__(self, signum: int, frame: object) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+        print("stopping after this step; a second signal stops at once", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Within the block the first SIGINT or SIGTERM only sets a mark, so that a loop can save before it ends."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,144 @@
+"""Batched sampling from the full distribution at a temperature, with a key/value cache and left-padded prompts.
+
+No top-p or top-k: PPO recomputes log-probabilities over the whole vocabulary, and the KL under truncation is not defined.
+Shapes: B rows, P prompt tokens, R response tokens. Masks True = keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from training.data import pad_left
+from training.models import positions_of
+
+COMPACT_BELOW = 0.75
+"""Finished rows leave the batch when fewer than this share of its rows still run: copying the cache costs about a step."""
+
+
+class Rollout(NamedTuple):
+    """Sampled responses. `lengths_B` counts response tokens, EOS included; `finished_B`: ended by EOS, not by length."""
+
+    prompts_BP: torch.Tensor
+    prompt_keep_BP: torch.Tensor
+    responses_BR: torch.Tensor
+    lengths_B: torch.Tensor
+    finished_B: torch.Tensor
+
+    @property
+    def response_keep_BR(self) -> torch.Tensor:
+        """Which response tokens were sampled, by length."""
+        return torch.arange(self.responses_BR.shape[1], device=self.lengths_B.device) < self.lengths_B[:, None]
+
+    def tokens(self) -> list[list[int]]:
+        """The responses' ids, EOS included."""
+        return [row[:n] for row, n in zip(self.responses_BR.tolist(), self.lengths_B.tolist(), strict=True)]
+
+    def finish_reasons(self) -> list[str]:
+        """ "stop" or "length" for each response, in OpenAI's words."""
+        return ["stop" if finished else "length" for finished in self.finished_B.tolist()]
+
+
+@torch.no_grad()
+def sample(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Rollout:
+    """One response per prompt, at most `max_new_tokens` long; nothing is ever appended that the model did not sample.
+
+    All random numbers are drawn beforehand on the CPU, one per row and step, so a row's text depends neither on when other
+    rows end nor on the device's generator. `temperature` 0 takes the likeliest token. Leaves `model` in evaluation mode.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    prompts_BP, prompt_keep_BP = pad_left(prompts, pad_id, device)
+    rows = len(prompts)
+    uniforms_BR = torch.rand(rows, max_new_tokens, generator=generator, dtype=torch.float64).to(device)
+    responses_BR = torch.full((rows, max_new_tokens), pad_id, device=device)
+    lengths_B = torch.full((rows,), max_new_tokens, device=device)
+    finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
+    running = torch.arange(rows, device=device)  # the rows still in the batch, by their number
+    cache = DynamicCache(config=model.config)
+    keep, inputs, positions = prompt_keep_BP, prompts_BP, positions_of(prompt_keep_BP)
+    for step in range(max_new_tokens):
+        output = model(
+            input_ids=inputs,
+            attention_mask=keep,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens = draw(output.logits[:, -1], uniforms_BR[running, step], temperature)
+        responses_BR[running, step] = torch.where(finished_B[running], pad_id, tokens)
+        ended = running[(tokens == eos_id) & ~finished_B[running]]
+        lengths_B[ended] = step + 1
+        finished_B[ended] = True
+        alive = ~finished_B[running]
+        if not alive.any():
+            break
+        inputs, positions = tokens[:, None], positions[:, -1:] + 1
+        keep = torch.cat([keep, torch.ones_like(keep[:, :1])], dim=1)
+        if alive.float().mean() < COMPACT_BELOW:
+            chosen = alive.nonzero().squeeze(1)
+            cache.batch_select_indices(chosen)
+            running, inputs, positions, keep = running[chosen], inputs[chosen], positions[chosen], keep[chosen]
+    width = int(lengths_B.max())
+    return Rollout(prompts_BP, prompt_keep_BP, responses_BR[:, :width], lengths_B, finished_B)
+
+
+def draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One token per row by inverting the cumulative distribution at a uniform number in [0, 1) → (B,)."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    cumulative_BV = torch.softmax(logits_BV.double() / temperature, dim=-1).cumsum(-1)
+    threshold_B1 = (uniforms_B * cumulative_BV[:, -1])[:, None]
+    return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
+
+
+def sample_texts(
+    model,
+    tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch: int = 256,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[list[str], list[str]]:
+    """(texts, finish reasons) for any number of prompts, in their order. `progress` is told how many were just done.
+
+    Each batch has a generator of its own, seeded by (seed, batch number).
+    """
+    texts: list[str] = []
+    reasons: list[str] = []
+    for number, start in enumerate(range(0, len(prompts), batch)):
+        rollout = sample(
+            model,
+            prompts[start : start + batch],
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            generator=torch.Generator().manual_seed(seed * 1_000_003 + number),
+        )
+        texts += decode(tokenizer, rollout)
+        reasons += rollout.finish_reasons()
+        if progress:
+            progress(len(rollout.lengths_B))
+    return texts, reasons
+
+
+def decode(tokenizer, rollout: Rollout) -> list[str]:
+    """The responses' texts, special tokens left out."""
+    return tokenizer.batch_decode(rollout.tokens(), skip_special_tokens=True)

@@ -1,0 +1,76 @@
+"""Loss functions, pure. Shapes: B rows, T tokens, V vocabulary. Masks True = keep. Every reduction is in the name or stated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+def token_logprobs(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """log π(ids[b, t]) under logits[b, t] / temperature → (B, T), in float32.
+
+    The temperature must be the one that sampled: without it the first PPO ratio is not 1.
+    """
+    logits_BTV = logits_BTV.float() / temperature
+    return -F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT.flatten(), reduction="none").view_as(ids_BT)
+
+
+def next_token_loss_sum(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, loss_BT: torch.Tensor) -> torch.Tensor:
+    """Sum of −log p over the tokens with loss_BT; logits at t predict ids at t + 1.
+
+    A sum, so that accumulated minibatches divide once by the count of the whole batch: the token mean stays the same.
+    """
+    kept_BT = loss_BT[:, 1:]
+    return F.cross_entropy(logits_BTV[:, :-1][kept_BT].float(), ids_BT[:, 1:][kept_BT], reduction="sum")
+
+
+def ranking_loss(rewards_N: torch.Tensor, comparisons: Sequence[tuple[Sequence[tuple[int, int]], int]]) -> torch.Tensor:
+    """−1/C(K,2) · Σ log σ(r_better − r_worse) per ranking, averaged over rankings (InstructGPT, section 3.5, eq. 1).
+
+    `rewards_N` holds the responses of all rankings; `comparisons` has, for each ranking, its (better, worse) indices into
+    rewards_N and its C(K,2). Ties make no pair and still count in C(K,2), so a ranking full of ties weighs little.
+    """
+    better = [w for pairs, _ in comparisons for w, _ in pairs]
+    worse = [l for pairs, _ in comparisons for _, l in pairs]
+    weights = [1 / count for pairs, count in comparisons for _ in pairs]
+    margins_P = rewards_N[better] - rewards_N[worse]
+    weights_P = torch.tensor(weights, dtype=rewards_N.dtype, device=rewards_N.device)
+    return -(weights_P * F.logsigmoid(margins_P)).sum() / len(comparisons)
+
+
+class PolicyLoss(NamedTuple):
+    """Clipped policy loss, with the share of tokens clipped and the mean ratio over kept tokens."""
+
+    loss: torch.Tensor
+    clip_share: torch.Tensor
+    ratio: torch.Tensor
+
+
+def policy_loss(
+    logprobs_BT: torch.Tensor, old_BT: torch.Tensor, advantages_BT: torch.Tensor, keep_BT: torch.Tensor, clip: float
+) -> PolicyLoss:
+    """PPO's clipped surrogate, mean over kept tokens (Schulman et al. 2017, eq. 7)."""
+    ratio_BT = torch.exp(logprobs_BT - old_BT)
+    plain_BT = -advantages_BT * ratio_BT
+    clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
+    kept = keep_BT.sum()
+    loss = (torch.maximum(plain_BT, clipped_BT) * keep_BT).sum() / kept
+    clip_share = ((clipped_BT > plain_BT) & keep_BT).sum() / kept
+    return PolicyLoss(loss, clip_share, (ratio_BT * keep_BT).sum() / kept)
+
+
+def value_loss(
+    values_BT: torch.Tensor, old_BT: torch.Tensor, returns_BT: torch.Tensor, keep_BT: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """Half the squared error, the worse of clipped and unclipped, mean over kept tokens; clip ≤ 0 switches clipping off.
+
+    Value clipping is not in the paper; it follows lm-human-preferences.
+    """
+    error_BT = (values_BT - returns_BT) ** 2
+    if clip > 0:
+        clipped_BT = old_BT + (values_BT - old_BT).clamp(-clip, clip)
+        error_BT = torch.maximum(error_BT, (clipped_BT - returns_BT) ** 2)
+    return 0.5 * (error_BT * keep_BT).sum() / keep_BT.sum()

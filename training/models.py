@@ -1,0 +1,224 @@
+"""Model folders: made, loaded and published. A folder is `save_pretrained` + tokenizer + manifest.json.
+
+A reward model is the causal model with its unembedding replaced by a scalar head (InstructGPT, section 3.5), saved as
+`AutoModelForSequenceClassification` with one label. transformers gives that head no bias, so the bias that makes
+demonstrations score 0 on average stands in the folder's config as `reward_bias`, and every score here adds it.
+
+Shapes: B rows, T tokens. Masks True = keep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import models as tokenizer_models
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from training.contract import ExportRef, ParentRef, Stage, atomic_folder, hash_file, parent_ref, write_model_manifest
+from training.data import CHAT_TEMPLATE
+from training.errors import StageError
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+ROLE_TOKENS = ["<|user|>", "<|assistant|>", "<|system|>"]
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()  # it reports the head that a reward model rightly starts without
+
+
+def pick_device(name: str) -> torch.device:
+    """The device named, or for "auto" the GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many CPU threads; 0 leaves its default. Results are bit-equal only for equal numbers of threads."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+# ---- making ---------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_tokens: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with our chat template; any text encodes and decodes to itself, and nothing is unknown."""
+    tokenizer = Tokenizer(tokenizer_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = [END, PAD, *ROLE_TOKENS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=ROLE_TOKENS,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=max_tokens,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(
+    tokenizer, *, width: int, layers: int, heads: int, mlp_width: int, max_tokens: int, init_std: float
+) -> LlamaForCausalLM:
+    """A Llama-style model with random normal weights and tied embeddings, sized for the tokenizer."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=mlp_width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=max_tokens,
+        initializer_range=init_std,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def reward_model_from(policy_folder: str | os.PathLike[str], seed: int):
+    """A reward model on a policy's body, with a fresh scalar head: normal, standard deviation 1/√(d+1).
+
+    Source of the deviation: Stiennon et al. 2020, appendix B.1 (as in lm-human-preferences).
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(policy_folder, num_labels=1, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    weight = head_of(model).weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / math.sqrt(weight.shape[1] + 1))
+    model.config.reward_bias = 0.0
+    return model
+
+
+# ---- loading --------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(folder: str | os.PathLike[str]):
+    """The folder's tokenizer. One without a pad token pads with EOS: nothing here tells ends by token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.chat_template is None:
+        raise StageError(f"{folder}: the tokenizer has no chat template, so prompts have no defined form")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
+    """A causal language model in float32, in evaluation mode (dropout off)."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+
+
+def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
+    """A reward model in float32, in evaluation mode. Raises StageError when the folder holds none."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    if model.config.num_labels != 1 or getattr(model.config, "reward_bias", None) is None:
+        raise StageError(f"{folder}: not a reward model (needs one label and a reward_bias in config.json)")
+    return model.to(device).eval()
+
+
+def parent_of(folder: str | os.PathLike[str]) -> ParentRef:
+    """How a manifest names a parent: by its own manifest, or, for a model from elsewhere, by a hash over its files.
+
+    A name on the Hugging Face hub has no files here; its hash is over the name alone.
+    """
+    path = Path(folder)
+    if (path / "manifest.json").exists():
+        return parent_ref(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    listing = "".join(f"{file.relative_to(path).as_posix()} {hash_file(file)}\n" for file in files) or str(folder)
+    return ParentRef(
+        name=path.name if files else str(folder), manifest_sha256=hashlib.sha256(listing.encode()).hexdigest()
+    )
+
+
+def head_of(model) -> torch.nn.Linear:
+    """The scalar head, whatever transformers calls it for this architecture."""
+    for name in ("score", "classifier"):
+        if isinstance(head := getattr(model, name, None), torch.nn.Linear):
+            return head
+    raise StageError(f"{type(model).__name__} has no linear scalar head; use a decoder such as Llama, Qwen or GPT-2")
+
+
+def token_scores(model, ids_BT: torch.Tensor, keep_BT: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
+    """The scalar head's output at every token, bias included → (B, T). The critic's values and the reward alike."""
+    hidden = model.base_model(ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False)
+    return head_of(model)(hidden.last_hidden_state).squeeze(-1) + model.config.reward_bias
+
+
+def scores_at_end(scores_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """The score on the last token of right-padded rows, found by length, never by token id → (B,)."""
+    return scores_BT.gather(1, (lengths_B - 1)[:, None]).squeeze(1)
+
+
+def positions_of(keep_BT: torch.Tensor) -> torch.Tensor:
+    """Position ids that start at 0 on the first kept token of each row, wherever the padding is."""
+    return (keep_BT.long().cumsum(1) - 1).clamp(min=0)
+
+
+# ---- publishing -----------------------------------------------------------------------------------------------------
+
+
+def publish(
+    folder: str | os.PathLike[str],
+    model,
+    tokenizer,
+    *,
+    stage: Stage,
+    parents: dict[str, ParentRef],
+    export: ExportRef | None,
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    log: list[dict[str, Any]],
+    seed: int,
+) -> Path:
+    """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl. Raises FileExistsError."""
+    import msgspec
+
+    with atomic_folder(folder) as building:
+        is_policy = hasattr(model, "lm_head") or model.can_generate()
+        if is_policy:
+            # transformers serve ignores a request's temperature unless do_sample stands here: K equal responses
+            model.generation_config = GenerationConfig(
+                do_sample=True,
+                temperature=1.0,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        model.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+        (building / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in log))
+        write_model_manifest(
+            building,
+            name=Path(folder).name,
+            stage=stage,
+            parents=parents,
+            export=export,
+            config=config,
+            metrics=metrics,
+            seed=seed,
+        )
+    return Path(folder)

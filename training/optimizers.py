@@ -1,0 +1,35 @@
+"""AdamW as every stage uses it, and the schedules of the learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def cosine_schedule(step: int, steps: int, *, warmup_steps: int = 0, floor: float = 0.1, start: float = 0.0) -> float:
+    """Factor on the learning rate: linear from `start` to 1 over the warm-up, then cosine to `floor` at the last step."""
+    if step < warmup_steps:
+        return start + (1 - start) * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def adamw(model: torch.nn.Module, *, learning_rate: float, weight_decay: float, epsilon: float) -> torch.optim.AdamW:
+    """AdamW with β = (0.9, 0.95) (InstructGPT, appendix C); weight decay on matrices only, not on norms."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95), eps=epsilon)
+
+
+def apply_step(
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module, learning_rate: float, clip_norm: float
+) -> float:
+    """Clip the gradients, step at this learning rate, clear the gradients. Returns the norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)
