@@ -3,6 +3,8 @@
 from django import template
 from django.conf import settings
 
+from labeling import rendering
+
 register = template.Library()
 
 
@@ -16,3 +18,9 @@ def mfa_is_on() -> bool:
 def sign_up_is_open() -> bool:
     """True if anyone may apply; otherwise one needs an invitation."""
     return settings.SIGN_UP == "application"
+
+
+@register.filter
+def markdown(text: str) -> str:
+    """Markdown as safe HTML, for use inside .prose."""
+    return rendering.markdown(text or "")

@@ -1,0 +1,122 @@
+"""Submissions: handing work in once, correcting it until it is reviewed, keeping every revision."""
+
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from labeling import answers
+from labeling.actions.tasks import lock_labeler, take_seat
+from labeling.errors import Conflict, Forbidden
+from labeling.models import Draft, Origin, Revision, Slot, Submission, Task, TaskResponse, User
+
+
+@transaction.atomic
+def submit(*, task: Task, submit_key: UUID, answer: dict, problems: list[dict] | None = None, by: User) -> Submission:
+    """Hand an answer in: the first time as a submission, later (until it is reviewed) as a new revision of it.
+
+    `answer` has a Revision's fields: {"text"} or {"tiers", "ratings", "all_bad"}, with "prompt_flags" and "comment". Identical
+    responses share a tier; naming one of them is enough. The same `submit_key`, or the same answer again, changes nothing
+    and returns the same submission. If the seat was lost and is taken, the work is kept as surplus.
+
+    Raises Invalid naming every place that is wrong (`problems`: what the door found already), Conflict if it has been accepted or
+    rejected meanwhile, Forbidden if the task was never given to this labeler. Nothing is changed then.
+    """
+    user = lock_labeler(by)
+    draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
+    submission = Submission.objects.select_for_update().filter(task=task, labeler=user).first()
+    if submission and submission.revisions.filter(submit_key=submit_key).exists():
+        return submission
+    if draft is None and submission is None:
+        raise Forbidden(f"Task {task.uuid} was not given to you.")
+    schema = submission.schema if submission else task.batch.schema
+    shown_order = submission.shown_order if submission else draft.shown_order
+    fields = answers.checked(answer, kind=task.kind, cards=_cards(task, shown_order), schema=schema, problems=problems)
+    if submission is None:
+        submission = _first(task, user, draft)
+        _add_revision(submission, submit_key, fields)
+    elif not all(getattr(submission.current, name) == value for name, value in fields.items()):
+        _revise(submission, submit_key, fields, draft)
+    if draft is not None:
+        draft.delete()
+    return submission
+
+
+def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
+    digests = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text_sha256")
+    return answers.cards_of(shown_order, {str(uuid): digest for uuid, digest in digests})
+
+
+def _first(task: Task, user: User, draft: Draft) -> Submission:
+    """The submission's row: in the labeler's seat, or surplus. Group and origin are frozen here."""
+    now = timezone.now()
+    slot = take_seat(task, user, now)
+    if slot is not None:
+        slot.status, slot.lease_expires_at, slot.submitted_at = Slot.Status.SUBMITTED, None, now
+        slot.save(update_fields=["status", "lease_expires_at", "submitted_at"])
+    return Submission.objects.create(
+        task=task,
+        labeler=user,
+        slot=slot,
+        is_surplus=slot is None,
+        kind=task.kind,
+        labeler_group=user.group,
+        origin=Origin.SIMULATED if user.is_simulated else Origin.PERSON,
+        schema_id=task.batch.schema_id,
+        shown_order=draft.shown_order,
+        active_seconds=draft.active_seconds,
+        revision_count=1,
+        submitted_at=now,
+        updated_at=now,
+    )
+
+
+def _add_revision(submission: Submission, submit_key: UUID, fields: dict) -> None:
+    Revision.objects.create(submission=submission, number=submission.revision_count, submit_key=submit_key, **fields)
+
+
+def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None) -> None:
+    """A correction: waits for review again."""
+    if not submission.is_open_to_change:
+        raise Conflict(
+            "This has been reviewed meanwhile and can no longer be changed. What you typed is kept in your draft."
+        )
+    submission.revision_count += 1
+    submission.status, submission.updated_at = Submission.Status.SUBMITTED, timezone.now()
+    submission.active_seconds += draft.active_seconds if draft else 0
+    submission.save(update_fields=["revision_count", "status", "updated_at", "active_seconds"])
+    _add_revision(submission, submit_key, fields)
+
+
+@transaction.atomic
+def reopen(*, submission: Submission, by: User) -> Draft:
+    """A draft of a correction, begun with what was handed in last. The submission stays as it is until the draft is submitted.
+
+    Opening it twice returns the same draft. Raises Forbidden if it is another's, Conflict if it is accepted or rejected.
+    """
+    user = lock_labeler(by)
+    submission = Submission.objects.select_for_update().get(pk=submission.pk)
+    if submission.labeler_id != user.pk:
+        raise Forbidden(f"Submission {submission.uuid} is not yours.")
+    if not submission.is_open_to_change:
+        raise Conflict("This has been reviewed and can no longer be changed.")
+    draft, _made = Draft.objects.get_or_create(
+        task_id=submission.task_id,
+        labeler=user,
+        defaults={"shown_order": submission.shown_order, "content": answer_of(submission.current)},
+    )
+    return draft
+
+
+@transaction.atomic
+def discard_correction(*, submission: Submission, by: User) -> None:
+    """Drop the draft of a correction; what was handed in stands. Doing it twice changes nothing."""
+    user = lock_labeler(by)
+    Draft.objects.filter(task_id=submission.task_id, labeler=user, task__submissions=submission).delete()
+
+
+def answer_of(revision: Revision) -> dict:
+    """A revision's answer, in the shape of a draft's content."""
+    names = ["prompt_flags", "comment"]
+    names += ["text"] if revision.text is not None else ["tiers", "ratings", "all_bad"]
+    return {name: getattr(revision, name) for name in names}

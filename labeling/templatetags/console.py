@@ -1,0 +1,28 @@
+"""Filters of the console's pages."""
+
+import json
+
+from django import template
+
+register = template.Library()
+
+
+@register.filter
+def clock(seconds: int) -> str:
+    """Seconds as minutes and seconds, "2:05 min", or hours and minutes, "1:02 h"."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+@register.filter
+def pretty_json(value) -> str:
+    """JSON to read, keys as they stand."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@register.filter
+def figure(value) -> str:
+    """A number of a manifest or an evaluation, shortened to four digits; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
