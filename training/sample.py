@@ -272,12 +272,11 @@ def _rows(
         }
         decisive = [source.identity, _prompt_hash(ask.prompt), sampling]
         yield {
-            "external_id": _digest(decisive)[:32],
-            **{name: ask.prompt[name] for name in ("prompt_id",) if name in ask.prompt},
-            **({"prompt_external_id": ask.prompt["external_id"]} if "external_id" in ask.prompt else {}),
+            **{name: ask.prompt[name] for name in ("prompt_id", "external_id") if name in ask.prompt},
             "messages": ask.prompt["messages"],
             "model": source.name,
             "response": answer[0],
+            "response_external_id": _digest(decisive)[:32],
             "finish_reason": answer[1],
             "sampling": sampling,
         }

@@ -85,29 +85,27 @@ class Chooser:
 
     def __init__(self, config: Config):
         self.config = config
-        # A single try per look: the loop itself is the retry, and must notice a signal.
-        self.client = HeedClient.from_environment(patience_seconds=0, timeout_seconds=10) if self._asks_server else None
-
-    @property
-    def _asks_server(self) -> bool:
-        return not self.config.model and bool(os.environ.get("HEED_URL"))
 
     def folder(self) -> Path | None:
         """The promoted model's folder; the one remembered when nobody can be asked; None when there is none yet."""
         if self.config.model:
             return Path(self.config.model)
-        if self.client:
-            try:
-                promoted = self.client.serving_model()
-                return Path(promoted["uri"]) if promoted else None
-            except ClientError as error:
-                say_once(f"{error}; staying with the last known policy")
-                return self.remembered()
+        if os.environ.get("HEED_URL"):
+            return self._promoted()
         if self.config.pointer:
             with suppress(FileNotFoundError):
                 return Path(Path(self.config.pointer).read_text().strip())
             return None
         raise StageError("nothing says what to serve: set HEED_URL and HEED_TOKEN, or give --model or --pointer")
+
+    def _promoted(self) -> Path | None:
+        """What the web half says; asked once per look, as the loop itself is the retry and must notice a signal."""
+        try:
+            promoted = HeedClient.from_environment(patience_seconds=0, timeout_seconds=10).serving_model()
+        except ClientError as error:
+            say_once(f"{error}; staying with the last known policy")
+            return self.remembered()
+        return Path(promoted["uri"]) if promoted else None
 
     def remembered(self) -> Path | None:
         """The model that was up last, by the state file."""

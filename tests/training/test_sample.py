@@ -76,12 +76,12 @@ def test_it_samples_resumes_and_repeats(models, prompts, tmp_path):
     written = rows(out)
     by_prompt = {row["external_id"]: [] for row in PROMPTS}
     for row in written:
-        by_prompt[row["prompt_external_id"]].append(row["model"])
+        by_prompt[row["external_id"]].append(row["model"])
         assert row["sampling"]["temperature"] == 1.0
         assert row["sampling"]["seed"] == 5
         assert row["finish_reason"] in {"stop", "length"}
     assert all(models_ == ["new", "new", "old"] for models_ in by_prompt.values())
-    assert len({row["external_id"] for row in written}) == 18
+    assert len({row["response_external_id"] for row in written}) == 18
     report = json.loads((tmp_path / "responses.jsonl.report.json").read_bytes())
     assert report["counts"]["responses"] == 18
     assert report["counts"]["distinct_responses"] > 9

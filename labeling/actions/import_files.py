@@ -1,0 +1,253 @@
+"""Files of prompts and responses as rows: JSON Lines, CSV, TSV and Parquet, read as a stream, columns mapped to fields.
+
+A place reads "posts.csv line 7"; Parquet has rows, not lines. What cannot be read is reported with its place.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from labeling.errors import Invalid
+
+MAX_LINE_BYTES = 64 * 2**20
+MAX_COLUMNS = 1000
+FORMATS = ("auto", "jsonl", "csv", "tsv", "parquet", "self_instruct")
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+
+Row = dict[str, Any]
+Report = Callable[[str, str], None]
+"""Takes (place, message) of something wrong; reading goes on where it can."""
+Progress = Callable[[int], None]
+"""Told how many bytes of the file have been read so far."""
+
+csv.field_size_limit(MAX_LINE_BYTES)  # the default, 131,072 characters, is shorter than a long prompt
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column fills which field. Without any, columns must be named as Heed's fields are.
+
+    `map`: field → column, or a path into nested data (`instances.0.output`). `constant`: field → the same text in every
+    row. `template`: field → text with {column} in it. Columns not named here and not Heed's own are left unread.
+    """
+
+    map: Mapping[str, str] = field(default_factory=dict)
+    constant: Mapping[str, str] = field(default_factory=dict)
+    template: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, *, map: list[str] = (), constant: list[str] = (), template: list[str] = ()) -> "Columns":  # type: ignore[assignment]
+        """From `FIELD=COLUMN`, `FIELD=TEXT` and `FIELD=TEMPLATE` as people type them. Raises Invalid."""
+        return cls(_pairs(map, "map"), _pairs(constant, "constant"), _pairs(template, "template"))
+
+    def __bool__(self) -> bool:
+        return bool(self.map or self.constant or self.template)
+
+    @property
+    def fields(self) -> set[str]:
+        """The fields that are filled here."""
+        return {*self.map, *self.constant, *self.template}
+
+    def as_json(self) -> dict[str, dict[str, str]]:
+        """What an Import keeps."""
+        return {name: dict(value) for name, value in asdict(self).items() if value}
+
+    def apply(self, row: Row, known: frozenset[str]) -> Row:
+        """The row under Heed's field names. Raises KeyError with the column that is missing."""
+        used = {path.partition(".")[0] for path in self.map.values()} | {*self.map.values()}
+        kept = {name: value for name, value in row.items() if name in known and name not in self.fields | used}
+        mapped = {name: look_up(row, path) for name, path in self.map.items()}
+        filled = {name: _fill(text, row) for name, text in self.template.items()}
+        return kept | mapped | dict(self.constant) | filled
+
+
+def _pairs(texts: list[str], what: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise Invalid(f"--{what} {text}: expected FIELD=…")
+        if name.strip() in pairs:
+            raise Invalid(f"--{what} {text}: field {name.strip()} is filled twice")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def look_up(row: Row, path: str) -> Any:
+    """The value of a column, or at a dotted path into it. Raises KeyError(path) when there is none."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise KeyError(path)
+    return value
+
+
+def _fill(template: str, row: Row) -> str:
+    def value_of(match: re.Match[str]) -> str:
+        value = look_up(row, match[1])
+        return "" if value is None else str(value)
+
+    return PLACEHOLDER.sub(value_of, template).strip()
+
+
+def detect_format(file_name: str) -> str:
+    """The format that a file's name tells. Raises Invalid when it tells none."""
+    found = SUFFIXES.get(Path(file_name).suffix.lower())
+    if found is None:
+        raise Invalid(f"{file_name}: expected a name ending in {', '.join(SUFFIXES)}, or a format to be named")
+    return found
+
+
+def read_rows(path: Path, file_name: str, form: str, report: Report, progress: Progress) -> Iterator[tuple[str, Row]]:
+    """(place, row) for each row of the file. What cannot be read goes to `report`, and reading goes on if it can."""
+    form = detect_format(file_name) if form == "auto" else form
+    if form == "parquet":
+        yield from _read_parquet(path, file_name, report, progress)
+        return
+    with path.open("rb") as file:
+        lines = _decoded_lines(file, file_name, report, progress)
+        if form in ("csv", "tsv"):
+            yield from _read_csv(lines, file_name, "," if form == "csv" else "\t", report)
+        elif form == "jsonl":
+            yield from _read_jsonl(lines, file_name, report)
+        else:
+            yield from _self_instruct(_read_jsonl(lines, file_name, report), report)
+
+
+class _Unreadable(Exception):
+    """The rest of the file cannot be read; it was reported."""
+
+
+def _decoded_lines(
+    file: BinaryIO, file_name: str, report: Report, progress: Progress
+) -> Iterator[tuple[int, str | None]]:
+    """(number, text) of each line, its newline kept. Text is None where the line was reported instead."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        progress(file.tell())
+        if len(line) > MAX_LINE_BYTES:
+            report(f"{file_name} line {number}", f"longer than {MAX_LINE_BYTES:,} bytes; the rest was not read")
+            return
+        text: str | None = None
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            wrong = line[error.start]
+            report(f"{file_name} line {number}", f"not UTF-8: byte 0x{wrong:02x} at position {error.start + 1}")
+        yield number, text
+
+
+def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report: Report) -> Iterator[tuple[str, Row]]:
+    for number, text in lines:
+        if text is None or not text.strip():
+            continue
+        place = f"{file_name} line {number}"
+        try:
+            row = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            report(place, f"not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield place, row
+        else:
+            report(place, f"expected a JSON object, got {type(row).__name__}")
+
+
+def _read_csv(
+    lines: Iterator[tuple[int, str | None]], file_name: str, delimiter: str, report: Report
+) -> Iterator[tuple[str, Row]]:
+    """Rows by the header's names; empty cells are left out. A broken quote or byte ends the reading: rows after it lie."""
+    reader = csv.reader(_whole_texts(lines), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+        if header is None or not _check_header(header, file_name, report):
+            return
+        begins = reader.line_num + 1
+        for cells in reader:
+            place, begins = f"{file_name} line {begins}", reader.line_num + 1
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                report(place, f"{len(cells)} cells, but the header has {len(header)}")
+                continue
+            yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
+    except csv.Error as error:
+        report(f"{file_name} line {reader.line_num}", f"broken {'CSV' if delimiter == ',' else 'TSV'}: {error}")
+    except _Unreadable:
+        return
+
+
+def _whole_texts(lines: Iterator[tuple[int, str | None]]) -> Iterator[str]:
+    for _, text in lines:
+        if text is None:
+            raise _Unreadable
+        yield text
+
+
+def _check_header(header: list[str], file_name: str, report: Report) -> bool:
+    place = f"{file_name} line 1"
+    repeated = {name for name in header if header.count(name) > 1} if len(header) <= MAX_COLUMNS else set()
+    if len(header) > MAX_COLUMNS:
+        report(place, f"{len(header)} columns; {MAX_COLUMNS} at most")
+    elif repeated:
+        report(place, f"the header names the column {min(repeated)!r} twice")
+    else:
+        return True
+    return False
+
+
+def _read_parquet(path: Path, file_name: str, report: Report, progress: Progress) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = path.stat().st_size
+    try:
+        with pq.ParquetFile(path) as file:
+            total, number = max(file.metadata.num_rows, 1), 0
+            for batch in file.iter_batches(batch_size=500):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{file_name} row {number}", {name: value for name, value in row.items() if value is not None}
+                progress(size * number // total)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        report(file_name, f"not a readable Parquet file: {error}")
+
+
+def _self_instruct(rows: Iterator[tuple[str, Row]], report: Report) -> Iterator[tuple[str, Row]]:
+    """The Self-Instruct seed tasks: {id, instruction, instances: [{input, output}]} as prompts with demonstrations."""
+    for place, row in rows:
+        instances = row.get("instances")
+        if not isinstance(row.get("instruction"), str):
+            report(f"{place}: field instruction", "missing, or not a text")
+        elif not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
+            report(f"{place}: field instances", "missing, or not a list of objects")
+        else:
+            for number, instance in enumerate(instances):
+                yield place, _self_instruct_row(row, instance, number)
+
+
+def _self_instruct_row(row: Row, instance: Row, number: int) -> Row:
+    given = instance.get("input") or ""
+    found: Row = {
+        "prompt": f"{row['instruction']}\n\n{given}" if given else row["instruction"],
+        "demonstration": instance.get("output"),
+        "metadata": {"name": row["name"]} if "name" in row else {},
+    }
+    if "id" in row:
+        found["external_id"] = str(row["id"]) if number == 0 else f"{row['id']}#{number + 1}"
+    if row.get("is_classification") is True:
+        found["use_case"] = "classification"
+    return found

@@ -1,0 +1,334 @@
+"""One row of an import, checked: a prompt, with the responses and demonstrations that came with it."""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+
+from labeling.models import Prompt, Split
+from labeling.models.prompts import content_digest
+from labeling.models.responses import text_digest
+
+ROLES = ("system", "user", "assistant")
+PROMPT_FIELDS = frozenset(
+    (
+        "prompt",
+        "messages",
+        "kind",
+        "use_case",
+        "author",
+        "organization",
+        "split",
+        "external_id",
+        "metadata",
+        "demonstration",
+    )
+)
+RESPONSE_FIELDS = PROMPT_FIELDS | {
+    "prompt_id", "model", "response", "responses", "response_external_id", "finish_reason", "sampling"
+}  # fmt: skip
+FINISH_REASONS = ("", "stop", "length")
+NAME_LIMITS = {"use_case": 50, "author": 200, "organization": 200, "external_id": 200, "response_external_id": 200}
+MODEL_NAME_LIMIT = 150
+MAX_MESSAGES = 1000
+MAX_JSON_BYTES = 100_000
+
+Complain = Callable[[str, str], None]
+"""Takes (field, message) of something wrong with the row."""
+
+
+@dataclass(frozen=True)
+class ResponseItem:
+    """A response as it came in. `model` None: written by a person, a demonstration."""
+
+    model: str | None
+    text: str
+    external_id: str | None = None
+    finish_reason: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text_sha256(self) -> str:
+        """What equal texts share."""
+        return text_digest(self.text)
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """A prompt as it came in: either its UUID, when it is here already, or its messages."""
+
+    prompt_id: uuid.UUID | None
+    messages: list[dict[str, str]]
+    content_sha256: str
+    external_id: str | None = None
+    kind: str = Prompt.Kind.PLAIN
+    use_case: str = ""
+    author: str | None = None
+    organization: str = ""
+    split: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    responses: tuple[ResponseItem, ...] = ()
+
+
+def check_row(
+    row: dict[str, Any], *, with_responses: bool, complain: Complain, seen_unknown: set[str]
+) -> PromptItem | None:
+    """The row's content, or None after `complain` was told everything that is wrong with it.
+
+    A column that is unknown is told once, not in every row: `seen_unknown` remembers.
+    """
+    known = RESPONSE_FIELDS if with_responses else PROMPT_FIELDS
+    if unknown := set(row) - known:
+        for name in sorted(unknown - seen_unknown):
+            complain(name[:100] or "''", _why_unknown(name, with_responses))
+        seen_unknown |= unknown
+        return None  # the rest of the row would only repeat that its columns are not understood
+    reader = _Reader(row, complain)
+    item = _read_item(reader, with_responses)
+    return None if reader.has_failed else item
+
+
+def _why_unknown(name: str, with_responses: bool) -> str:
+    if not with_responses and name in RESPONSE_FIELDS:
+        return "unknown column here: it belongs to an import of responses"
+    fields = sorted(RESPONSE_FIELDS if with_responses else PROMPT_FIELDS)
+    return f"unknown column; map it, leave it out, or name it as a field: {', '.join(fields)}"
+
+
+def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
+    prompt_id = reader.read("prompt_id", _uuid)
+    messages = [] if prompt_id and not reader.has("prompt", "messages") else reader.messages()
+    responses = [ResponseItem(None, text) for text in reader.read("demonstration", _texts) or []]
+    if with_responses:
+        responses = [*reader.responses(), *responses]
+    item = PromptItem(
+        prompt_id=prompt_id,
+        messages=messages,
+        content_sha256=content_digest(messages) if messages else "",
+        external_id=reader.read("external_id", _name("external_id")) or None,
+        kind=reader.read("kind", _choice(*Prompt.Kind.values)) or Prompt.Kind.PLAIN,
+        use_case=reader.read("use_case", _name("use_case")) or "",
+        author=reader.read("author", _name("author")) or None,
+        organization=reader.read("organization", _name("organization")) or "",
+        split=reader.read("split", _choice(*Split.values)),
+        metadata=reader.read("metadata", _json_object) or {},
+        responses=tuple(responses),
+    )
+    return item
+
+
+class _Reader:
+    """Reads a row's fields one by one; what is wrong is told, and reading goes on so that all of it is told at once."""
+
+    def __init__(self, row: dict[str, Any], complain: Complain):
+        self.row = row
+        self._complain = complain
+        self.has_failed = False
+
+    def refuse(self, name: str, message: str) -> None:
+        """Note that a field is wrong."""
+        self.has_failed = True
+        self._complain(name, message)
+
+    def has(self, *names: str) -> bool:
+        """True if the row gives one of these fields."""
+        return any(self.row.get(name) is not None for name in names)
+
+    def read(self, name: str, check: Callable[[Any], Any]) -> Any:
+        """A field's checked value; None when it is absent or was refused."""
+        value = self.row.get(name)
+        if value is None:
+            return None
+        try:
+            return check(value)
+        except ValueError as error:
+            self.refuse(name, str(error))
+            return None
+
+    def messages(self) -> list[dict[str, str]]:
+        """The prompt's messages, from `prompt` or `messages`; empty when they were refused."""
+        if self.has("prompt") and self.has("messages"):
+            self.refuse("prompt", "give either prompt or messages, not both")
+        elif self.has("messages"):
+            return self.read("messages", _messages) or []
+        elif self.has("prompt"):
+            text = self.read("prompt", _text(settings.PROMPT_MAX_CHARS))
+            return [{"role": "user", "content": text}] if text else []
+        else:
+            self.refuse("prompt", "missing or empty")
+        return []
+
+    def responses(self) -> list[ResponseItem]:
+        """The row's responses: one (`model`, `response`) or several (`responses`)."""
+        if self.has("responses"):
+            if self.has("response", "model", "response_external_id", "finish_reason", "sampling"):
+                self.refuse("responses", "give either responses, or model and response")
+            return self._several()
+        if not self.has("response") and self.has("model"):
+            self.refuse("response", "missing or empty")
+        if self.has("response") and not self.has("model"):
+            self.refuse("model", "missing: who wrote the response")
+        if not self.has("response", "model", "demonstration"):
+            self.refuse("response", "missing: a row needs model and response, or responses")
+        if not self.has("response"):
+            return []
+        return [self._one(self, "response", "response_external_id")]
+
+    def _several(self) -> list[ResponseItem]:
+        given = self.row["responses"]
+        if not isinstance(given, list) or not given:
+            self.refuse("responses", "expected a list of {model, text}, not empty")
+            return []
+        items = []
+        for number, one in enumerate(given):
+            inner = _Reader(one if isinstance(one, dict) else {}, self._within(f"responses[{number}]"))
+            for name in sorted(set(inner.row) - {"model", "text", "external_id", "finish_reason", "sampling"}):
+                inner.refuse(name, "unknown field")
+            for name in ("model", "text"):
+                if not inner.has(name):
+                    inner.refuse(name, "missing or empty")
+            items.append(self._one(inner, "text", "external_id"))
+            self.has_failed |= inner.has_failed
+        return items
+
+    def _within(self, prefix: str) -> Complain:
+        return lambda name, message: self._complain(f"{prefix}.{name}", message)
+
+    @staticmethod
+    def _one(reader: "_Reader", text: str, external_id: str) -> ResponseItem:
+        return ResponseItem(
+            model=reader.read("model", _limited(MODEL_NAME_LIMIT)) or "",
+            text=reader.read(text, _text(settings.RESPONSE_MAX_CHARS)) or "",
+            external_id=reader.read(external_id, _limited(200)) or None,
+            finish_reason=reader.read("finish_reason", _choice(*FINISH_REASONS)) or "",
+            sampling=reader.read("sampling", _json_object) or {},
+        )
+
+
+# ---- checks: a value in, the value as it is stored out; ValueError says what is wrong -----------------------------------
+
+
+def _clean(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {_kind_of(value)}")
+    if "\x00" in value:
+        raise ValueError("holds a NUL character, which cannot be stored")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a surrogate pair, which is no character") from None
+    return value
+
+
+def _kind_of(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _text(max_chars: int) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        text = _clean(value)
+        if not text.strip():
+            raise ValueError("empty")
+        if len(text) > max_chars:
+            raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")
+        return text
+
+    return check
+
+
+def _limited(max_chars: int) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        text = _clean(value).strip()
+        if len(text) > max_chars:
+            raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")
+        return text
+
+    return check
+
+
+def _name(field_name: str) -> Callable[[Any], str]:
+    return _limited(NAME_LIMITS[field_name])
+
+
+def _choice(*options: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in options:
+            shown = repr(value) if isinstance(value, str) and len(value) <= 50 else _kind_of(value)
+            raise ValueError(f"expected one of {', '.join(filter(None, options))}; got {shown}")
+        return value
+
+    return check
+
+
+def _uuid(value: Any) -> uuid.UUID:
+    try:
+        return uuid.UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError("expected the UUID of a prompt") from None
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [_text(settings.RESPONSE_MAX_CHARS)(text) for text in values]
+
+
+def _from_json(value: Any) -> Any:
+    """CSV has no nesting: there, JSON stands in the cell."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    value = _from_json(value)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {_kind_of(value)}")
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be stored as JSON: {error}") from None
+    if "\\u0000" in text:
+        raise ValueError("holds a NUL character, which cannot be stored")
+    _clean(text)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{len(text):,} characters of JSON; {MAX_JSON_BYTES:,} at most")
+    return value
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    """Chat messages with the last from the user; the limit holds for all of them together."""
+    value = _from_json(value)
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a list of {role, content}, not empty")
+    if len(value) > MAX_MESSAGES:
+        raise ValueError(f"{len(value)} messages; {MAX_MESSAGES} at most")
+    messages = [_message(one, number) for number, one in enumerate(value)]
+    if messages[-1]["role"] != "user":
+        raise ValueError(f"the last message must be the user's, not the {messages[-1]['role']}'s")
+    length = sum(len(message["content"]) for message in messages)
+    if length > settings.PROMPT_MAX_CHARS:
+        raise ValueError(f"{length:,} characters; {settings.PROMPT_MAX_CHARS:,} at most")
+    return messages
+
+
+def _message(value: Any, number: int) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) != {"role", "content"}:
+        raise ValueError(f"message {number + 1}: expected {{role, content}}")
+    try:
+        content = _text(settings.PROMPT_MAX_CHARS)(value["content"])
+    except ValueError as error:
+        raise ValueError(f"message {number + 1}: content: {error}") from None
+    if value["role"] not in ROLES:
+        raise ValueError(f"message {number + 1}: role: expected one of {', '.join(ROLES)}")
+    return {"role": value["role"], "content": content}

@@ -1,0 +1,194 @@
+"""Imports of prompts and responses: all or nothing, safe to repeat, every error named with file, line and field."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, connection, transaction
+
+from labeling.actions.import_files import FORMATS, Columns, Progress, read_rows
+from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
+from labeling.actions.import_store import Store
+from labeling.errors import Conflict, Invalid
+from labeling.models import Import, User
+
+CHUNK_ROWS = 1000
+MAX_ERRORS = 100
+NO_COLUMNS = Columns()
+
+
+def import_prompts(
+    *,
+    path: str | Path,
+    file_name: str | None = None,
+    form: str = "auto",
+    columns: Columns = NO_COLUMNS,
+    progress: Progress | None = None,
+    by: User | None,
+) -> Import:
+    """Store a file's prompts, and the demonstrations beside them. Rows that are here already are counted as present.
+
+    `file_name` is what errors call the file; `form` one of import_files.FORMATS. Raises Invalid with every error found
+    (100 at most); then nothing was stored.
+    """
+    return _import_file(Import.Kind.PROMPTS, Path(path), file_name, form, columns, progress, by)
+
+
+def import_responses(
+    *,
+    path: str | Path,
+    file_name: str | None = None,
+    form: str = "auto",
+    columns: Columns = NO_COLUMNS,
+    progress: Progress | None = None,
+    by: User | None,
+) -> Import:
+    """Store a file's responses, and the prompts they answer. Models not known yet become outside models.
+
+    As `import_prompts`; a row adds `model` and `response`, or `responses: [{model, text}]`.
+    """
+    return _import_file(Import.Kind.RESPONSES, Path(path), file_name, form, columns, progress, by)
+
+
+def import_rows(*, kind: str, rows: Iterable[dict[str, Any]], name: str = "rows", by: User | None) -> dict[str, int]:
+    """Store rows that came by API; as the file imports, and errors name `rows[3]`. Returns the counts.
+
+    What adds nothing leaves no entry in the list of imports.
+    """
+    rows = list(rows)
+    found = Problems()
+    checked = _checked(((f"{name}[{i}]", row) for i, row in enumerate(rows)), kind, NO_COLUMNS, found)
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return _store(checked, found, Import(kind=kind, file_name="API", file_sha256=digest, created_by=by)).counts
+
+
+class Problems:
+    """What is wrong with an import, up to MAX_ERRORS; then it is not worth reading on."""
+
+    def __init__(self) -> None:
+        self.errors: list[dict[str, str]] = []
+
+    def add(self, place: str, message: str) -> None:
+        """Note a problem. Raises Invalid when there are too many."""
+        self.errors.append({"place": place, "message": message})
+        if len(self.errors) >= MAX_ERRORS:
+            self.refuse(" or more; the rest was not read")
+
+    def refuse(self, more: str = "") -> None:
+        """Raise Invalid if anything was noted: the first problem, and how many there are."""
+        if self.errors:
+            first = f"{self.errors[0]['place']}: {self.errors[0]['message']}"
+            total = f" ({len(self.errors)} errors{more})" if len(self.errors) > 1 else ""
+            raise Invalid(first + total, errors=self.errors)
+
+
+def _import_file(
+    kind: str,
+    path: Path,
+    file_name: str | None,
+    form: str,
+    columns: Columns,
+    progress: Progress | None,
+    by: User | None,
+) -> Import:
+    file_name = file_name or path.name
+    _check_file(path, file_name, form)
+    _check_columns(columns, _fields(kind))
+    found = Problems()
+    rows = read_rows(path, file_name, form, found.add, progress or (lambda read: None))
+    record = Import(
+        kind=kind,
+        file_name=file_name[:255],
+        file_sha256=_sha256(path),
+        mapping=columns.as_json() | ({} if form == "auto" else {"format": form}),
+        created_by=by,
+    )
+    return _store(_checked(rows, kind, columns, found), found, record)
+
+
+def _check_file(path: Path, file_name: str, form: str) -> None:
+    if form not in FORMATS:
+        raise Invalid(f"format {form!r}: expected one of {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise Invalid(f"{file_name}: there is no such file")
+    if path.stat().st_size > settings.IMPORT_MAX_BYTES:
+        raise Invalid(
+            f"{file_name}: {path.stat().st_size:,} bytes; {settings.IMPORT_MAX_BYTES:,} at most (IMPORT_MAX_MB)"
+        )
+
+
+def _check_columns(columns: Columns, known: frozenset[str]) -> None:
+    unknown = sorted(columns.fields - known)
+    if unknown:
+        raise Invalid(f"mapping: {unknown[0]} is no field; fields are {', '.join(sorted(known))}")
+    groups = [set(columns.map), set(columns.constant), set(columns.template)]
+    twice = (groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2])
+    if twice:
+        raise Invalid(f"mapping: {min(twice)} is filled twice")
+
+
+def _fields(kind: str) -> frozenset[str]:
+    return RESPONSE_FIELDS if kind == Import.Kind.RESPONSES else PROMPT_FIELDS
+
+
+def _checked(
+    rows: Iterable[tuple[str, dict[str, Any]]], kind: str, columns: Columns, found: Problems
+) -> Iterator[tuple[str, PromptItem]]:
+    """(place, item) of the rows that are right; the others are noted."""
+    seen_unknown: set[str] = set()
+    for place, row in rows:
+        if columns:
+            try:
+                row = columns.apply(row, _fields(kind))
+            except KeyError as error:
+                found.add(place, f"there is no column {error.args[0]!r}")
+                continue
+        item = check_row(
+            row,
+            with_responses=kind == Import.Kind.RESPONSES,
+            complain=lambda name, message, place=place: found.add(f"{place}: field {name}", message),
+            seen_unknown=seen_unknown,
+        )
+        if item:
+            yield place, item
+
+
+def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import) -> Import:
+    """Write what was checked, chunk by chunk, in one transaction; once something is wrong only checking goes on."""
+    try:
+        return _store_whole(items, found, record)
+    except IntegrityError as error:  # another door made one of these prompts while we did
+        raise Conflict(f"{record.file_name}: rows were added meanwhile by others; try again ({error})") from error
+
+
+@transaction.atomic
+def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import) -> Import:
+    counts: Counter[str] = Counter()
+    _lock()
+    store = Store(found.add, by=record.created_by)
+    while chunk := list(islice(items, CHUNK_ROWS)):
+        counts["rows"] += len(chunk)
+        store.write(chunk, counts, is_dry=bool(found.errors))
+    found.refuse()
+    if not counts["rows"]:
+        raise Invalid(f"{record.file_name}: there are no rows in it")
+    record.counts = dict(counts)
+    if record.file_name != "API" or any(count for name, count in counts.items() if name.endswith("_new")):
+        record.save()
+    return record
+
+
+def _lock() -> None:
+    """One import at a time: two of the same file would else both find its rows missing."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed import', 0))")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,72 @@
+"""What `import_prompts` and `import_responses` share: options, progress bar, and errors as lines."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from labeling.actions.import_files import FORMATS, Columns
+from labeling.errors import HeedError, Invalid
+from labeling.models import Import, User
+
+MAPPING = """
+columns:
+  Without a mapping, columns must be named as the fields above. With one, columns that are neither mapped nor named as a
+  field are left unread. A dotted path reaches into nested data: --map prompt=turns.0.text
+"""
+
+
+class ImportCommand(BaseCommand):
+    """Imports files one after the other; each is all or nothing, and safe to repeat."""
+
+    action: Callable[..., Import]
+    fields = ""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs):
+        """Keep the line breaks of the epilog."""
+        kwargs |= {"epilog": self.fields + MAPPING, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The same for both kinds."""
+        add = parser.add_argument
+        add("files", nargs="+", type=Path, metavar="FILE", help="JSON Lines, CSV, TSV or Parquet")
+        add("--format", choices=FORMATS, default="auto", help="default: by the file's name")
+        add("--map", action="append", default=[], metavar="FIELD=COLUMN", help="fill a field from a column")
+        add("--constant", action="append", default=[], metavar="FIELD=TEXT", help="fill a field with the same text")
+        add(
+            "--template", action="append", default=[], metavar="FIELD=TEXT", help="fill a field with text and {columns}"
+        )
+        add("--by", metavar="EMAIL", help="who imports; kept with the import")
+
+    def handle(self, *args: object, files: list[Path], **options) -> None:
+        """Import each file and say what came of it."""
+        by = self._person(options["by"])
+        for path in files:
+            try:
+                columns = Columns.parse(map=options["map"], constant=options["constant"], template=options["template"])
+                done = self._import(path, options["format"], columns, by)
+            except Invalid as error:
+                lines = [f"{e['place']}: {e['message']}" for e in error.errors] or [str(error)]
+                raise CommandError("\n".join([*lines, f"{path.name}: refused; nothing of it was stored."])) from None
+            except HeedError as error:
+                raise CommandError(str(error)) from None
+            counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items())
+            self.stdout.write(f"{path.name}: {counts}")
+
+    def _import(self, path: Path, form: str, columns: Columns, by: User | None) -> Import:
+        size = path.stat().st_size if path.exists() else 0
+        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar:
+            return type(self).action(
+                path=path, form=form, columns=columns, progress=lambda read: bar.update(read - bar.n), by=by
+            )
+
+    def _person(self, email: str | None) -> User | None:
+        if email is None:
+            return None
+        person = User.objects.filter(email=email.lower()).first()
+        if person is None:
+            raise CommandError(f"There is no account {email}.")
+        return person

@@ -1,0 +1,351 @@
+"""Imports through the commands, on the real files and on broken ones: all or nothing, repeatable, errors with their place."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from labeling.actions import imports
+from labeling.actions.import_files import Columns
+from labeling.errors import Invalid
+from labeling.models import Author, Import, ModelVersion, Prompt, Response
+
+pytestmark = pytest.mark.django_db
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+TLDR_MAP = ["--map", "prompt=context", "--map", "model=model_type", "--map", "response=sample"]
+
+
+def real_file(name: str) -> Path:
+    """A file of ../shared/data; the test is skipped where it is absent, except in CI."""
+    path = DATA / name
+    if not path.exists() and os.environ.get("CI") != "true":
+        pytest.skip(f"{path} is absent")
+    return path
+
+
+def counts() -> dict[str, int]:
+    """How many rows there are of everything that an import may touch."""
+    return {model.__name__: model.objects.count() for model in (Author, Import, ModelVersion, Prompt, Response)}
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def refused(command: str, *arguments) -> str:
+    """The message of a command that refuses, after checking that it changed nothing."""
+    before = counts()
+    with pytest.raises(CommandError) as error:
+        call_command(command, *map(str, arguments))
+    assert counts() == before
+    return str(error.value)
+
+
+# ---- the real files -------------------------------------------------------------------------------------------------
+
+
+def test_the_tldr_file_goes_in_and_repeats_without_duplicates(capsys):
+    path = real_file("instructgpt_tldr.csv")
+    call_command("import_responses", str(path), *TLDR_MAP, "--map", "demonstration=ref_text")
+    after = counts()
+    assert after == {"Author": 0, "Import": 1, "ModelVersion": 12, "Prompt": 100, "Response": 1300}
+    assert Response.objects.filter(origin="person").count() == 100
+    prompt = Prompt.objects.get(messages__0__content__startswith="OK, probably time to mention this.")
+    assert prompt.responses.filter(origin="model").values("model_version").distinct().count() == 12
+    assert prompt.text.endswith("\n\nTL;DR:")
+    assert {model.stage for model in ModelVersion.objects.all()} == {"external"}
+    call_command("import_responses", str(path), *TLDR_MAP, "--map", "demonstration=ref_text")
+    assert counts() == after | {"Import": 2}
+    assert Import.objects.latest("id").counts["responses_new"] == 0
+
+
+def test_the_self_instruct_file_goes_in():
+    path = real_file("self_instruct_seed_tasks.jsonl")
+    for _ in range(2):
+        call_command("import_prompts", str(path), "--format", "self_instruct")
+        assert (Prompt.objects.count(), Response.objects.filter(origin="person").count()) == (175, 175)
+    task = Prompt.objects.get(external_id="seed_task_1")
+    assert task.text == "What is the relation between the given pairs?\n\nNight : Day :: Right : Left"
+    assert task.responses.get().text == "The relation between the given pairs is that they are opposites."
+    assert task.metadata == {"name": "antonym_relation"}
+
+
+def test_the_self_instruct_file_goes_in_by_dotted_paths_too():
+    path = real_file("self_instruct_seed_tasks.jsonl")
+    template = "prompt={instruction}\n\n{instances.0.input}"
+    columns = ["--template", template, "--map", "demonstration=instances.0.output", "--map", "external_id=id"]
+    call_command("import_prompts", str(path), *columns)
+    assert Prompt.objects.get(external_id="seed_task_0").text.endswith("700-1000 calories?")
+    assert Prompt.objects.count() == 175
+
+
+# ---- formats and fields ---------------------------------------------------------------------------------------------
+
+FULL = {
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue? ☀️"}],
+    "kind": "few_shot", "use_case": "open_qa", "author": "ann", "organization": "acme", "external_id": "x1",
+    "metadata": {"k": [1, None]}, "demonstration": "Scattering.",
+}  # fmt: skip
+
+
+def write_as(form: str, path: Path, rows: list[dict]) -> Path:
+    if form == "jsonl":
+        return write(path.with_suffix(".jsonl"), rows)
+    if form == "parquet":
+        path = path.with_suffix(".parquet")
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+    import csv
+
+    path = path.with_suffix(".csv")
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            cells = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+            writer.writerow(cells)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_each_format_stores_the_same_rows(tmp_path, form):
+    rows = [FULL, FULL | {"messages": FULL["messages"][1:], "external_id": "x2"}]
+    call_command("import_prompts", str(write_as(form, tmp_path / "rows", rows)))
+    prompt = Prompt.objects.get(external_id="x1")
+    assert prompt.messages == FULL["messages"]
+    assert (prompt.kind, prompt.use_case, prompt.author.key, prompt.organization) == (
+        "few_shot",
+        "open_qa",
+        "ann",
+        "acme",
+    )
+    assert prompt.metadata == {"k": [1, None]}
+    assert prompt.source == "import"
+    assert prompt.split == prompt.author.split == Prompt.objects.get(external_id="x2").split
+    assert [(r.text, r.origin, r.model_version) for r in prompt.responses.all()] == [("Scattering.", "person", None)]
+
+
+def test_responses_come_singly_or_together_and_keep_how_they_were_made(tmp_path):
+    rows = [
+        {"prompt": "One?", "model": "a", "response": "1", "finish_reason": "stop", "sampling": {"temperature": 0.7}},
+        {
+            "prompt": "One?",
+            "responses": [{"model": "a", "text": "2", "external_id": "r2"}, {"model": "b", "text": "1"}],
+        },
+    ]
+    call_command("import_responses", str(write(tmp_path / "r.jsonl", rows)))
+    assert Prompt.objects.count() == 1
+    assert sorted(Response.objects.values_list("model_version__name", "text")) == [("a", "1"), ("a", "2"), ("b", "1")]
+    first = Response.objects.get(finish_reason="stop")
+    assert first.sampling == {"temperature": 0.7}
+    assert Response.objects.filter(external_id="r2").exists()
+
+    prompt = Prompt.objects.get()
+    by_id = write(tmp_path / "by_id.jsonl", [{"prompt_id": str(prompt.uuid), "model": "c", "response": "3"}])
+    call_command("import_responses", str(by_id))
+    assert prompt.responses.count() == 4
+    assert Prompt.objects.count() == 1
+
+
+def test_equal_samples_of_one_model_stay_several_and_repeat_as_such(tmp_path):
+    path = write(tmp_path / "r.jsonl", [{"prompt": "One?", "model": "a", "response": "same"}] * 3)
+    for _ in range(2):
+        call_command("import_responses", str(path))
+        assert Response.objects.count() == 3
+
+
+def test_chunks_do_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "CHUNK_ROWS", 2)
+    rows = [{"prompt": f"P{n % 3}", "author": f"a{n % 2}", "model": "m", "response": f"R{n}"} for n in range(9)]
+    rows = [row | {"author": f"a{int(row['prompt'][1]) % 2}"} for row in rows]
+    call_command("import_responses", str(write(tmp_path / "r.jsonl", rows)))
+    assert (Prompt.objects.count(), Author.objects.count(), Response.objects.count()) == (3, 2, 9)
+    assert Import.objects.get().counts == {
+        "rows": 9, "authors_new": 2, "prompts_new": 3, "prompts_present": 0, "models_new": 1,
+        "responses_new": 9, "responses_present": 0,
+    }  # fmt: skip
+
+
+def test_constants_and_bars(tmp_path):
+    path = write(tmp_path / "q.jsonl", [{"question": "Why?", "note": "unread", "use_case": "kept"}])
+    call_command("import_prompts", str(path), "--map", "prompt=question", "--constant", "split=test")
+    prompt = Prompt.objects.get()
+    assert (prompt.text, prompt.split, prompt.use_case) == ("Why?", "test", "kept")
+
+
+def test_an_author_is_never_in_two_splits(tmp_path):
+    rows = [{"prompt": f"Question {n}", "author": f"author {n % 40}"} for n in range(400)]
+    call_command("import_prompts", str(write(tmp_path / "a.jsonl", rows)))
+    splits = {author.key: set(author.prompts.values_list("split", flat=True)) for author in Author.objects.all()}
+    assert all(len(found) == 1 for found in splits.values())
+    assert len(set().union(*splits.values())) > 1
+    key, split = next((key, *found) for key, found in splits.items())
+    other = "test" if split != "test" else "train"
+    message = refused("import_prompts", write(tmp_path / "b.jsonl", [{"prompt": "New", "author": key, "split": other}]))
+    assert f"b.jsonl line 1: field split: author {key!r} is in split {split}" in message
+    later = write(tmp_path / "c.jsonl", [{"prompt": "New", "author": key, "split": split}])
+    call_command("import_prompts", str(later))
+    assert Prompt.objects.get(messages__0__content="New").split == split
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x", "colour": "red"}, "field colour: unknown column"),
+        (
+            {"prompt": "x", "model": "m", "response": "r"},
+            "field model: unknown column here: it belongs to an import of resp",
+        ),
+        ({"kind": "plain"}, "field prompt: missing or empty"),
+        ({"prompt": "  \n"}, "field prompt: empty"),
+        ({"prompt": 5}, "field prompt: expected text, got a number"),
+        ({"prompt": ["x"]}, "field prompt: expected text, got a list"),
+        ({"prompt": "nul \0 char"}, "field prompt: holds a NUL character"),
+        ({"prompt": "p" * 5_000_000}, "field prompt: 5,000,000 characters; 200,000 at most"),
+        ({"prompt": "x", "messages": []}, "field prompt: give either prompt or messages"),
+        ({"messages": []}, "field messages: expected a list"),
+        ({"messages": [{"role": "user"}]}, "field messages: message 1: expected {role, content}"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, "field messages: message 1: role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "field messages: the last message must be the user's"),
+        ({"prompt": "x", "kind": "odd"}, "field kind: expected one of plain, few_shot, user_based; got 'odd'"),
+        ({"prompt": "x", "kind": ["plain"]}, "field kind: expected one of"),
+        ({"prompt": "x", "split": "all"}, "field split: expected one of train, valid, test"),
+        ({"prompt": "x", "use_case": "u" * 51}, "field use_case: 51 characters; 50 at most"),
+        ({"prompt": "x", "metadata": [1]}, "field metadata: expected a JSON object"),
+        ({"prompt": "x", "metadata": {"a": "\0"}}, "field metadata: holds a NUL"),
+        ({"prompt": "x", "author": True}, "field author: expected text, got true or false"),
+        ({"prompt": "x", "demonstration": ""}, "field demonstration: empty"),
+        ({"prompt": "x", "demonstration": [3]}, "field demonstration: expected text"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_line_and_field(tmp_path, row, message):
+    path = write(tmp_path / "p.jsonl", [{"prompt": "fine"}, row])
+    assert f"p.jsonl line 2: {message}" in refused("import_prompts", path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x"}, "field response: missing"),
+        ({"prompt": "x", "model": "m"}, "field response: missing or empty"),
+        ({"prompt": "x", "response": "r"}, "field model: missing"),
+        ({"prompt": "x", "model": "m", "response": " "}, "field response: empty"),
+        ({"prompt": "x", "model": "m" * 151, "response": "r"}, "field model: 151 characters; 150 at most"),
+        (
+            {"prompt": "x", "model": "m", "response": "r", "finish_reason": "tired"},
+            "field finish_reason: expected one of",
+        ),
+        ({"prompt": "x", "model": "m", "response": "r", "sampling": 1}, "field sampling: expected a JSON object"),
+        ({"prompt": "x", "responses": []}, "field responses: expected a list of {model, text}, not empty"),
+        ({"prompt": "x", "responses": [{"model": "m"}]}, "field responses[0].text: missing or empty"),
+        ({"prompt": "x", "responses": [{"model": "m", "text": "t", "n": 1}]}, "field responses[0].n: unknown field"),
+        ({"prompt_id": "7", "model": "m", "response": "r"}, "field prompt_id: expected the UUID of a prompt"),
+        (
+            {"prompt_id": "00000000-0000-4000-8000-000000000000", "model": "m", "response": "r"},
+            "field prompt_id: there is no prompt 00000000",
+        ),
+    ],
+)
+def test_a_wrong_response_row_is_refused_with_line_and_field(tmp_path, row, message):
+    path = write(tmp_path / "r.jsonl", [{"prompt": "fine", "model": "m", "response": "r"}, row])
+    assert f"r.jsonl line 2: {message}" in refused("import_responses", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "p.jsonl line 2: not JSON"),
+        ("p.jsonl", b'{"prompt": "a"}\n[1]\n', "p.jsonl line 2: expected a JSON object"),
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "p.jsonl line 2: not UTF-8: byte 0xff at position 13"),
+        ("p.jsonl", b'{"prompt": "a \\ud800 b"}\n', "p.jsonl line 1"),
+        ("p.jsonl", b"\n\n", "p.jsonl: there are no rows"),
+        ("p.csv", b"prompt,kind\nfine,plain\nx,plain,extra\n", "p.csv line 3: 3 cells, but the header has 2"),
+        ("p.csv", b'prompt\nfine\n"two\nlines"\n"broken" quote\n', "p.csv line 5: broken CSV"),
+        ("p.csv", b'prompt\nfine\n"never closed\n', "p.csv line 3: broken CSV: unexpected end of data"),
+        ("p.csv", b"prompt\nfine\nna\xefve\n", "p.csv line 3: not UTF-8: byte 0xef at position 3"),
+        ("p.csv", b"prompt,prompt\na,b\n", "p.csv line 1: the header names the column 'prompt' twice"),
+        ("p.csv", b"text\na\n", "p.csv line 2: field text: unknown column"),
+        ("p.csv", b"", "p.csv: there are no rows"),
+        ("p.parquet", b"PAR1 not really", "p.parquet: not a readable Parquet file"),
+        ("p.txt", b"x", "p.txt: expected a name ending in .jsonl"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    assert message in refused("import_prompts", tmp_path / name)
+
+
+def test_csv_lines_are_counted_as_an_editor_does(tmp_path):
+    (tmp_path / "p.csv").write_text('prompt,kind\r\n"two\r\nlines",plain\r\nx,odd\r\n', newline="")
+    assert "p.csv line 4: field kind" in refused("import_prompts", tmp_path / "p.csv")
+
+
+def test_all_errors_are_told_up_to_a_limit(tmp_path):
+    rows = [{"prompt": f"fine {n}"} if n % 2 else {"prompt": "", "kind": "odd"} for n in range(20)]
+    message = refused("import_prompts", write(tmp_path / "p.jsonl", rows))
+    assert message.count("field prompt: empty") == message.count("field kind: expected") == 10
+    path = write(tmp_path / "q.jsonl", [{"prompt": ""}] * 500)
+    with pytest.raises(Invalid, match="100 errors or more") as error:
+        imports.import_prompts(path=path, by=None)
+    assert len(error.value.errors) == 100
+
+
+def test_a_late_error_takes_everything_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "CHUNK_ROWS", 3)
+    rows = [{"prompt": f"P{n}", "author": "a", "model": "m", "response": "r"} for n in range(10)] + [{"prompt": ""}]
+    assert "line 11" in refused("import_responses", write(tmp_path / "r.jsonl", rows))
+
+
+def test_contradictions_are_refused(tmp_path):
+    first = [{"prompt": "A", "external_id": "1", "split": "train"}]
+    call_command("import_prompts", str(write(tmp_path / "1.jsonl", first)))
+    other = write(tmp_path / "2.jsonl", [{"prompt": "B", "external_id": "1"}])
+    assert "line 1: field external_id: '1' names another prompt already" in refused("import_prompts", other)
+    within = write(tmp_path / "3.jsonl", [{"prompt": "C", "external_id": "2"}, {"prompt": "D", "external_id": "2"}])
+    assert "line 2: field external_id: '2' names another prompt already" in refused("import_prompts", within)
+    split = write(tmp_path / "4.jsonl", [{"prompt": "A", "split": "test"}])
+    assert "line 1: field split: this prompt is in split train already" in refused("import_prompts", split)
+
+
+def test_a_wrong_mapping_is_refused(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"text": "x"}])
+    assert "there is no column 'txt'" in refused("import_prompts", path, "--map", "prompt=txt")
+    assert "promt is no field" in refused("import_prompts", path, "--map", "promt=text")
+    assert "expected FIELD=" in refused("import_prompts", path, "--map", "prompt")
+    assert "filled twice" in refused("import_prompts", path, "--map", "prompt=text", "--constant", "prompt=x")
+    with pytest.raises(Invalid, match="format 'xml'"):
+        imports.import_prompts(path=path, form="xml", columns=Columns(), by=None)
+
+
+def test_a_missing_file_and_a_huge_one_are_refused(tmp_path, settings):
+    assert "there is no such file" in refused("import_prompts", tmp_path / "none.jsonl")
+    settings.IMPORT_MAX_BYTES = 10
+    assert "10 at most" in refused("import_prompts", write(tmp_path / "p.jsonl", [{"prompt": "long enough"}]))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_imports_of_one_file_at_once_store_it_once(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connection
+
+    path = write(tmp_path / "r.jsonl", [{"prompt": f"P{n}", "model": "m", "response": "r"} for n in range(300)])
+
+    def run(_number: int) -> None:
+        try:
+            imports.import_responses(path=path, by=None)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert (Prompt.objects.count(), Response.objects.count(), Import.objects.count()) == (300, 300, 4)
