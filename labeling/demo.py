@@ -33,7 +33,7 @@ from labeling import postgres
 BASE_DIR = Path(__file__).resolve().parent.parent
 FOLDER = BASE_DIR / "var" / "demo"
 LOGS = BASE_DIR / "var" / "log"
-BASE_MODEL = BASE_DIR / "var" / "models" / "base"
+TINY_BASE_MODEL = BASE_DIR / "var" / "models" / "tiny-base"
 MARK = "HEED_DEMO"  # in the environment of every process we start, so that a later start finds it
 STOP_SECONDS = 100.0  # the database may need 60 to stop in order
 
@@ -201,10 +201,7 @@ class Demo:
         self._start_program("policy")
         self.say("ready")
         print((FOLDER / "welcome.txt").read_text(), flush=True)
-        if not (BASE_MODEL / "manifest.json").exists():
-            self._start_base_model()
-        else:
-            self._manage("seed_demo", "--base-model", str(BASE_MODEL))
+        self._bring_base_model()
 
     def _start_program(self, name: str) -> None:
         """Ask supervisord, which may itself be starting."""
@@ -252,12 +249,19 @@ class Demo:
                 raise DemoError(f"the web server does not answer on port {self.port}; see var/log/web.log")
             time.sleep(0.1)
 
-    def _start_base_model(self) -> None:
-        self.say("training the tiny base model in the background (some minutes; var/log/base_model.log)")
+    def _bring_base_model(self) -> None:
+        """Have a policy to serve: the folder that BASE_MODEL names (`off`: none), else the tiny one, trained at first."""
+        chosen = os.environ.get("BASE_MODEL") or str(TINY_BASE_MODEL)
+        if chosen == "off":
+            return
+        if chosen != str(TINY_BASE_MODEL) or (TINY_BASE_MODEL / "manifest.json").exists():
+            self._manage("seed_demo", "--base-model", chosen)
+            return
+        self.say("training the tiny base model in the background (some minutes; see var/log/base_model.log)")
         config = "training/configs/tiny_pretrain.toml"
         with (LOGS / "base_model.log").open("a") as log:
             self.base_model = subprocess.Popen(
-                [sys.executable, "-m", "training", "pretrain", "--config", config, "--out", str(BASE_MODEL)],
+                [sys.executable, "-m", "training", "pretrain", "--config", config, "--out", str(TINY_BASE_MODEL)],
                 cwd=BASE_DIR,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -277,7 +281,7 @@ class Demo:
         if code:
             self.say(f"the base model was not trained (exit {code}): see var/log/base_model.log; the rest goes on")
             return
-        self._manage("seed_demo", "--base-model", str(BASE_MODEL))
+        self._manage("seed_demo", "--base-model", str(TINY_BASE_MODEL))
         self.say(f"the base model is trained and served on http://127.0.0.1:{os.environ['POLICY_PORT']}")
 
     def _check_supervisord(self) -> None:

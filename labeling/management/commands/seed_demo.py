@@ -4,15 +4,19 @@ Safe to repeat: what is there already stays as it is. Prompts, responses and bat
 """
 
 import argparse
+import json
 import os
+import random
 import secrets
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from labeling.actions import tokens
-from labeling.models import ApiToken, Group, Role, User
+from labeling.actions import batches, imports, model_versions, tokens
+from labeling.errors import HeedError
+from labeling.models import ApiToken, Batch, Group, Import, Kind, Prompt, Role, User
+from training import tinyworld
 
 PEOPLE = {  # address → roles, group, name
     "admin@demo.example": ([Role.ADMIN], Group.TRAINING, "Amir Admin"),
@@ -23,6 +27,17 @@ PEOPLE = {  # address → roles, group, name
     "heldout@demo.example": ([Role.LABELER], Group.HELD_OUT, "Hedda Held-Out"),
     "applicant@demo.example": ([Role.APPLICANT], Group.TRAINING, "Ada Applicant"),
 }
+WRITTEN = settings.BASE_DIR / "labeling" / "demo_responses.jsonl"  # a few prompts with four responses each, by hand
+TINY_PROMPTS = 40
+TINY_MODELS = {  # name → coverage of what the prompt asks for, share of courteous answers
+    "demo-careful": (1.0, 0.8),
+    "demo-brief": (0.85, 0.0),
+    "demo-rambling": (0.5, 0.5),
+    "demo-careless": (0.0, 0.2),
+}
+RANKING_INSTRUCTIONS = """Rate every response from 1 to 7, then rank them. Helpful comes first: does it do what was asked?
+Then true, then harmless. Responses that are equally good share a rank."""
+DEMONSTRATION_INSTRUCTIONS = "Write the response that you would have liked to get."
 TOKEN_NAME = "demo training"  # noqa: S105 (a name, not a secret)
 
 
@@ -34,6 +49,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--folder", type=Path, default=settings.VAR_DIR / "demo", help="folder for welcome.txt and token"
         )
+        parser.add_argument("--base-model", type=Path, metavar="FOLDER", help="model to serve when none does yet")
 
     def handle(self, *args: object, **options) -> None:
         """Seed, then write the welcome that `make demo` prints."""
@@ -45,7 +61,20 @@ class Command(BaseCommand):
         for email in PEOPLE:
             make_person(email, password)
         keep_token(folder / "token")
+        make_batches(by=User.objects.get(email="researcher@demo.example"))
         (folder / "welcome.txt").write_text(welcome(password))
+        if options["base_model"]:
+            self._bring_base_model(options["base_model"])
+
+    def _bring_base_model(self, folder: Path) -> None:
+        """Register a model; let it serve when nothing does yet. A model that is refused does not stop a demo."""
+        admin = User.objects.get(email="admin@demo.example")
+        try:
+            version = model_versions.register_folder(folder=folder, by=admin)
+            if model_versions.serving_policy() is None:
+                model_versions.promote(model_version=version, reason="first policy of the demo", by=admin)
+        except HeedError as error:
+            self.stderr.write(f"{folder} was not registered: {error}")
 
 
 def make_person(email: str, password: str) -> User:
@@ -60,6 +89,49 @@ def make_person(email: str, password: str) -> User:
         user.set_password(password)
         user.save(update_fields=["password"])
     return user
+
+
+def make_batches(*, by: User) -> None:
+    """Prompts with responses, and four batches over them. Left alone once the last of them is there."""
+    if Batch.objects.filter(name="Demo: held-out rankings").exists():
+        return
+    imports.import_rows(kind=Import.Kind.RESPONSES, rows=[*written_rows(), *tiny_rows()], by=by)
+    ids = {
+        name: tuple(
+            str(uuid) for uuid in Prompt.objects.filter(external_id__startswith=name).values_list("uuid", flat=True)
+        )
+        for name in ("demo-", "tiny-")
+    }
+    everything = sorted(ids["demo-"] + ids["tiny-"])
+    ranking = {"kind": Kind.RANKING, "k": 4, "instructions": RANKING_INSTRUCTIONS, "by": by}
+    batches.create_batch(name="Demo: rankings", prompt_ids=ids["demo-"], overlap=2, priority=1, **ranking)
+    batches.create_batch(
+        name="Demo: demonstrations",
+        kind=Kind.DEMONSTRATION,
+        prompt_ids=everything,
+        instructions=DEMONSTRATION_INSTRUCTIONS,
+        by=by,
+    )
+    batches.create_batch(name="Demo: tiny-world rankings", prompt_ids=ids["tiny-"], group=Group.TRAINING, **ranking)
+    batches.create_batch(name="Demo: held-out rankings", prompt_ids=everything, group=Group.HELD_OUT, **ranking)
+
+
+def written_rows() -> list[dict]:
+    """The rows of demo_responses.jsonl."""
+    return [json.loads(line) for line in WRITTEN.read_text(encoding="utf-8").splitlines()]
+
+
+def tiny_rows() -> list[dict]:
+    """Prompts of the tiny world, which the tiny base model understands, with responses of four qualities."""
+    rng = random.Random("demo")
+    rows = list(tinyworld.prompts(TINY_PROMPTS, seed=0))
+    for row in rows:
+        ask = tinyworld.read_ask(row["prompt"])
+        row["responses"] = [
+            {"model": model, "text": tinyworld.draw_answer(ask, rng, coverage, courteous)}
+            for model, (coverage, courteous) in TINY_MODELS.items()
+        ]
+    return rows
 
 
 def keep_token(path: Path) -> None:
