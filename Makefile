@@ -38,7 +38,7 @@ bench: .venv/.installed ## benchmarks beside peers; PART=labeling or PART=traini
 lint: .venv/.installed ## formatter, linter, types, templates
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m mypy
+	SECRET_KEY=lint ALLOWED_HOSTS=localhost .venv/bin/python -m mypy
 	.venv/bin/python -m djlint --check --lint --quiet templates
 
 # Debian's own browser: the tests drive it, and nothing is downloaded from elsewhere.

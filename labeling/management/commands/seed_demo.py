@@ -8,6 +8,7 @@ import json
 import os
 import random
 import secrets
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -103,8 +104,8 @@ def make_batches(*, by: User) -> None:
         for name in ("demo-", "tiny-")
     }
     everything = sorted(ids["demo-"] + ids["tiny-"])
-    ranking = {"kind": Kind.RANKING, "k": 4, "instructions": RANKING_INSTRUCTIONS, "by": by}
-    batches.create_batch(name="Demo: rankings", prompt_ids=ids["demo-"], overlap=2, priority=1, **ranking)
+    rank = partial(batches.create_batch, kind=Kind.RANKING, k=4, instructions=RANKING_INSTRUCTIONS, by=by)
+    rank(name="Demo: rankings", prompt_ids=ids["demo-"], overlap=2, priority=1)
     batches.create_batch(
         name="Demo: demonstrations",
         kind=Kind.DEMONSTRATION,
@@ -112,8 +113,8 @@ def make_batches(*, by: User) -> None:
         instructions=DEMONSTRATION_INSTRUCTIONS,
         by=by,
     )
-    batches.create_batch(name="Demo: tiny-world rankings", prompt_ids=ids["tiny-"], group=Group.TRAINING, **ranking)
-    batches.create_batch(name="Demo: held-out rankings", prompt_ids=everything, group=Group.HELD_OUT, **ranking)
+    rank(name="Demo: tiny-world rankings", prompt_ids=ids["tiny-"], group=Group.TRAINING)
+    rank(name="Demo: held-out rankings", prompt_ids=everything, group=Group.HELD_OUT)
 
 
 def written_rows() -> list[dict]:
