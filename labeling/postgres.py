@@ -236,32 +236,40 @@ class _Cluster:
             shutil.rmtree(abandoned, ignore_errors=True)
         fresh = self.home / f"data.new-{uuid.uuid4().hex[:8]}"
         _make_private(fresh, self.account.pw_uid, self.account.pw_gid, 0o700)
-        command = [
-            *(
-                self.binaries / "initdb",
-                "--pgdata",
-                fresh,
-                "--username",
-                SUPERUSER,
-                "--encoding",
-                "UTF8",
-                "--no-instructions",
-            ),
-            # A locale inside PostgreSQL: the same order and the same upper case on every machine.
-            *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
-            *("--auth-local", "peer", "--auth-host", "reject"),
-            *([] if self.is_durable else ["--no-sync"]),
-        ]
         self.say(f"Creating a database cluster in {self.data} …")
-        # Its children end with it (they read from its pipe), it ends with us: no initdb outlives its owner.
-        done = self._run(command, signal.SIGKILL)
+        done = self._initdb(fresh)
         if done.returncode:
             shutil.rmtree(fresh, ignore_errors=True)
             raise PostgresError(f"initdb failed:\n{done.stdout}")
-        (fresh / "pg_hba.conf").write_text(
-            "# Who may connect: see pg_ident.conf, written at each start.\nlocal all all peer map=heed\n"
-        )
         fresh.rename(self.data)
+
+    def _initdb(self, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(self.binaries / "initdb"), "--pgdata", str(folder), "--username", SUPERUSER, "--no-instructions"]
+        # A locale inside PostgreSQL: the same order and the same upper case on every machine.
+        command += [
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C",
+            "--locale-provider",
+            "builtin",
+            "--builtin-locale",
+            "C.UTF-8",
+        ]
+        command += ["--auth-local", "peer", "--auth-host", "reject"]
+        command += [] if self.is_durable else ["--no-sync"]
+        return subprocess.run(
+            command,
+            cwd=self.home,
+            env=_clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Its children end with it (they read from its pipe), it ends with us: no initdb outlives its owner.
+            preexec_fn=end_with_parent(signal.SIGKILL),
+            **_identity(self.account),
+        )
 
     def serve(self) -> None:
         """Run the server until asked to stop; start it again when it dies. Raises PostgresError when it keeps dying."""
@@ -281,10 +289,23 @@ class _Cluster:
             self.clear_leftovers()
         raise PostgresError(f"PostgreSQL ended {quick_deaths} times right after its start; its messages above say why.")
 
-    def _start(self) -> subprocess.Popen[str]:
-        # Peer authentication: the kernel says who connects. Only the user who owns this clone is let in.
+    def _write_access_rules(self) -> dict[str, str]:
+        """Peer authentication: the kernel says who connects, and only the user who owns this clone is let in.
+
+        Returns the settings that name the files. They lie outside `data`: as root, we write nothing where the server's
+        user could have put a link.
+        """
         client = pwd.getpwuid(os.geteuid()).pw_name
-        (self.data / "pg_ident.conf").write_text("".join(f'heed "{client}" {role}\n' for role in (ROLE, SUPERUSER)))
+        rules = {
+            "hba_file": ("pg_hba.conf", "local all all peer map=heed\n"),
+            "ident_file": ("pg_ident.conf", "".join(f'heed "{client}" {role}\n' for role in (ROLE, SUPERUSER))),
+        }
+        for name, text in rules.values():
+            (self.home / name).write_text(text)
+            (self.home / name).chmod(0o644)
+        return {setting: str(self.home / name) for setting, (name, _) in rules.items()}
+
+    def _settings(self) -> dict[str, str]:
         settings = {
             "cluster_name": self.name,
             "listen_addresses": "",
@@ -297,8 +318,10 @@ class _Cluster:
             "log_checkpoints": "off",
             "log_line_prefix": "%m [%p] %q%d ",
         }
-        if not self.is_durable:
-            settings |= {"fsync": "off", "full_page_writes": "off"}
+        return settings if self.is_durable else settings | {"fsync": "off", "full_page_writes": "off"}
+
+    def _start(self) -> subprocess.Popen[str]:
+        settings = self._settings() | self._write_access_rules()
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return subprocess.Popen(
             [self.binaries / "postgres", "-D", self.data, *options],
@@ -344,19 +367,6 @@ class _Cluster:
             return
         process.kill()
         process.wait()
-
-    def _run(self, command: list[str | Path], parent_death_signal: signal.Signals) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=self.home,
-            env=_clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=end_with_parent(parent_death_signal),
-            **_identity(self.account),
-        )
 
 
 def _create_role_and_database(connection: psycopg.Connection) -> None:
