@@ -1,0 +1,118 @@
+"""A labeler's own history: what they handed in, what became of it, and corrections."""
+
+import uuid
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from labeling import answers
+from labeling.actions import submissions as actions
+from labeling.models import Draft, Kind, Revision, Role, Submission, TaskResponse
+from labeling.views.access import role_required
+
+PER_PAGE = 25
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def history(request: HttpRequest) -> HttpResponse:
+    """Own submissions, newest first, by status or kind."""
+    mine = Submission.objects.filter(labeler=request.user).select_related("task__prompt", "task__batch")
+    status, kind = request.GET.get("status", ""), request.GET.get("kind", "")
+    if status in Submission.Status.values:
+        mine = mine.filter(status=status)
+    if kind in Kind.values:
+        mine = mine.filter(kind=kind)
+    page = Paginator(mine.order_by("-submitted_at", "-id"), PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "page": page,
+        "status": status,
+        "kind": kind,
+        "statuses": Submission.Status.choices,
+        "kinds": Kind.choices,
+    }
+    return render(request, "submissions/history.html", context)
+
+
+def _submission(request: HttpRequest, submission_uuid: uuid.UUID) -> Submission:
+    """Their own, or 404."""
+    mine = Submission.objects.filter(labeler=request.user).select_related("task__prompt", "task__batch", "schema")
+    return get_object_or_404(mine, uuid=submission_uuid)
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def submission(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+    """One submission: every revision with its reviews, newest first."""
+    submission = _submission(request, submission_uuid)
+    texts = TaskResponse.objects.filter(task=submission.task).values_list("response__uuid", "response__text")
+    cards = answers.cards_of(submission.shown_order, {str(response_uuid): text for response_uuid, text in texts})
+    reviews: dict[int, list] = {}
+    for review in submission.reviews.all():
+        reviews.setdefault(review.revision_id, []).append(review)
+    revisions = [
+        _shown(revision, cards, submission.schema, reviews.get(revision.pk, []))
+        for revision in submission.revisions.order_by("-number")
+    ]
+    context = {
+        "submission": submission,
+        "revisions": revisions,
+        "correction": Draft.objects.filter(task=submission.task, labeler=request.user).first(),
+    }
+    return render(request, "submissions/submission.html", context)
+
+
+def _shown(revision: Revision, cards: list[answers.Card], schema, reviews: list) -> dict:
+    """What the template needs of a revision: letters, never ids; only what was answered."""
+    card_of = {card.uuids[0]: card for card in cards}
+    labels = {flag["name"]: flag["label"] for flag in [*schema.response_flags, *schema.prompt_flags]}
+    tiers = []
+    for tier in revision.tiers or []:
+        tiers.append([])
+        for card in [card_of[response_uuid] for response_uuid in tier if response_uuid in card_of]:
+            rating = revision.ratings.get(card.uuids[0], {})
+            tiers[-1].append(
+                {
+                    "label": card.label,
+                    "letter": card.letter,
+                    "text": card.text,
+                    "quality": rating.get("quality"),
+                    "flags": _answered(rating.get("flags", {}), labels),
+                }
+            )
+    return {
+        "revision": revision,
+        "reviews": reviews,
+        "tiers": tiers,
+        "prompt_flags": _answered(revision.prompt_flags, labels),
+    }
+
+
+def _answered(flags: dict, labels: dict[str, str]) -> list[dict]:
+    return [{"label": labels.get(name, name), "value": value} for name, value in flags.items() if value is not None]
+
+
+@role_required(Role.LABELER)
+@require_POST
+def reopen(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+    """Begin a correction, or go on with it."""
+    submission = _submission(request, submission_uuid)
+    actions.reopen(submission=submission, by=request.user)
+    return redirect("task", submission.task.uuid)
+
+
+@role_required(Role.LABELER)
+@require_POST
+def discard_correction(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+    """Drop a correction that was begun; what was handed in stands."""
+    submission = _submission(request, submission_uuid)
+    actions.discard_correction(submission=submission, by=request.user)
+    messages.info(request, _("The unfinished correction is gone; what you had submitted stands."))
+    return redirect("submission", submission.uuid)

@@ -1,0 +1,375 @@
+"""A labeler's day: the queue, the page of a task, and what its forms and script send."""
+
+import uuid
+
+from django.contrib import messages
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from labeling import answers
+from labeling.actions import submissions as submission_actions
+from labeling.actions import tasks as actions
+from labeling.errors import Conflict, Invalid
+from labeling.models import Batch, Draft, Kind, Role, Skip, Slot, Submission, Task, TaskResponse
+from labeling.views.access import role_required
+
+LEFT_AT_MOST = 1000  # counting further would cost more than it tells
+
+
+# The queue -----------------------------------------------------------------------------------------------------
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def queue(request: HttpRequest) -> HttpResponse:
+    """Where a labeler's day starts: what is begun, what came back, what is left, what is done today."""
+    user = request.user
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    done_today = Submission.objects.filter(labeler=user, submitted_at__gte=midnight)
+    returned = Submission.objects.filter(labeler=user, status=Submission.Status.RETURNED)
+    left = [batch for batch in _active_batches(user) if batch.left]
+    context = {
+        "begun": _begun(user),
+        "returned": returned.select_related("task__prompt").prefetch_related("reviews").order_by("updated_at"),
+        "left": left,
+        "left_at_most": LEFT_AT_MOST,
+        "kinds_left": [kind for kind in Kind if any(batch.kind == kind for batch in left)],
+        "done_today": done_today.count(),
+        "done_demonstrations": done_today.filter(kind=Kind.DEMONSTRATION).count(),
+        "done_rankings": done_today.filter(kind=Kind.RANKING).count(),
+    }
+    return render(request, "tasks/queue.html", context)
+
+
+def _begun(user) -> list[Draft]:
+    """Drafts to go on with: those with a seat, and those with something in them. Corrections among them."""
+    drafts = (
+        Draft.objects.filter(labeler=user).select_related("task__prompt", "task__batch").order_by("-saved_at")[:100]
+    )
+    ids = [draft.task_id for draft in drafts]
+    seated = set(
+        Slot.objects.filter(task__in=ids, labeler=user, status=Slot.Status.LEASED).values_list("task_id", flat=True)
+    )
+    handed_in = {s.task_id: s for s in Submission.objects.filter(task__in=ids, labeler=user)}
+    ended = set(Skip.objects.filter(task__in=ids, labeler=user).values_list("task_id", flat=True))
+    ended |= {task_id for task_id, submission in handed_in.items() if not submission.is_open_to_change}
+    begun = []
+    for draft in drafts:
+        draft.has_seat, draft.is_correction = draft.task_id in seated, draft.task_id in handed_in
+        if draft.task_id not in ended and (draft.has_seat or not answers.is_empty(draft.content)):
+            begun.append(draft)
+    return begun
+
+
+def _active_batches(user) -> list[Batch]:
+    """Active batches, best first, each with `left`: how many tasks of it this labeler may still take (counted to LEFT_AT_MOST)."""
+    batches = list(
+        Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).order_by("-priority", "id")
+    )
+    for batch in batches:
+        open_tasks = Slot.objects.claimable_by(user).filter(batch=batch).values("task_id").order_by().distinct()
+        batch.left = open_tasks[:LEFT_AT_MOST].count()
+    return batches
+
+
+@role_required(Role.LABELER)
+@require_POST
+def claim(request: HttpRequest) -> HttpResponse:
+    """The next task. A second click leads to the same one."""
+    kind, batch = request.POST.get("kind", ""), request.POST.get("batch", "")
+    if kind and kind not in Kind.values:
+        raise Invalid(f"Unknown kind of task: {kind}")
+    if batch and not batch.isdigit():
+        raise Invalid(f"Unknown batch: {batch}")
+    slot = actions.claim_next(kind=kind, batch_id=int(batch) if batch else None, by=request.user)
+    if slot is None:
+        messages.info(request, _("There is nothing left for you just now."))
+        return redirect("tasks")
+    return redirect("task", slot.task.uuid)
+
+
+# A task --------------------------------------------------------------------------------------------------------
+
+
+def _task(request: HttpRequest, task_uuid: uuid.UUID) -> Task:
+    """A task that was given to this labeler; 404 for any other, so that nothing can be learned by asking."""
+    mine = Q(drafts__labeler=request.user) | Q(submissions__labeler=request.user)
+    tasks = Task.objects.select_related("prompt", "batch__schema")
+    return get_object_or_404(tasks, Q(pk__in=Task.objects.filter(mine, uuid=task_uuid).values("pk")))
+
+
+def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
+    texts = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text")
+    return answers.cards_of(shown_order, {str(response_uuid): text for response_uuid, text in texts})
+
+
+def _answer(request: HttpRequest, task: Task) -> tuple[dict, list[dict]]:
+    """What the page's form says, and what is wrong with it at first sight."""
+    draft = Draft.objects.filter(task=task, labeler=request.user).first()
+    shown_order = (draft or Submission.objects.get(task=task, labeler=request.user)).shown_order
+    return answers.from_fields(request.POST, task.kind, _cards(task, shown_order), task.batch.schema)
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def task(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """The page to work on. Opening it renews the lease. Work that is handed in is shown in the history instead."""
+    task = _task(request, task_uuid)
+    draft = Draft.objects.filter(task=task, labeler=request.user).first()
+    submission = Submission.objects.filter(task=task, labeler=request.user).first()
+    if submission and (draft is None or not submission.is_open_to_change):
+        return redirect("submission", submission.uuid)
+    if Skip.objects.filter(task=task, labeler=request.user).exists():
+        messages.info(request, _("You skipped this task."))
+        return redirect("tasks")
+    seat = actions.renew(task=task, by=request.user)
+    if seat == "lost" and answers.is_empty(draft.content):
+        messages.info(
+            request, _("That task has gone to someone else meanwhile. Nothing was lost: you had not begun it.")
+        )
+        return redirect("tasks")
+    return _page(request, task, draft, submission, seat)
+
+
+def _page(
+    request: HttpRequest,
+    task: Task,
+    draft: Draft,
+    submission: Submission | None,
+    seat: str,
+    fields: dict | None = None,
+    problems: list[dict] | None = None,
+) -> HttpResponse:
+    """The form, filled from the draft or, when it was refused, with what was sent."""
+    cards = _cards(task, draft.shown_order)
+    fields = answers.to_fields(draft.content, cards) if fields is None else fields
+    schema = task.batch.schema
+    context = {
+        "task": task,
+        "draft": draft,
+        "submission": submission,
+        "feedback": submission.reviews.last() if submission else None,
+        "seat": seat,
+        "fields": fields,
+        "cards": [_shown(card, fields, schema) for card in cards],
+        "has_twins": any(len(card.letters) > 1 for card in cards),
+        "prompt_flags": [flag | {"value": fields.get(f"prompt-{flag['name']}", "")} for flag in schema.prompt_flags],
+        "quality_range": schema.quality_range,
+        "problems": problems or [],
+        "submit_key": request.POST.get("submit_key") or uuid.uuid4(),
+        # Names the copy that the browser keeps while the connection is lost: one per task and person.
+        "draft_key": salted_hmac("draft", f"{task.pk}:{request.user.pk}").hexdigest()[:20],
+        "is_plain": "plain" in request.GET,
+        "skip_reasons": Skip.Reason.choices,
+        "lease_seconds": actions.lease_seconds(),
+        "editor": uuid.uuid4(),
+        "words": _words(),
+    }
+    return render(request, f"tasks/{task.kind}.html", context, status=422 if problems else 200)
+
+
+def _shown(card: answers.Card, fields: dict, schema) -> dict:
+    """What the template needs of a card: letters only, never an id."""
+    flags = [flag | {"value": fields.get(f"flag-{card.letter}-{flag['name']}", "")} for flag in schema.response_flags]
+    return {
+        "letter": card.letter,
+        "letters": card.letters,
+        "label": card.label,
+        "text": card.text,
+        "quality": fields.get(f"quality-{card.letter}", ""),
+        "place": fields.get(f"place-{card.letter}", ""),
+        "flags": flags,
+        "answered": sum(1 for flag in flags if flag["value"]),
+    }
+
+
+def _words() -> dict[str, str]:
+    """What the page's script says, in the reader's language."""
+    return {
+        "unsaved": _("Not saved yet"),
+        "saving": _("Saving…"),
+        "saved": _("Saved"),
+        "offline": _("Offline – kept on this computer"),
+        "server": _("The server does not answer – kept on this computer"),
+        "loggedOut": _("Logged out – kept on this computer"),
+        "refused": _("Could not be saved – kept on this computer"),
+        "elsewhere": _("Changed elsewhere – kept on this computer"),
+        "notSubmitted": _(
+            "Not submitted: there is no connection. Your work is kept here; submit again when it is back."
+        ),
+        "undone": _("Undone"),
+        "nothingToUndo": _("Nothing to undo"),
+        "rated": _("{letter}: rated {value}"),
+        "alone": _("{letter}: place {place} of {places}"),
+        "tied": _("{letter}: place {place} of {places}, tied with {others}"),
+        "unranked": _("{letter}: not ranked"),
+        "place": _("Place {place}"),
+        "tie": _("tied"),
+        "progress": _("{rated} of {n} rated, {ranked} of {n} ranked"),
+        "selected": _("{letter} selected"),
+        "allBad": _("All are bad: yes"),
+        "notAllBad": _("All are bad: no"),
+        "answered": _("{n} answered"),
+        "words": _("{n} words"),
+        "done": _("All rated and ranked. Ctrl + Enter submits."),
+        "rateFirst": _("Rate the responses first; then they can be put in order by their ratings."),
+        "ordered": _("Put in order by rating. Equal ratings are tied; move what differs."),
+    }
+
+
+# What the page sends -------------------------------------------------------------------------------------------
+
+
+def _number(request: HttpRequest, name: str) -> int:
+    value = request.POST.get(name, "0")
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise Invalid(f"{name}: {value!r} is not a whole number")
+    return int(value)
+
+
+@role_required(Role.LABELER)
+@require_POST
+def save_draft(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """Keep what is typed. 200 with the version kept and the state of the seat; 409 if another page has saved meanwhile."""
+    task = _task(request, task_uuid)
+    content, _problems = _answer(request, task)
+    try:
+        draft, seat = actions.save_draft(
+            task=task,
+            content=content,
+            version=_number(request, "version"),
+            base=_number(request, "base"),
+            editor=request.POST.get("editor", "")[:40],
+            active_seconds=_number(request, "active_seconds"),
+            by=request.user,
+        )
+    except Conflict as conflict:
+        current = Draft.objects.get(task=task, labeler=request.user)
+        answer = {"version": current.version, "saved_at": _clock(current.saved_at), "message": str(conflict)}
+        return JsonResponse(answer, status=409)
+    return JsonResponse({"version": draft.version, "saved_at": _clock(draft.saved_at), "seat": seat})
+
+
+def _clock(moment) -> str:
+    return timezone.localtime(moment).strftime("%H:%M")
+
+
+@role_required(Role.LABELER)
+@require_POST
+def renew(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """A sign of work without a change: the lease is renewed."""
+    return JsonResponse({"seat": actions.renew(task=_task(request, task_uuid), by=request.user)})
+
+
+@role_required(Role.LABELER)
+@require_http_methods(["GET", "POST"])
+def submit(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """Hand the work in, once, and go on. Refused: 422 with every place that is wrong and everything that was typed."""
+    task = _task(request, task_uuid)
+    if request.method == "GET":  # sent here after logging in again: the draft is on the task's page
+        return redirect("task", task.uuid)
+    answer, problems = _answer(request, task)
+    try:
+        key = uuid.UUID(request.POST.get("submit_key", ""))
+    except ValueError:
+        raise Invalid("submit_key: not a UUID. Reload the page and submit again.") from None
+    try:
+        submission = submission_actions.submit(
+            task=task, submit_key=key, answer=answer, problems=problems, by=request.user
+        )
+    except Invalid as error:
+        return _refused(request, task, error)
+    except Conflict as conflict:
+        _keep(request, task, answer)
+        if _wants_json(request):
+            return JsonResponse({"problems": [answers.problem("", str(conflict))]}, status=409)
+        raise
+    return _handed_in(request, submission)
+
+
+def _keep(request: HttpRequest, task: Task, answer: dict) -> None:
+    """What was sent and cannot count becomes the draft, over whatever was there."""
+    draft = Draft.objects.filter(task=task, labeler=request.user).first()
+    base = draft.version if draft else 0
+    actions.save_draft(task=task, content=answer, version=base + 1, base=base, editor="", by=request.user)
+
+
+def _refused(request: HttpRequest, task: Task, error: Invalid) -> HttpResponse:
+    if _wants_json(request):
+        return JsonResponse({"problems": error.errors}, status=422)
+    submission = Submission.objects.filter(task=task, labeler=request.user).first()
+    draft = Draft.objects.filter(task=task, labeler=request.user).first()
+    if draft is None:
+        draft = submission_actions.reopen(submission=submission, by=request.user)
+    return _page(request, task, draft, submission, "held", request.POST.dict(), error.errors)
+
+
+def _handed_in(request: HttpRequest, submission: Submission) -> HttpResponse:
+    """Say so kindly, and lead to the next task or to what was asked for."""
+    link = reverse("submission", args=[submission.uuid])
+    if submission.is_surplus:
+        text = _(
+            "Kept, and visible in your history. Your seat on this task had gone to someone else, so it counts as extra work."
+        )
+        messages.warning(request, format_html('{} <a href="{}">{}</a>', text, link, _("See it")))
+    elif submission.revision_count > 1:
+        messages.success(request, format_html('{} <a href="{}">{}</a>', _("Correction submitted."), link, _("See it")))
+    else:
+        messages.success(request, format_html('{} <a href="{}">{}</a>', _("Submitted."), link, _("See or change it")))
+    target = reverse("tasks")
+    if request.POST.get("next"):
+        slot = actions.claim_next(by=request.user)
+        target = reverse("task", args=[slot.task.uuid]) if slot else target
+    return _go(request, target)
+
+
+@role_required(Role.LABELER)
+@require_POST
+def skip(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """Pass the task on with a reason, and go to the next one."""
+    task = _task(request, task_uuid)
+    flags = answers.from_fields(request.POST, Kind.DEMONSTRATION, [], task.batch.schema)[0]["prompt_flags"]
+    try:
+        actions.skip(
+            task=task,
+            reason=request.POST.get("reason", ""),
+            comment=request.POST.get("skip_comment", ""),
+            prompt_flags=flags,
+            by=request.user,
+        )
+    except Invalid as error:
+        return _refused(request, task, error)
+    messages.info(request, _("Skipped. It will not be given to you again."))
+    slot = actions.claim_next(by=request.user)
+    return _go(request, reverse("task", args=[slot.task.uuid]) if slot else reverse("tasks"))
+
+
+@role_required(Role.LABELER)
+@require_POST
+def release(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+    """Put the task back for others; the draft stays."""
+    task = _task(request, task_uuid)
+    if Draft.objects.filter(task=task, labeler=request.user, version=0).exists():  # nothing was saved as they typed
+        _keep(request, task, _answer(request, task)[0])
+    actions.release(task=task, by=request.user)
+    messages.info(request, _("Put back. What you typed is kept, should you return to it."))
+    return _go(request, reverse("tasks"))
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    return request.headers.get("Accept", "") == "application/json"
+
+
+def _go(request: HttpRequest, target: str) -> HttpResponse:
+    """Onwards: a redirect for a form, an address for the page's script."""
+    return JsonResponse({"url": target}) if _wants_json(request) else redirect(target)

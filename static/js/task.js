@@ -1,0 +1,283 @@
+// The page of a task: nothing typed is lost. Every change is kept on this computer at once, sent to the server soon after,
+// and taken off this computer when the server has it. Submitting goes the same way, with its key, so that it counts once.
+"use strict";
+
+const form = document.getElementById("task-form");
+const words = JSON.parse(document.getElementById("words").textContent);
+const LOCAL = "heed-draft-" + form.dataset.draftKey;
+const SAVE_AFTER = 800; // ms without a change
+const RETRY_AFTER = 5000;
+const TICK = 15; // seconds between looks for signs of work
+
+const page = {
+  editor: form.dataset.editor, // names this page, so that the server can tell two tabs apart
+  base: Number(form.dataset.version), // the save that this page last heard of
+  version: Number(form.dataset.version), // rises with every save sent
+  dirty: false,
+  sending: false,
+  held: false, // by a conflict that only the labeler can settle, or because the work is handed in
+  timer: 0,
+  activeSeconds: Number(form.dataset.activeSeconds),
+  lastSign: Date.now(),
+  lastContact: Date.now(),
+};
+
+// The form as text, without what belongs to one loading of the page.
+function typed() {
+  const fields = new URLSearchParams(new FormData(form));
+  ["csrfmiddlewaretoken", "submit_key"].forEach((name) => fields.delete(name));
+  return fields;
+}
+
+function fill(fields) {
+  for (const element of form.elements) {
+    if (!element.name || ["csrfmiddlewaretoken", "submit_key"].includes(element.name) || element.type === "submit") continue;
+    const value = fields.get(element.name) || "";
+    if (element.type === "radio") element.checked = element.value === value;
+    else if (element.type === "checkbox") element.checked = value !== "";
+    else element.value = value;
+  }
+  form.dispatchEvent(new CustomEvent("heed:filled"));
+}
+
+// On this computer --------------------------------------------------------------------------------------------
+
+function keepLocally() {
+  try {
+    const { editor, base, version } = page;
+    localStorage.setItem(LOCAL, JSON.stringify({ editor, base, version, fields: typed().toString() }));
+  } catch {
+    // Private mode or a full disk: the server's copy is then the only one.
+  }
+}
+
+function dropLocal() {
+  try {
+    localStorage.removeItem(LOCAL);
+  } catch {
+    // As above.
+  }
+}
+
+// What an earlier page could not send is put back and sent as that page's.
+function restoreLocal() {
+  let kept = null;
+  try {
+    kept = JSON.parse(localStorage.getItem(LOCAL));
+  } catch {
+    return;
+  }
+  if (!kept) return;
+  if (kept.fields === typed().toString()) return dropLocal();
+  page.editor = kept.editor;
+  page.base = kept.base;
+  page.version = Math.max(page.version, kept.version);
+  fill(new URLSearchParams(kept.fields));
+  page.dirty = true;
+  save();
+}
+
+// To the server -----------------------------------------------------------------------------------------------
+
+function show(state, detail) {
+  const line = document.getElementById("save-state");
+  line.textContent = words[state] + (detail ? " " + detail : "");
+  line.dataset.state = state;
+  document.getElementById("notice-logged-out").hidden = state !== "loggedOut";
+  document.getElementById("notice-elsewhere").hidden = state !== "elsewhere";
+}
+
+function notice(seat) {
+  document.getElementById("notice-lost").hidden = seat !== "lost";
+  if (!document.querySelector(".task-bar .tag-info")) {
+    document.getElementById("notice-submitted").hidden = seat !== "submitted";
+  }
+}
+
+// POST fields; {status, data}: status 0 without a connection, 401 when logged out.
+async function post(url, fields, keepalive = false) {
+  const csrf = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
+  const headers = { Accept: "application/json", "X-CSRFToken": csrf ? csrf[1] : form.csrfmiddlewaretoken.value };
+  try {
+    const answer = await fetch(url, { method: "POST", body: fields, headers, keepalive });
+    if (answer.redirected) return { status: 401 };
+    const isJson = (answer.headers.get("Content-Type") || "").startsWith("application/json");
+    return { status: answer.status, data: isJson ? await answer.json() : null };
+  } catch {
+    return { status: 0 };
+  }
+}
+
+async function save(leaving = false) {
+  clearTimeout(page.timer);
+  if (!page.dirty || page.held || (page.sending && !leaving)) return;
+  page.dirty = false;
+  page.sending = true;
+  page.version += 1;
+  const fields = typed();
+  fields.set("version", page.version);
+  fields.set("base", page.base);
+  fields.set("editor", page.editor);
+  fields.set("active_seconds", page.activeSeconds);
+  if (!leaving) show("saving");
+  // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
+  const { status, data } = await post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
+  page.sending = false;
+  if (status === 200) saved(data);
+  else notSaved(status, data);
+}
+
+function saved(data) {
+  page.base = Math.max(page.base, data.version);
+  page.version = Math.max(page.version, data.version);
+  page.lastContact = Date.now();
+  notice(data.seat);
+  if (page.dirty) return save();
+  dropLocal();
+  show("saved", data.saved_at);
+}
+
+function notSaved(status, data) {
+  page.dirty = true;
+  keepLocally();
+  if (status === 409 && data) {
+    page.held = true;
+    page.theirs = data.version;
+    document.getElementById("elsewhere-time").textContent = data.saved_at;
+    return show("elsewhere");
+  }
+  show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused");
+  if (status === 0 || status >= 500) page.timer = setTimeout(save, RETRY_AFTER);
+}
+
+function changed() {
+  page.dirty = true;
+  page.lastSign = Date.now();
+  keepLocally();
+  if (page.held) return;
+  if (!page.sending) show("unsaved");
+  clearTimeout(page.timer);
+  page.timer = setTimeout(save, SAVE_AFTER);
+}
+
+form.addEventListener("input", changed);
+form.addEventListener("focusout", () => save());
+window.addEventListener("online", () => save());
+window.addEventListener("focus", () => save());
+document.addEventListener("visibilitychange", () => document.hidden && save(true));
+window.addEventListener("pagehide", () => save(true));
+// A page brought back from memory may be older than what the server has.
+window.addEventListener("pageshow", (event) => event.persisted && location.reload());
+
+document.getElementById("keep-this").addEventListener("click", () => {
+  page.held = false;
+  page.base = page.theirs;
+  page.version = Math.max(page.version, page.theirs);
+  save();
+});
+document.getElementById("take-other").addEventListener("click", () => {
+  dropLocal();
+  page.dirty = false;
+  location.reload();
+});
+
+// Signs of work renew the lease and count as time worked; a page left open does neither.
+["keydown", "pointerdown", "scroll", "pointermove"].forEach((name) =>
+  document.addEventListener(name, () => (page.lastSign = Date.now()), { passive: true, capture: true }),
+);
+setInterval(async () => {
+  if (document.hidden || Date.now() - page.lastSign > 60000) return;
+  page.activeSeconds += TICK;
+  const due = Math.min(300, Number(form.dataset.leaseSeconds) / 4) * 1000;
+  if (page.held || Date.now() - page.lastContact < due) return;
+  const { status, data } = await post(form.dataset.renewUrl, new URLSearchParams());
+  if (status !== 200) return;
+  page.lastContact = Date.now();
+  notice(data.seat);
+}, TICK * 1000);
+
+// Handing in --------------------------------------------------------------------------------------------------
+
+function refuse(problems) {
+  const box = document.getElementById("problems");
+  box.querySelector("ul").replaceChildren(
+    ...problems.map(({ place, message, field }) => {
+      const item = document.createElement("li");
+      const name = document.createElement(field ? "a" : "strong");
+      if (field) name.href = "#" + field;
+      name.textContent = place;
+      item.append(name, " " + message);
+      return item;
+    }),
+  );
+  box.hidden = false;
+  box.scrollIntoView({ block: "center" });
+  box.focus();
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (form.dataset.submitting) return;
+  form.dataset.submitting = "1";
+  await save();
+  clearTimeout(page.timer);
+  keepLocally();
+  const button = event.submitter;
+  const fields = new URLSearchParams(new FormData(form, button));
+  const url = (button && button.getAttribute("formaction")) || form.getAttribute("action");
+  const { status, data } = await post(url, fields);
+  if (status === 200 && data) {
+    page.held = true;
+    page.dirty = false;
+    dropLocal();
+    return location.assign(data.url);
+  }
+  delete form.dataset.submitting;
+  if (status === 422 || status === 409) refuse((data && data.problems) || [{ place: "", message: words.refused }]);
+  else {
+    page.dirty = true;
+    show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : "server");
+    if (status !== 401 && status !== 403) refuse([{ place: "", message: words.notSubmitted }]);
+    document.querySelector(".message[role=alert]:not([hidden])").scrollIntoView({ block: "center" });
+    page.timer = setTimeout(save, RETRY_AFTER);
+  }
+});
+
+// Links in the list of problems lead to the field, opening what hides it.
+document.getElementById("problems").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  const target = link && document.getElementById(link.hash.slice(1));
+  if (!target) return;
+  event.preventDefault();
+  const hidden = target.closest("details:not([open])");
+  if (hidden) hidden.open = true;
+  target.scrollIntoView({ block: "center" });
+  (target.querySelector("input") || target).focus();
+});
+
+// Small things ------------------------------------------------------------------------------------------------
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(form.querySelector("[name=next]"));
+});
+
+function countFlags() {
+  document.querySelectorAll("[data-count-flags]").forEach((place) => {
+    const n = place.closest("details").querySelectorAll("input[type=radio]:checked:not([value=''])").length;
+    place.textContent = n ? words.answered.replace("{n}", n) : "";
+  });
+}
+
+function countText() {
+  document.querySelectorAll("[data-count]").forEach((place) => {
+    const text = form.elements[place.dataset.count].value;
+    const n = text.trim() ? text.trim().split(/\s+/).length : 0;
+    place.textContent = words.words.replace("{n}", n);
+  });
+}
+
+["input", "heed:filled"].forEach((name) => form.addEventListener(name, () => (countFlags(), countText())));
+countFlags();
+countText();
+// After every script of the page has set up its part.
+window.addEventListener("DOMContentLoaded", restoreLocal);
