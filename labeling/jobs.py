@@ -2,5 +2,57 @@
 and a periodic job gives it back."""
 
 import logging
+from contextlib import suppress
+from datetime import timedelta
+
+from django.utils import timezone
+from procrastinate import JobContext, RetryStrategy
+from procrastinate.contrib.django import app
+from procrastinate.exceptions import AlreadyEnqueued
+
+from labeling.actions import exports, tasks
+from labeling.errors import Invalid
+from labeling.models import Export
+from training.contract import ContractError
 
 log = logging.getLogger(__name__)
+
+LEASES_AT_ONCE = 1000
+AGAIN = RetryStrategy(max_attempts=8, exponential_wait=4)  # a database or disk that is away comes back
+
+
+@app.task(name="build_export", retry=AGAIN, lock="build_export")
+def build_export(export_id: int) -> None:
+    """Build an ordered export; one that is finished, or that cannot be built, is left as it is."""
+    try:
+        exports.finish(export=Export.objects.get(pk=export_id))
+    except (ContractError, Invalid, OSError) as error:
+        log.warning("export %s: %s", export_id, error)  # its row says so too, and whoever asked reads it there
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="give_back_jobs", queueing_lock="give_back_jobs", pass_context=True)
+async def give_back_jobs(context: JobContext, timestamp: int) -> None:
+    """Every minute: jobs whose worker died are run again, and exports that nobody is building are begun again."""
+    for job in await app.job_manager.get_stalled_jobs():
+        log.warning("job %s (%s) lost its worker; it is run again", job.id, job.task_name)
+        await app.job_manager.retry_job(job)
+    with suppress(AlreadyEnqueued):
+        await resume_exports.defer_async()
+
+
+@app.task(name="resume_exports", queueing_lock="resume_exports")
+def resume_exports() -> None:
+    """Exports ordered a while ago and not ready: their command or job may have been killed. A job too many does no harm."""
+    a_while_ago = timezone.now() - timedelta(minutes=2)
+    for export in Export.objects.filter(status=Export.Status.BUILDING, created_at__lt=a_while_ago):
+        with suppress(AlreadyEnqueued):
+            build_export.configure(queueing_lock=f"build_export {export.pk}").defer(export_id=export.pk)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="return_leases", queueing_lock="return_leases")
+def return_leases(timestamp: int) -> None:
+    """Every minute: seats whose lease ran out are open again, even where nobody asks for a task."""
+    while tasks.return_expired(limit=LEASES_AT_ONCE) == LEASES_AT_ONCE:
+        pass

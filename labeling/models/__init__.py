@@ -1,7 +1,7 @@
 """The database, one noun per file. See docs/data-model.md for the picture."""
 
 from labeling.models.batches import Batch, LabelSchema
-from labeling.models.exports import Export
+from labeling.models.exports import Export, PseudonymKey
 from labeling.models.imports import Import
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
@@ -28,6 +28,7 @@ __all__ = [
     "Origin",
     "Promotion",
     "Prompt",
+    "PseudonymKey",
     "Response",
     "Review",
     "Revision",

@@ -1,5 +1,6 @@
 """Exports: numbered, immutable folders of labels."""
 
+import secrets
 from pathlib import Path
 
 from django.conf import settings
@@ -14,6 +15,7 @@ class Export(models.Model):
         READY = "ready", _("ready")
         FAILED = "failed", _("failed")
         WITHDRAWN = "withdrawn", _("withdrawn")
+        SAME = "same", _("same as an earlier one")
 
     number = models.PositiveIntegerField(
         unique=True, null=True, blank=True, help_text="Given when ready: v0001, v0002, …"
@@ -24,6 +26,14 @@ class Export(models.Model):
     data_sha256 = models.CharField(max_length=64, blank=True)
     manifest = models.JSONField(default=dict, blank=True)
     error = models.TextField(blank=True)
+    same_as = models.ForeignKey(
+        "self",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The export that holds the same data, when it was asked for again",
+    )
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -31,7 +41,8 @@ class Export(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(status__in=["building", "failed"], number=None)
+                condition=models.Q(status__in=["building", "failed"], number=None, same_as=None)
+                | models.Q(status="same", number=None, same_as__isnull=False)
                 | models.Q(status__in=["ready", "withdrawn"], number__isnull=False, finished_at__isnull=False),
                 name="export_number_when_ready",
             ),
@@ -45,9 +56,34 @@ class Export(models.Model):
         return self.name
 
     @property
+    def resolved(self) -> "Export":
+        """This export, or the earlier one that turned out to hold the same data."""
+        return self.same_as or self
+
+    @property
     def name(self) -> str:
+        """v0007, once it is ready."""
         return f"v{self.number:04d}" if self.number else f"export {self.pk} ({self.status})"
 
     @property
     def folder(self) -> Path:
         return Path(settings.EXPORT_DIR) / self.name
+
+
+class PseudonymKey(models.Model):
+    """The secret behind the pseudonyms in exports. One row, made once: a person's pseudonym never changes."""
+
+    is_only = models.BooleanField(default=True, unique=True, editable=False)
+    key = models.BinaryField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(is_only=True), name="pseudonym_key_is_only")]
+
+    def __str__(self) -> str:
+        return "pseudonym key"
+
+    @classmethod
+    def secret(cls) -> bytes:
+        """32 random bytes, made on first use."""
+        row, _created = cls.objects.get_or_create(is_only=True, defaults={"key": secrets.token_bytes(32)})
+        return bytes(row.key)

@@ -1,0 +1,367 @@
+"""The rows of an export, straight from the database: streamed, in bytewise order of their ids, people as pseudonyms."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from heapq import merge
+from typing import Any
+
+from django.db import connection
+
+from labeling.models import LabelSchema, PseudonymKey, Submission
+from training.contract import (
+    DemonstrationRow,
+    Flag,
+    Message,
+    PromptRow,
+    RankedResponse,
+    Ranking,
+    RankingRevisionRow,
+    RankingRow,
+    Rating,
+    ReviewRow,
+    RevisionRow,
+    format_time,
+)
+
+FETCH_ROWS = 500
+STATES = {
+    Submission.Status.SUBMITTED: "unreviewed",
+    Submission.Status.ACCEPTED: "accepted",
+    Submission.Status.RETURNED: "returned",
+    Submission.Status.REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What goes into an export. Empty tuples of batches, splits, use cases and groups mean all."""
+
+    batches: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    use_cases: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ("import", "person")
+    review: tuple[str, ...] = ("accepted", "unreviewed")
+    surplus: bool = False
+
+    def as_query(self) -> dict[str, Any]:
+        """The selection as stored and as written into the manifest: every key named, lists sorted."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+# Conditions take NULL for "all". Everything that is sorted is a UUID, a number or compared by its bytes (COLLATE "C"):
+# the same data gives the same bytes under any collation.
+PROMPT_CONDITIONS = """
+  (%(splits)s::text[] IS NULL OR p.split = ANY(%(splits)s::text[]))
+  AND (%(use_cases)s::text[] IS NULL OR p.use_case = ANY(%(use_cases)s::text[]))
+"""
+SUBMISSION_CONDITIONS = f"""
+  {PROMPT_CONDITIONS}
+  AND (%(batches)s::text[] IS NULL OR b.name = ANY(%(batches)s::text[]))
+  AND (%(groups)s::text[] IS NULL OR s.labeler_group = ANY(%(groups)s::text[]))
+  AND s.origin = ANY(%(origins)s::text[]) AND s.status = ANY(%(statuses)s::text[])
+  AND (%(surplus)s OR NOT s.is_surplus)
+"""
+
+PROMPTS = f"""
+SELECT p.uuid, p.external_id, p.kind, p.use_case, p.source, p.split, p.organization, p.messages, p.metadata,
+       a.key AS author_key, a.user_id AS author_user
+  FROM labeling_prompt p LEFT JOIN labeling_author a ON a.id = p.author_id
+ WHERE {PROMPT_CONDITIONS}
+ ORDER BY p.uuid
+"""  # noqa: S608 constants alone
+
+HISTORY = """
+  LATERAL (SELECT jsonb_agg(jsonb_build_object('number', r.number, 'text', r.text, 'tiers', r.tiers,
+                    'all_bad', r.all_bad, 'ratings', r.ratings, 'prompt_flags', r.prompt_flags, 'comment', r.comment,
+                    'at', r.created_at) ORDER BY r.number) AS revisions
+             FROM labeling_revision r WHERE r.submission_id = s.id) history,
+  LATERAL (SELECT coalesce(jsonb_agg(jsonb_build_object('revision', r.number, 'verdict', v.verdict,
+                    'comment', v.comment, 'reviewer', v.reviewer_id, 'at', v.created_at)
+                    ORDER BY v.created_at, v.id), '[]') AS reviews
+             FROM labeling_review v JOIN labeling_revision r ON r.id = v.revision_id
+            WHERE v.submission_id = s.id) reviewed
+"""
+
+DEMONSTRATIONS = f"""
+SELECT s.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, s.labeler_id, s.labeler_group, s.origin, s.status,
+       s.is_surplus, s.schema_id, history.revisions, reviewed.reviews
+  FROM labeling_submission s
+  JOIN labeling_task t ON t.id = s.task_id
+  JOIN labeling_batch b ON b.id = t.batch_id
+  JOIN labeling_prompt p ON p.id = t.prompt_id, {HISTORY}
+ WHERE s.kind = 'demonstration' AND {SUBMISSION_CONDITIONS}
+ ORDER BY s.uuid
+"""  # noqa: S608 constants alone
+
+# An import belongs to no batch: naming batches leaves imported demonstrations out.
+IMPORTED = f"""
+SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.created_at
+  FROM labeling_response r JOIN labeling_prompt p ON p.id = r.prompt_id
+ WHERE r.origin = 'person' AND 'import' = ANY(%(origins)s::text[]) AND %(batches)s::text[] IS NULL
+   AND (%(groups)s::text[] IS NULL OR 'training' = ANY(%(groups)s::text[])) AND {PROMPT_CONDITIONS}
+ ORDER BY r.uuid
+"""  # noqa: S608 constants alone
+
+RANKINGS = f"""
+SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_case, p.messages, s.labeler_group,
+       (SELECT jsonb_agg(jsonb_build_object('id', r.uuid, 'text', r.text, 'origin', r.origin, 'model', m.name,
+                 'finish_reason', r.finish_reason, 'sampling', r.sampling) ORDER BY r.uuid)
+          FROM labeling_taskresponse tr JOIN labeling_response r ON r.id = tr.response_id
+          LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = t.id) AS responses,
+       jsonb_agg(jsonb_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
+                 'is_surplus', s.is_surplus, 'schema', s.schema_id, 'shown_order', s.shown_order,
+                 'revisions', history.revisions, 'reviews', reviewed.reviews) ORDER BY s.uuid) AS rankings
+  FROM labeling_submission s
+  JOIN labeling_task t ON t.id = s.task_id
+  JOIN labeling_batch b ON b.id = t.batch_id
+  JOIN labeling_prompt p ON p.id = t.prompt_id, {HISTORY}
+ WHERE s.kind = 'ranking' AND {SUBMISSION_CONDITIONS}
+ GROUP BY t.id, t.uuid, p.id, b.name, s.labeler_group
+ ORDER BY t.uuid, s.labeler_group COLLATE "C"
+"""  # noqa: S608 constants alone
+
+
+class ExportRows:
+    """The three kinds of rows of a selection, each read once through a cursor on the server, in flat memory.
+
+    Use it in a `with` block inside the transaction: a cursor closed after its transaction's end is an error.
+    """
+
+    def __init__(self, selection: Selection):
+        self.cursors = ExitStack()
+        self.parameters = {
+            "batches": list(selection.batches) or None,
+            "splits": list(selection.splits) or None,
+            "use_cases": list(selection.use_cases) or None,
+            "groups": list(selection.groups) or None,
+            "origins": list(selection.origins),
+            "statuses": [status for status, state in STATES.items() if state in selection.review],
+            "surplus": selection.surplus,
+        }
+        self.schemas = {schema.pk: schema for schema in LabelSchema.objects.all()}
+        self.names = Pseudonyms(PseudonymKey.secret())
+
+    def __enter__(self) -> "ExportRows":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.cursors.close()
+
+    def prompts(self) -> Iterator[PromptRow]:
+        """Every prompt of the selected splits and use cases, labeled or not: PPO needs no labels."""
+        for row in self._fetch(PROMPTS):
+            yield PromptRow(
+                prompt_id=str(row["uuid"]),
+                external_id=row["external_id"],
+                kind=row["kind"],
+                use_case=row["use_case"] or None,
+                source=row["source"],
+                split=row["split"],
+                author=self.names.author(row["author_key"], row["author_user"]),
+                organization=self.names.organization(row["organization"]),
+                messages=_messages(row["messages"]),
+                metadata=_canonical_json(row["metadata"]),
+            )
+
+    def demonstrations(self) -> Iterator[DemonstrationRow]:
+        """Labelers' demonstrations and imported ones, merged by id."""
+        labeled = map(self._demonstration, self._fetch(DEMONSTRATIONS))
+        imported = map(self._imported, self._fetch(IMPORTED))
+        return merge(labeled, imported, key=lambda row: row.demonstration_id.encode())
+
+    def rankings(self) -> Iterator[RankingRow]:
+        """The rankings of each task and labeler group."""
+        for row in self._fetch(RANKINGS):
+            ids = [response["id"] for response in row["responses"]]
+            yield RankingRow(
+                task_id=str(row["task_id"]),
+                prompt_id=str(row["prompt_id"]),
+                batch=row["batch"],
+                split=row["split"],
+                use_case=row["use_case"] or None,
+                messages=_messages(row["messages"]),
+                labeler_group=row["labeler_group"],
+                responses=[_response(response) for response in row["responses"]],
+                rankings=[self._ranking(ranking, ids) for ranking in row["rankings"]],
+            )
+
+    def _fetch(self, sql: str) -> Iterator[dict[str, Any]]:
+        cursor = self.cursors.enter_context(connection.chunked_cursor())
+        cursor.execute(sql, self.parameters)
+        names: list[str] = []
+        while rows := cursor.fetchmany(FETCH_ROWS):
+            names = names or [column.name for column in cursor.description]
+            for row in rows:
+                yield dict(zip(names, map(_loaded, names, row), strict=True))
+
+    def _demonstration(self, row: dict[str, Any]) -> DemonstrationRow:
+        revisions = row["revisions"]
+        return DemonstrationRow(
+            demonstration_id=str(row["uuid"]),
+            prompt_id=str(row["prompt_id"]),
+            split=row["split"],
+            use_case=row["use_case"] or None,
+            messages=_messages(row["messages"]),
+            response=revisions[-1]["text"],
+            labeler=self.names.person(row["labeler_id"]),
+            labeler_group=row["labeler_group"],
+            origin=row["origin"],
+            review=STATES[row["status"]],  # type: ignore[arg-type]
+            is_surplus=row["is_surplus"],
+            schema_version=self.schemas[row["schema_id"]].version,
+            revision=revisions[-1]["number"],
+            submitted_at=_time(revisions[-1]["at"]),
+            revisions=[
+                RevisionRow(revision=r["number"], response=r["text"], submitted_at=_time(r["at"])) for r in revisions
+            ],
+            reviews=self._reviews(row["reviews"]),
+        )
+
+    @staticmethod
+    def _imported(row: dict[str, Any]) -> DemonstrationRow:
+        """A demonstration that came with an import: by nobody known here, and reviewed by nobody."""
+        at = format_time(row["created_at"])
+        return DemonstrationRow(
+            demonstration_id=str(row["uuid"]),
+            prompt_id=str(row["prompt_id"]),
+            split=row["split"],
+            use_case=row["use_case"] or None,
+            messages=_messages(row["messages"]),
+            response=row["text"],
+            labeler=None,
+            labeler_group="training",
+            origin="import",
+            review="unreviewed",
+            is_surplus=False,
+            schema_version=1,
+            revision=1,
+            submitted_at=at,
+            revisions=[RevisionRow(revision=1, response=row["text"], submitted_at=at)],
+            reviews=[],
+        )
+
+    def _ranking(self, found: dict[str, Any], ids: list[str]) -> Ranking:
+        schema = self.schemas[found["schema"]]
+        revisions = [_ranking_revision(revision, schema, ids) for revision in found["revisions"]]
+        current = revisions[-1]
+        return Ranking(
+            ranking_id=found["id"],
+            labeler=self.names.person(found["labeler"]),
+            origin=found["origin"],
+            review=STATES[found["status"]],  # type: ignore[arg-type]
+            is_surplus=found["is_surplus"],
+            tiers=current.tiers,
+            all_bad=current.all_bad,
+            ratings=current.ratings,
+            prompt_flags=current.prompt_flags,
+            shown_order=found["shown_order"],
+            schema_version=schema.version,
+            revision=current.revision,
+            comment=current.comment,
+            submitted_at=current.submitted_at,
+            revisions=revisions,
+            reviews=self._reviews(found["reviews"]),
+        )
+
+    def _reviews(self, reviews: list[dict[str, Any]]) -> list[ReviewRow]:
+        return [
+            ReviewRow(
+                revision=review["revision"],
+                verdict=review["verdict"],
+                comment=review["comment"],
+                reviewer=self.names.person(review["reviewer"]),
+                reviewed_at=_time(review["at"]),
+            )
+            for review in reviews
+        ]
+
+
+class Pseudonyms:
+    """Names that hide people and stay the same in every export of this installation: keyed hashes of 64 bits.
+
+    A labeler who also writes prompts or reviews has one pseudonym.
+    """
+
+    def __init__(self, key: bytes):
+        self.key = key
+
+    def person(self, user_id: int) -> str:
+        """The pseudonym of an account."""
+        return self._hash("p", f"user:{user_id}")
+
+    def author(self, key: str | None, user_id: int | None) -> str | None:
+        """The pseudonym of a prompt's author, None where none is known."""
+        if user_id is not None:
+            return self.person(user_id)
+        return self._hash("p", f"author:{key}") if key is not None else None
+
+    def organization(self, name: str) -> str | None:
+        """The pseudonym of an organization, None where none is known."""
+        return self._hash("o", f"organization:{name}") if name else None
+
+    def _hash(self, prefix: str, text: str) -> str:
+        return f"{prefix}-{hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+
+JSON_COLUMNS = {"messages", "metadata", "revisions", "reviews", "responses", "rankings"}
+
+
+def _loaded(name: str, value: Any) -> Any:
+    """Django leaves jsonb as text in its own cursors."""
+    return json.loads(value) if name in JSON_COLUMNS and isinstance(value, str) else value
+
+
+def _messages(messages: list[dict[str, str]]) -> list[Message]:
+    return [Message(role=message["role"], content=message["content"]) for message in messages]  # type: ignore[arg-type]
+
+
+def _canonical_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _time(text: str) -> str:
+    """A time from inside a jsonb, in the contract's form."""
+    return format_time(datetime.fromisoformat(text))
+
+
+def _response(found: dict[str, Any]) -> RankedResponse:
+    return RankedResponse(
+        response_id=found["id"],
+        text=found["text"],
+        model=found["model"],
+        origin=found["origin"],
+        finish_reason=found["finish_reason"] or None,
+        sampling=_canonical_json(found["sampling"]),
+    )
+
+
+def _ranking_revision(found: dict[str, Any], schema: LabelSchema, ids: list[str]) -> RankingRevisionRow:
+    """A revision with a rating per response and every flag of its schema, unanswered ones as None."""
+    return RankingRevisionRow(
+        revision=found["number"],
+        tiers=found["tiers"],
+        all_bad=found["all_bad"],
+        ratings=[_rating(i, found["ratings"].get(i) or {}, schema) for i in ids],
+        prompt_flags=_flags(found["prompt_flags"], schema.prompt_flags),
+        comment=found["comment"],
+        schema_version=schema.version,
+        submitted_at=_time(found["at"]),
+    )
+
+
+def _rating(response_id: str, found: dict[str, Any], schema: LabelSchema) -> Rating:
+    flags = _flags(found.get("flags") or {}, schema.response_flags)
+    return Rating(response_id=response_id, quality=found.get("quality"), flags=flags)
+
+
+def _flags(answers: dict[str, bool | None], questions: list[dict[str, str]]) -> list[Flag]:
+    """The schema's flags in its order, then answers to questions it does not have: nothing said is left out."""
+    names = [question["name"] for question in questions]
+    names += sorted(set(answers) - set(names))
+    return [Flag(name=name, value=answers.get(name)) for name in names]

@@ -1,0 +1,194 @@
+"""Exports: frozen, numbered, checksummed folders of labels. Asked again for the same data, the existing one is the answer."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from labeling.actions.export_rows import STATES, ExportRows, Selection
+from labeling.errors import Invalid
+from labeling.models import Batch, Export, Group, Origin, PseudonymKey, Split, User
+from training.contract import (
+    HALF_BUILT,
+    ContractError,
+    ExportManifest,
+    encode_manifest,
+    remove_half_built,
+    write_export,
+)
+
+CHOICES = {
+    "splits": set(Split.values),
+    "groups": set(Group.values),
+    "origins": {"import", *Origin.values},
+    "review": set(STATES.values()),
+}
+
+
+def check_query(query: Mapping[str, Any]) -> Selection:
+    """The selection that a query asks for. Raises Invalid naming each wrong key.
+
+    Keys, all optional: `batches`, `splits`, `use_cases`, `groups` (empty: all), `origins` (default person and import;
+    simulated and ai only by name), `review` (default accepted and unreviewed; returned and rejected by name),
+    `surplus` (default false: work outside the ordered overlap stays out).
+    """
+    defaults, errors = vars(Selection()), []
+    for name, value in query.items():
+        if problem := _problem(name, value, defaults):
+            errors.append({"place": f"query.{name}", "message": problem})
+    if not errors and (missing := _unknown_batches(query.get("batches") or [])):
+        errors = [{"place": "query.batches", "message": f"there is no batch named {name!r}"} for name in missing]
+    if errors:
+        raise Invalid("; ".join(f"{e['place']}: {e['message']}" for e in errors), errors=errors)
+    given = {name: value if isinstance(value, bool) else tuple(sorted(set(value))) for name, value in query.items()}
+    return Selection(**defaults | {name: value for name, value in given.items() if value != ()})
+
+
+def _problem(name: str, value: Any, defaults: dict[str, Any]) -> str:
+    if name not in defaults:
+        return f"unknown; keys are {', '.join(field.name for field in fields(Selection))}"
+    if isinstance(defaults[name], bool):
+        return "" if isinstance(value, bool) else "expected true or false"
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and "\x00" not in item for item in value):
+        return "expected a list of texts"
+    wrong = sorted(set(value) - CHOICES[name]) if name in CHOICES else []
+    return f"unknown {wrong[0]!r}; expected {', '.join(sorted(CHOICES[name]))}" if wrong else ""
+
+
+def _unknown_batches(names: list[str]) -> list[str]:
+    return sorted(set(names) - set(Batch.objects.filter(name__in=names).values_list("name", flat=True)))
+
+
+# ---- asking ---------------------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def request(*, query: Mapping[str, Any], by: User | None) -> Export:
+    """Order an export: its row, and the job that builds it, at once. While one is being built the same order is that one.
+
+    Raises Invalid for a wrong query.
+    """
+    from labeling import jobs  # jobs import this module
+
+    selection = check_query(query)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed export request', 0))")
+    waiting = Export.objects.filter(status=Export.Status.BUILDING, query=selection.as_query()).first()
+    if waiting:
+        return waiting
+    export = Export.objects.create(query=selection.as_query(), created_by=by)
+    jobs.build_export.defer(export_id=export.pk)
+    return export
+
+
+def build(*, query: Mapping[str, Any], by: User | None) -> Export:
+    """Build an export now, and answer with it, or with the existing one of the same data. Raises Invalid.
+
+    A build that fails leaves a row that says why, and raises.
+    """
+    export = Export.objects.create(query=check_query(query).as_query(), created_by=by)
+    return finish(export=export).resolved
+
+
+def finish(*, export: Export) -> Export:
+    """Build an ordered export. Safe to repeat: one that is finished is left as it is, a half-built one is begun anew."""
+    with _sole_builder():
+        export.refresh_from_db()
+        if export.status != Export.Status.BUILDING:
+            return export
+        root = Path(settings.EXPORT_DIR)
+        root.mkdir(parents=True, exist_ok=True)
+        remove_half_built(root)
+        staging = root / f"{HALF_BUILT}{export.pk}"
+        try:
+            return _publish(export, staging)
+        except Exception as error:
+            _fail(export, error)
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+
+
+def _publish(export: Export, staging: Path) -> Export:
+    """Write the files, give the number, move the folder into place and mark the row ready, in that order.
+
+    Killed before the move, nothing is there; killed after it, the row still says building and the next try sets the
+    unannounced folder aside.
+    """
+    number = (Export.objects.aggregate(newest=Max("number"))["newest"] or 0) + 1
+    manifest = _write(export, staging / f"v{number:04d}", number)
+    existing = Export.objects.filter(
+        status=Export.Status.READY, query=export.query, data_sha256=manifest.data_sha256
+    ).first()
+    if existing:
+        export.status, export.same_as, export.finished_at = Export.Status.SAME, existing, timezone.now()
+        export.save(update_fields=["status", "same_as", "finished_at"])
+        return export
+    target = staging.parent / manifest.name
+    if target.exists():
+        target.rename(staging.parent / f"unannounced-{manifest.name}-{timezone.now():%Y%m%dT%H%M%S%f}")
+    (staging / manifest.name).rename(target)
+    export.status, export.number, export.finished_at = Export.Status.READY, number, timezone.now()
+    export.manifest = _as_json(manifest)
+    export.counts, export.data_sha256 = manifest.counts, manifest.data_sha256
+    export.save()
+    return export
+
+
+def _write(export: Export, path: Path, number: int) -> ExportManifest:
+    PseudonymKey.secret()  # made now if never before: a snapshot is read-only
+    with _one_snapshot(), ExportRows(check_query(export.query)) as rows:
+        return write_export(
+            path,
+            version=number,
+            prompts=rows.prompts(),
+            demonstrations=rows.demonstrations(),
+            rankings=rows.rankings(),
+            query=export.query,
+        )
+
+
+def _as_json(manifest: ExportManifest) -> dict[str, Any]:
+    return json.loads(encode_manifest(manifest))
+
+
+def _fail(export: Export, error: Exception) -> None:
+    """Say why in the row; a broken connection or a shutdown leaves it building, for the next try."""
+    if isinstance(error, ContractError | Invalid | OSError):
+        Export.objects.filter(pk=export.pk, status=Export.Status.BUILDING).update(
+            status=Export.Status.FAILED, error=str(error)[:2000], finished_at=timezone.now()
+        )
+
+
+@contextmanager
+def _sole_builder() -> Iterator[None]:
+    """One build at a time in the installation; the lock goes with the connection when we are killed."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(hashtextextended('heed export', 0))")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(hashtextextended('heed export', 0))")
+
+
+@contextmanager
+def _one_snapshot() -> Iterator[None]:
+    """All queries see the same moment, so that no label is there without its prompt."""
+    is_outermost = not connection.in_atomic_block
+    with transaction.atomic():
+        if is_outermost:
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield

@@ -1,0 +1,53 @@
+"""`manage.py build_export`: freeze a selection of labels into a numbered folder."""
+
+import argparse
+
+from django.core.management.base import BaseCommand, CommandError
+
+from labeling.actions import exports
+from labeling.errors import HeedError
+from labeling.models import Group, Origin, Split, User
+from training.contract import ContractError
+
+
+class Command(BaseCommand):
+    help = (
+        "Build an export under var/exports and print its name and folder. The same selection of the same data gives the "
+        "export that is there already. Without options: all accepted and unreviewed labels by people, and imported ones."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        def add(flag: str, help_text: str, choices: list[str] | None = None) -> None:
+            parser.add_argument(flag, action="append", default=[], choices=choices, metavar="NAME", help=help_text)
+
+        states = sorted(exports.CHOICES["review"])
+        origins = ["import", *Origin.values]
+        add("--batch", "only labels of this batch; may be repeated, as all of these (default: all)")
+        add("--split", f"only prompts of this split: {', '.join(Split.values)}", Split.values)
+        add("--use-case", "only prompts of this use case")
+        add("--group", f"only labelers of this group: {', '.join(Group.values)}", Group.values)
+        add("--origin", f"who made the labels: {', '.join(origins)} (default: person and import)", origins)
+        add("--review", f"state of review: {', '.join(states)} (default: accepted and unreviewed)", states)
+        parser.add_argument("--surplus", action="store_true", help="with work outside the ordered overlap")
+        parser.add_argument("--by", metavar="EMAIL", help="who asks; kept with the export")
+
+    def handle(self, *args: object, **options) -> None:
+        names = {"batch": "batches", "split": "splits", "use_case": "use_cases", "group": "groups", "origin": "origins"}
+        query = {key: options[name] for name, key in names.items() if options[name]}
+        if options["review"]:
+            query["review"] = options["review"]
+        try:
+            export = exports.build(query=query | {"surplus": options["surplus"]}, by=_person(options["by"]))
+        except (HeedError, ContractError, OSError) as error:
+            raise CommandError(str(error)) from None
+        counts = ", ".join(f"{count} {name}" for name, count in export.counts.items())
+        self.stdout.write(f"{export.name}  {export.folder}  ({counts})")
+
+
+def _person(email: str | None) -> User | None:
+    if email is None:
+        return None
+    person = User.objects.filter(email=email.lower()).first()
+    if person is None:
+        raise CommandError(f"There is no account {email}.")
+    return person
