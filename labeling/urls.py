@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from labeling.views import home, submissions, tasks
+from labeling.views import batches, exports, home, imports, model_versions, people, reviews, submissions, tasks
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -21,6 +21,31 @@ urlpatterns = [
     path("history/<uuid:submission_uuid>/", submissions.submission, name="submission"),
     path("history/<uuid:submission_uuid>/reopen", submissions.reopen, name="submission_reopen"),
     path("history/<uuid:submission_uuid>/discard", submissions.discard_correction, name="submission_discard"),
+    path("console/submissions/", reviews.reviews_list, name="reviews"),
+    path("console/submissions/next", reviews.reviews_next, name="reviews_next"),
+    path("console/submissions/accept", reviews.reviews_accept, name="reviews_accept"),
+    path("console/submissions/<uuid:uuid>/", reviews.review, name="review"),
+    path("console/submissions/<uuid:uuid>/decide", reviews.review_decide, name="review_decide"),
+    path("console/batches/", batches.batches_list, name="batches"),
+    path("console/batches/new/", batches.batch_new, name="batch_new"),
+    path("console/batches/<int:pk>/", batches.batch, name="batch"),
+    path("console/batches/<int:pk>/status", batches.batch_status, name="batch_status"),
+    path("console/batches/<int:pk>/edit", batches.batch_edit, name="batch_edit"),
+    path("console/imports/", imports.imports_list, name="imports"),
+    path("console/exports/", exports.exports_list, name="exports"),
+    path("console/exports/<int:pk>/", exports.export, name="export"),
+    path("console/exports/<int:pk>/zip", exports.export_zip, name="export_zip"),
+    path("console/exports/<int:pk>/files/<str:name>", exports.export_file, name="export_file"),
+    path("console/models/", model_versions.model_versions_list, name="model_versions"),
+    path("console/models/rollback", model_versions.model_rollback, name="model_rollback"),
+    path("console/models/<int:pk>/", model_versions.model_version, name="model_version"),
+    path("console/models/<int:pk>/promote", model_versions.model_promote, name="model_promote"),
+    path("console/people/", people.people_list, name="people"),
+    path("console/people/invite", people.invitation_create, name="invitation_create"),
+    path("console/people/invitations/<int:pk>/withdraw", people.invitation_withdraw, name="invitation_withdraw"),
+    path("console/people/<int:pk>/", people.person, name="person"),
+    path("console/people/<int:pk>/accept", people.applicant_accept, name="applicant_accept"),
+    path("console/people/<int:pk>/active", people.person_active, name="person_active"),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -168,15 +168,18 @@ def promote(*, model_version: ModelVersion, reason: str, metrics: dict | None = 
 
 
 @transaction.atomic
-def rollback(*, reason: str, by: User | None) -> Promotion:
+def rollback(*, reason: str, seen_serving: str | None = None, by: User | None) -> Promotion:
     """Let the policy serve again that the serving one replaced; repeated, one step further back each time.
 
-    Raises Conflict when there is none, Invalid without a reason.
+    `seen_serving`: name of the policy that the asker saw serving. Raises Conflict when another serves by now or there is
+    none to go back to, Invalid without a reason.
     """
     if not reason.strip():
         raise Invalid("reason: say why the serving policy is taken back")
     _lock(SERVING)
     serving, previous = serving_policy(), rollback_target()
+    if seen_serving is not None and seen_serving != (serving.name if serving else ""):
+        raise Conflict(f"{serving or 'No policy'} serves now, not {seen_serving or 'none'}: look again and decide.")
     if serving is None or previous is None:
         raise Conflict("There is no earlier policy to go back to.")
     return _switch(serving, previous, reason.strip(), {"rollback_of": serving.name}, by)

@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from labeling.errors import Conflict, Invalid
-from labeling.models import Invitation, Role, User
+from labeling.models import Invitation, Role, User, UserRole
 
 SESSION_KEY = "invitation"
 
@@ -17,10 +17,17 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+@transaction.atomic
 def invite(*, email: str, role: str, group: str, by: User) -> tuple[Invitation, str]:
-    """An invitation and its secret, which is not stored and cannot be shown again. Raises Invalid if they have an account."""
+    """An invitation and its secret, which is not stored and cannot be shown again. An open one for them ends by it.
+
+    Raises Invalid if they have an account.
+    """
     if User.objects.filter(email__iexact=email).exists():
         raise Invalid(f"{email} already has an account: give the role there instead.")
+    Invitation.objects.filter(email__iexact=email, accepted_at=None, expires_at__gt=timezone.now()).update(
+        expires_at=timezone.now()
+    )
     secret = secrets.token_urlsafe(32)
     invitation = Invitation.objects.create(
         email=email.lower(), role=role, group=group, invited_by=by, secret_hash=digest(secret)
@@ -62,13 +69,44 @@ def accept_applicant(*, user: User, group: str, by: User) -> None:
     user.grant(Role.LABELER, by=by)
 
 
+def withdraw_invitation(*, invitation: Invitation, by: User) -> None:
+    """Its link opens nothing any more. Doing it twice, or after it was accepted, changes nothing."""
+    Invitation.objects.filter(pk=invitation.pk, accepted_at=None, expires_at__gt=timezone.now()).update(
+        expires_at=timezone.now()
+    )
+
+
+@transaction.atomic
+def set_active(*, user: User, is_active: bool, by: User) -> None:
+    """Let a person log in, or not any more (at once); their labels stay, their leases go back.
+
+    Raises Invalid for oneself and for the last admin.
+    """
+    if not is_active and user.pk == by.pk:
+        raise Invalid("You cannot lock yourself out: ask another admin.")
+    if not is_active and _is_last_admin(user):
+        raise Invalid(f"{user.email} is the last admin: name another one first.")
+    user.is_active = is_active
+    user.save(update_fields=["is_active"])
+    if not is_active:
+        user.slots.filter(status="leased").update(
+            status="open", labeler=None, leased_at=None, lease_expires_at=None, submitted_at=None
+        )
+
+
+def _is_last_admin(user: User) -> bool:
+    """True if no other active person is an admin. Admins are locked, so that two cannot step down at once."""
+    admins = UserRole.objects.select_for_update(of=["self"]).filter(role=Role.ADMIN, user__is_active=True)
+    holders = set(admins.values_list("user_id", flat=True))
+    return holders == {user.pk}
+
+
 @transaction.atomic
 def set_roles(*, user: User, roles: set[str], group: str, by: User) -> None:
     """Replace a person's roles. Raises Invalid for an unknown role and when the last admin would go."""
     if unknown := roles - set(Role.values):
         raise Invalid(f"Unknown role: {', '.join(sorted(unknown))}")
-    admins = User.objects.with_role(Role.ADMIN).exclude(pk=user.pk)
-    if Role.ADMIN not in roles and user.has_role(Role.ADMIN) and not admins.exists():
+    if Role.ADMIN not in roles and _is_last_admin(user):
         raise Invalid(f"{user.email} is the last admin: name another one first.")
     user.group = group
     user.save(update_fields=["group"])

@@ -97,7 +97,8 @@ def _check_seen(submission: Submission, current: int, seen: int, newest: Review 
 
 def _balance_seats(task: Task) -> None:
     """As many seats as the overlap asks for besides those whose work was rejected; spare ones go only while they are open."""
-    Task.objects.select_for_update().get(pk=task.pk)
+    # NO KEY, because a submit on this task holds a key share of it while it holds its seat.
+    Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     slots = Slot.objects.filter(task=task)
     rejected = Submission.objects.filter(task=task, is_surplus=False, status=Submission.Status.REJECTED).count()
     missing = task.batch.overlap + rejected - slots.count()
@@ -109,7 +110,8 @@ def _balance_seats(task: Task) -> None:
             for i in range(1, missing + 1)
         )
     elif missing < 0:
-        spare = slots.filter(status=Slot.Status.OPEN, seat__gt=task.batch.overlap).order_by("-seat")[:-missing]
+        spare = slots.filter(status=Slot.Status.OPEN, seat__gt=task.batch.overlap).order_by("-seat")
+        spare = spare.select_for_update(skip_locked=True)[:-missing]
         Slot.objects.filter(pk__in=[slot.pk for slot in spare]).delete()
 
 

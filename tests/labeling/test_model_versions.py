@@ -169,6 +169,16 @@ def test_rollback_goes_back_step_by_step():
     assert model_versions.rollback(reason="not mended", by=None).model_version == a
 
 
+def test_a_rollback_of_what_was_seen_happens_once():
+    a, b, c = (make_policy(name) for name in "abc")
+    for policy in (a, b, c):
+        model_versions.promote(model_version=policy, reason="better", by=None)
+    model_versions.rollback(reason="worse", seen_serving="c", by=None)
+    with pytest.raises(Conflict, match="b serves now, not c"):
+        model_versions.rollback(reason="worse", seen_serving="c", by=None)
+    assert statuses()["b"] == "serving"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_promotions_at_once_leave_one_serving():
     policies = [make_policy(f"p{i}") for i in range(6)]

@@ -1,0 +1,186 @@
+"""The console's exports: order one, see what it holds, download its files or all of them at once."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from django import forms
+from django.contrib import messages
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_GET, require_http_methods
+
+from labeling.actions import exports
+from labeling.actions.export_rows import Selection
+from labeling.errors import HeedError
+from labeling.models import Batch, Export, Group, Origin, Prompt, Split
+from labeling.views.access import role_required
+from labeling.views.listing import paginate, query_without
+
+CHUNK_BYTES = 2**20
+STANDARD = Selection()
+
+
+def ticks(label: str, choices: list, help_text: str = "", initial: tuple = ()) -> forms.MultipleChoiceField:
+    """A list of things to tick."""
+    return forms.MultipleChoiceField(
+        label=label,
+        choices=choices,
+        help_text=help_text,
+        required=False,
+        initial=initial,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+
+class SelectionForm(forms.Form):
+    """What goes in. Its fields are the keys of an export's query."""
+
+    review = ticks(
+        gettext_lazy("State of review"),
+        [
+            ("accepted", gettext_lazy("accepted")),
+            ("unreviewed", gettext_lazy("not reviewed yet")),
+            ("returned", gettext_lazy("returned")),
+            ("rejected", gettext_lazy("rejected")),
+        ],
+        initial=STANDARD.review,
+    )
+    origins = ticks(
+        gettext_lazy("Made by"),
+        [("import", gettext_lazy("import")), *Origin.choices],
+        gettext_lazy("Simulated and AI labels go in only when you say so."),
+        initial=STANDARD.origins,
+    )
+    groups = ticks(gettext_lazy("Groups"), Group.choices, gettext_lazy("None ticked: all, in rows of their own."))
+    splits = ticks(gettext_lazy("Splits"), Split.choices, gettext_lazy("None ticked: all."))
+    use_cases = ticks(gettext_lazy("Use cases"), [], gettext_lazy("None ticked: all."))
+    batches = ticks(gettext_lazy("Batches"), [], gettext_lazy("None ticked: all."))
+    surplus = forms.BooleanField(label=gettext_lazy("Surplus work too, marked"), required=False)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        cases = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
+        self.fields["use_cases"].choices = [(case, case) for case in cases]
+        self.fields["batches"].choices = [(n, n) for n in Batch.objects.order_by("-id").values_list("name", flat=True)]
+
+    def clean(self):
+        for name in ("review", "origins"):
+            if not self.cleaned_data.get(name) and name not in self.errors:
+                self.add_error(name, _("Tick at least one."))
+        return self.cleaned_data
+
+
+@role_required("researcher")
+@require_http_methods(["GET", "POST"])
+def exports_list(request: HttpRequest) -> HttpResponse:
+    """All exports, newest first, and the form to order one. The same order while one is building is that one."""
+    form = SelectionForm(request.POST or None)
+    if request.method == "POST":
+        form = SelectionForm(request.POST)
+        if form.is_valid():
+            try:
+                return redirect("export", exports.request(query=form.cleaned_data, by=request.user).pk)
+            except HeedError as error:
+                form.add_error(None, str(error))
+    rows = Export.objects.select_related("created_by", "same_as").defer("manifest").order_by("-id")
+    context = {"form": form, "page": paginate(request, rows, per_page=20), "query": query_without(request, "page")}
+    return render(request, "exports/list.html", context, status=422 if form.errors else 200)
+
+
+@role_required("researcher")
+@require_GET
+def export(request: HttpRequest, pk: int) -> HttpResponse:
+    """One export: its state while it is built, then counts, files with checksums, selection, and the models made from it."""
+    found = get_object_or_404(Export.objects.select_related("created_by", "same_as"), pk=pk)
+    if found.status == Export.Status.SAME:
+        messages.info(
+            request, _("Nothing has changed since: %(name)s holds this selection.") % {"name": found.same_as.name}
+        )
+        return redirect("export", found.same_as_id)
+    files = (found.manifest or {}).get("files", {})
+    context = {
+        "export": found,
+        "files": [{"name": name, **entry} for name, entry in files.items()],
+        "total_bytes": sum(entry["bytes"] for entry in files.values()),
+        "models": found.model_versions.order_by("id"),
+        "is_downloadable": _is_there(found),
+    }
+    template = "exports/detail.html#state" if request.htmx else "exports/detail.html"
+    response = render(request, template, context)
+    if request.htmx and found.status != Export.Status.BUILDING:
+        response["HX-Refresh"] = "true"
+    return response
+
+
+@role_required("researcher")
+@require_GET
+def export_file(request: HttpRequest, pk: int, name: str) -> FileResponse:
+    """One file of an export, as it was written."""
+    found = _downloadable(pk)
+    if name not in _file_names(found):
+        raise Http404
+    return FileResponse((found.folder / name).open("rb"), as_attachment=True, filename=f"{found.name}-{name}")
+
+
+@role_required("researcher")
+@require_GET
+def export_zip(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    """The whole folder, packed while it is sent: memory stays flat however large it is."""
+    found = _downloadable(pk)
+    stream = zip_stream([(found.folder / name, f"{found.name}/{name}") for name in _file_names(found)])
+    response = StreamingHttpResponse(stream, content_type="application/zip")
+    response["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
+    return response
+
+
+def _file_names(found: Export) -> list[str]:
+    return ["manifest.json", *found.manifest.get("files", {})]
+
+
+def _is_there(found: Export) -> bool:
+    return found.status == Export.Status.READY and (found.folder / "manifest.json").is_file()
+
+
+def _downloadable(pk: int) -> Export:
+    found = get_object_or_404(Export, pk=pk)
+    if not _is_there(found):
+        raise Http404(f"{found.name} has no files")
+    return found
+
+
+class _Sink:
+    """What a zip is written to: keeps what has not been sent yet."""
+
+    def __init__(self):
+        self.waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keep until the next `take`."""
+        self.waiting.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        data, self.waiting = b"".join(self.waiting), []
+        return data
+
+
+def zip_stream(files: list[tuple[Path, str]]) -> Iterator[bytes]:
+    """The bytes of a zip of these (path, name in it), a chunk of a file in memory at a time."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path, name in files:
+            entry = zipfile.ZipInfo.from_file(path, name)
+            entry.compress_type = zipfile.ZIP_STORED if path.suffix == ".parquet" else zipfile.ZIP_DEFLATED
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                while chunk := source.read(CHUNK_BYTES):
+                    target.write(chunk)
+                    yield sink.take()
+            yield sink.take()
+    yield sink.take()

@@ -1,0 +1,127 @@
+"""The console's imports: a file of prompts or responses, whole or not at all, with every error named."""
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_http_methods
+
+from labeling.actions import imports
+from labeling.actions.import_files import FORMATS, Columns
+from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS
+from labeling.errors import HeedError
+from labeling.models import Import
+from labeling.views.access import role_required
+from labeling.views.listing import paginate, query_without
+
+# A page waits for its import; longer files go in by command, which shows progress.
+PAGE_MAX_BYTES = min(100 * 2**20, settings.IMPORT_MAX_BYTES)
+ACTIONS = {Import.Kind.PROMPTS: imports.import_prompts, Import.Kind.RESPONSES: imports.import_responses}
+
+
+def lines_field(label: str, help_text: str, example: str) -> forms.CharField:
+    """A text area of FIELD=… lines."""
+    widget = forms.Textarea(attrs={"rows": 3, "placeholder": example, "spellcheck": "false", "class": "mono short"})
+    return forms.CharField(label=label, help_text=help_text, required=False, max_length=10_000, widget=widget)
+
+
+class UploadForm(forms.Form):
+    """A file and how its columns are named."""
+
+    kind = forms.ChoiceField(
+        label=gettext_lazy("What is in the file"), choices=Import.Kind.choices, widget=forms.RadioSelect
+    )
+    file = forms.FileField(
+        label=gettext_lazy("File"), help_text=gettext_lazy("JSON Lines, CSV, TSV or Parquet."), max_length=255
+    )
+    format = forms.ChoiceField(
+        label=gettext_lazy("Format"),
+        choices=[(name, gettext_lazy("by its name") if name == "auto" else name) for name in FORMATS],
+    )
+    map = lines_field(
+        gettext_lazy("Columns"),
+        gettext_lazy(
+            "FIELD=COLUMN, one per line, where your columns have other names. A path reaches into nested data."
+        ),
+        "prompt=context\nresponse=sample\nmodel=model_type",
+    )
+    constant = lines_field(
+        gettext_lazy("The same in every row"), gettext_lazy("FIELD=TEXT, one per line."), "use_case=summarization"
+    )
+    template = lines_field(
+        gettext_lazy("Put together from columns"),
+        gettext_lazy("FIELD=TEXT with {column} in it, one per line."),
+        "prompt={instruction} {input}",
+    )
+
+    def clean_file(self):
+        file = self.cleaned_data["file"]
+        if file.size > PAGE_MAX_BYTES:
+            limit = PAGE_MAX_BYTES // 2**20
+            message = _(
+                "%(name)s has %(size)d MB; a page takes %(limit)d MB. Use `manage.py import_%(kind)s`, which takes more."
+            )
+            kind = self.cleaned_data.get("kind") or Import.Kind.PROMPTS
+            raise forms.ValidationError(
+                message % {"name": file.name, "size": file.size // 2**20, "limit": limit, "kind": kind}
+            )
+        return file
+
+    def columns(self) -> Columns:
+        """The mapping. Raises Invalid naming the line that cannot be read."""
+        lines = {name: self.cleaned_data[name].splitlines() for name in ("map", "constant", "template")}
+        return Columns.parse(**{name: [line for line in given if line.strip()] for name, given in lines.items()})
+
+
+@role_required("researcher")
+@require_http_methods(["GET", "POST"])
+def imports_list(request: HttpRequest) -> HttpResponse:
+    """What came in, newest first, and the form to bring more. A refused file leaves nothing but its errors."""
+    form = UploadForm(
+        request.POST or None, request.FILES or None, initial={"kind": Import.Kind.PROMPTS, "format": "auto"}
+    )
+    error = None
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = _import(form, request.user)
+        except HeedError as refusal:
+            error = refusal
+        else:
+            messages.success(
+                request, _("%(file)s went in: %(counts)s.") % {"file": made.file_name, "counts": _said(made)}
+            )
+            return redirect("imports")
+    context = {
+        "form": form,
+        "error": error,
+        "page": paginate(request, Import.objects.select_related("created_by").order_by("-id"), per_page=20),
+        "query": query_without(request, "page"),
+        "prompt_fields": sorted(PROMPT_FIELDS),
+        "response_fields": sorted(RESPONSE_FIELDS - PROMPT_FIELDS),
+    }
+    return render(request, "imports/list.html", context, status=_status(form, error))
+
+
+def _import(form: UploadForm, by) -> Import:
+    file = form.cleaned_data["file"]
+    action = ACTIONS[form.cleaned_data["kind"]]
+    return action(
+        path=file.temporary_file_path(),
+        file_name=file.name,
+        form=form.cleaned_data["format"],
+        columns=form.columns(),
+        by=by,
+    )
+
+
+def _said(made: Import) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in made.counts.items())
+
+
+def _status(form: UploadForm, error: HeedError | None) -> int:
+    if error is not None:
+        return error.status
+    return 422 if form.is_bound and form.errors else 200
