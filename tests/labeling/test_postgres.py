@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from labeling import postgres
+from labeling import postgres, postgres_places
 from tests.conftest import ROOT
 
 IS_ROOT = os.geteuid() == 0
@@ -147,7 +147,7 @@ def become(name: str) -> list[str]:
     """The command of an owner that has become `name` after loading what that user may be unable to read."""
     code = (
         "import os, pwd, sys; from labeling import postgres\n"
-        f"account = pwd.getpwnam({name!r}); binaries = postgres._binaries(account); postgres._binaries = lambda _: binaries\n"
+        f"account = pwd.getpwnam({name!r}); binaries = postgres.find_binaries(account); postgres.find_binaries = lambda _: binaries\n"
         "os.setgroups([]); os.setgid(account.pw_gid); os.setuid(account.pw_uid)\n"
         f"{QUICK_CODE}"
     )
@@ -173,6 +173,23 @@ def test_a_server_that_does_not_run_is_named(new_clone):
     status = run_command("--status", "--base-dir", str(clone))
     assert status.returncode == 3
     assert "takes no connections" in status.stdout
+
+
+def test_commands_say_that_the_server_does_not_run(new_clone):
+    """A copy of manage.py and labeling/ has a database of its own, which nobody runs."""
+    clone = new_clone()
+    shutil.copy(ROOT / "manage.py", clone)
+    (clone / "labeling").symlink_to(ROOT / "labeling")
+    (clone / "training").symlink_to(ROOT / "training")
+    code = f"from pathlib import Path; from labeling import settings; settings.BASE_DIR = Path({str(clone)!r})"
+    (clone / "here.py").write_text(f"{code}\nfrom labeling.settings import *\n")
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment |= {"DATABASE_URL": postgres.embedded_url(clone), "DJANGO_SETTINGS_MODULE": "here"}
+    command = [sys.executable, "manage.py", "migrate", "--check"]
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"PostgreSQL is not running for {clone}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_serves_postgresql_18_and_stops_on_sigterm(start):
@@ -318,7 +335,7 @@ def test_a_pid_file_that_names_another_live_process_is_no_obstacle(start):
     old = str(owner.postmaster().pid)
     owner.stop()
     account = postgres.server_account(owner.clone)
-    other = subprocess.Popen(["sleep", "100"], **postgres._identity(account))  # as the same user: PostgreSQL looks
+    other = subprocess.Popen(["sleep", "100"], **postgres.identity(account))  # as the same user: PostgreSQL looks
     try:
         for path, text in ((data / "postmaster.pid", pid_file), (sockets / ".s.PGSQL.5432.lock", lock_file)):
             path.write_text(text.replace(old, str(other.pid), 1))
@@ -363,16 +380,16 @@ def test_root_in_a_private_folder(start, new_clone):
     private = settings.TEST_BASE / "private"
     private.mkdir(mode=0o700)
     clone = new_clone(parent=private)
-    package = Path(postgres._binaries(pwd.getpwuid(0))).parent.parent
+    package = Path(postgres.find_binaries(pwd.getpwuid(0))).parent.parent
     for path in (package, package.with_name(f"{package.name}.libs")):
         (private / path.name).symlink_to(path)
-    copies_before = set(postgres.SYSTEM_FOLDER.glob("*"))
+    copies_before = set(postgres_places.SYSTEM_FOLDER.glob("*"))
     owner = start(clone, PYTHONPATH=str(private))
     try:
         assert query(clone, "SELECT 1") == [(1,)]
         home = (clone / "var/postgres").resolve()
-        assert home.parent == postgres.SYSTEM_FOLDER
-        assert Path(owner.postmaster().exe()).is_relative_to(postgres.SYSTEM_FOLDER)
+        assert home.parent == postgres_places.SYSTEM_FOLDER
+        assert Path(owner.postmaster().exe()).is_relative_to(postgres_places.SYSTEM_FOLDER)
         assert private.stat().st_mode & 0o777 == 0o700
         # What the server runs, it cannot write.
         program = Path(owner.postmaster().exe())
@@ -385,7 +402,7 @@ def test_root_in_a_private_folder(start, new_clone):
         assert (clone / "var/postgres").resolve() == home
     finally:
         postgres.stop_owner(clone)
-        for path in set(postgres.SYSTEM_FOLDER.glob("*")) - copies_before:
+        for path in set(postgres_places.SYSTEM_FOLDER.glob("*")) - copies_before:
             shutil.rmtree(path)
 
 
