@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             return stop()
         if len(arguments) == 2 and arguments[0] == "exec":
             become_program(arguments[1])
-    except (DemoError, postgres.PostgresError) as error:
+    except (DemoError, postgres.PostgresError, OSError) as error:
         print(f"make: {error}", file=sys.stderr)
         return 1
     print("usage: python -m labeling.demo start|stop", file=sys.stderr)
@@ -106,6 +106,8 @@ def demo_environment() -> dict[str, str]:
     The caller's own settings win, so that DATABASE_URL, PORT or MFA may be set as for any installation.
     """
     port = os.environ.get("PORT") or "8000"
+    if not port.isdecimal() or not 0 < int(port) < 65535:
+        raise DemoError(f"PORT={port}: expected a number from 1 to 65534")
     kept = _kept_secrets(BASE_DIR / "var" / "env")
     chosen = {
         **kept,
@@ -114,8 +116,6 @@ def demo_environment() -> dict[str, str]:
         "POLICY_PORT": str(int(port) + 1),
         "HEED_URL": f"http://127.0.0.1:{port}",
         "HEED_TOKEN_FILE": str(FOLDER / "token"),
-        # Tiny models are faster on one thread than on two, and labelers' pages need the other core.
-        "OMP_NUM_THREADS": "1",
     }
     chosen = {name: os.environ.get(name) or value for name, value in chosen.items()}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -282,7 +282,7 @@ class Demo:
             self.say(f"the base model was not trained (exit {code}): see var/log/base_model.log; the rest goes on")
             return
         self._manage("seed_demo", "--base-model", str(TINY_BASE_MODEL))
-        self.say(f"the base model is trained and served on http://127.0.0.1:{os.environ['POLICY_PORT']}")
+        self.say(f"the base model is trained; it is served on http://127.0.0.1:{os.environ['POLICY_PORT']} in a moment")
 
     def _check_supervisord(self) -> None:
         if self.supervisord and (code := self.supervisord.poll()) is not None:
@@ -347,8 +347,6 @@ def become_program(name: str) -> None:
     command = parse_procfile((BASE_DIR / "Procfile").read_text()).processes[name]
     if tether := postgres.end_with_parent(signal.SIGTERM):
         tether()
-    if name != "policy":
-        os.environ.pop("OMP_NUM_THREADS", None)
     os.execv("/bin/sh", ["/bin/sh", "-c", command])  # noqa: S606
 
 
