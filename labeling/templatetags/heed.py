@@ -24,3 +24,9 @@ def sign_up_is_open() -> bool:
 def markdown(text: str) -> str:
     """Markdown as safe HTML, for use inside .prose."""
     return rendering.markdown(text or "")
+
+
+@register.filter
+def plain(text: str) -> str:
+    """The text exactly as written."""
+    return rendering.plain(text or "")

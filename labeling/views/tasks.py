@@ -35,11 +35,10 @@ def queue(request: HttpRequest) -> HttpResponse:
     user = request.user
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     done_today = Submission.objects.filter(labeler=user, submitted_at__gte=midnight)
-    returned = Submission.objects.filter(labeler=user, status=Submission.Status.RETURNED)
     left = [batch for batch in _active_batches(user) if batch.left]
     context = {
         "begun": _begun(user),
-        "returned": returned.select_related("task__prompt").prefetch_related("reviews").order_by("updated_at"),
+        "returned": _returned(user),
         "left": left,
         "left_at_most": LEFT_AT_MOST,
         "kinds_left": [kind for kind in Kind if any(batch.kind == kind for batch in left)],
@@ -48,6 +47,15 @@ def queue(request: HttpRequest) -> HttpResponse:
         "done_rankings": done_today.filter(kind=Kind.RANKING).count(),
     }
     return render(request, "tasks/queue.html", context)
+
+
+def _returned(user) -> list[Submission]:
+    """Submissions to correct, longest waiting first, each with `feedback`: the newest review."""
+    returned = Submission.objects.filter(labeler=user, status=Submission.Status.RETURNED)
+    returned = list(returned.select_related("task__prompt").prefetch_related("reviews").order_by("updated_at")[:50])
+    for submission in returned:
+        submission.feedback = max(submission.reviews.all(), key=lambda review: review.pk, default=None)
+    return returned
 
 
 def _begun(user) -> list[Draft]:
