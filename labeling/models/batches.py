@@ -121,7 +121,13 @@ class Batch(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(kind=Kind.DEMONSTRATION, responses_per_task__isnull=True)
-                | models.Q(kind=Kind.RANKING, responses_per_task__gte=2, responses_per_task__lte=12),
+                # Without "is not null" a ranking without K would pass: a check that yields NULL holds.
+                | models.Q(
+                    kind=Kind.RANKING,
+                    responses_per_task__isnull=False,
+                    responses_per_task__gte=2,
+                    responses_per_task__lte=12,
+                ),
                 name="batch_k_2_to_12",
             ),
         ]
