@@ -5,6 +5,8 @@ import threading
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from labeling.actions import batches
 from labeling.errors import Conflict, Invalid
@@ -290,3 +292,97 @@ def test_command(capsys, tmp_path):
         call_command("create_batch", *arguments, "--overlap=2")
     with pytest.raises(CommandError, match="missing"):
         call_command("create_batch", "x", "--kind=demonstration", f"--prompt-ids={tmp_path}/missing")
+
+
+# ---- the pages ------------------------------------------------------------------------------------------------------
+
+ORDER = {"name": "b", "kind": "ranking", "k": 2, "overlap": 2, "seed": 0, "priority": 0, "instructions": "**Hi**"}
+
+
+def test_ordering_a_batch(researcher_client, researcher):
+    make_responses(make_prompt(), "a", "b", "c")
+    data = ORDER | {"model_names": ["m0", "m1", "m2"], "must_include": ["m2"], "limit": ""}
+    page = researcher_client.post(reverse("batch_new"), data, follow=True)
+    assert "Ordered: 1 tasks." in page.text
+    batch = Batch.objects.get()
+    assert (batch.created_by, batch.overlap, batch.instructions) == (researcher, 2, "**Hi**")
+    assert "c" in texts(batch)
+    assert "<strong>Hi</strong>" in page.text
+
+
+def test_ordering_twice_by_a_double_click_makes_one(researcher_client):
+    make_responses(make_prompt(), "a", "b")
+    first, second = (researcher_client.post(reverse("batch_new"), ORDER) for _ in range(2))
+    assert first["Location"] == second["Location"]
+    assert Task.objects.count() == 1
+
+
+def test_a_demonstration_order_ignores_the_fields_of_rankings(researcher_client):
+    make_responses(make_prompt(), "a", "b")
+    data = ORDER | {"kind": "demonstration", "model_names": ["m0"]}
+    assert researcher_client.post(reverse("batch_new"), data).status_code == 302
+    assert Batch.objects.get().responses_per_task is None
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"name": ""}, 422, "This field is required"),
+        ({"k": ""}, 422, "a ranking needs K responses"),
+        ({"k": 99}, 422, "less than or equal to 12"),
+        ({"split": "test"}, 422, "no prompt passes the filters"),
+        ({"model_names": ["nobody"]}, 422, "not one of the available choices"),
+        ({"seed": 1}, 409, "made by another order"),
+    ],
+)
+def test_a_refused_order_is_shown_again_with_the_reason(researcher_client, change, status, said):
+    make_responses(make_prompt(split=Split.TRAIN), "a", "b")
+    if status == 409:
+        researcher_client.post(reverse("batch_new"), ORDER)
+    before = Batch.objects.count()
+    response = researcher_client.post(reverse("batch_new"), ORDER | change)
+    assert response.status_code == status
+    assert said in response.text
+    assert Batch.objects.count() == before
+
+
+def test_pages_count_and_lead_to_the_rows(researcher_client, labeler):
+    batch = make_ranking_batch(prompts=3)
+    submit(batch.tasks.first(), labeler)
+    batch.tasks.last().skips.create(labeler=labeler, reason="unclear", comment="What is meant?")
+    assert researcher_client.get(reverse("batches")).context["rows"][0]["progress"].submitted == 1
+    page = researcher_client.get(reverse("batch", args=[batch.pk]))
+    assert f"{reverse('reviews')}?batch={batch.pk}&amp;status=submitted" in page.text
+    assert "What is meant?" in page.text
+    widths = [part.width for part in page.context["bar"]]
+    assert sum(widths) == pytest.approx(100, abs=0.01)
+
+
+def test_pages_take_a_constant_number_of_queries(researcher_client):
+    def count(url):
+        with CaptureQueriesContext(connection) as queries:
+            assert researcher_client.get(url).status_code == 200
+        return len(queries)
+
+    batch = make_ranking_batch()
+    before = count(reverse("batches")), count(reverse("batch", args=[batch.pk]))
+    big = make_ranking_batch("big", prompts=20)
+    assert (count(reverse("batches")), count(reverse("batch", args=[big.pk]))) == before
+
+
+def test_pausing_and_editing(researcher_client):
+    batch = make_ranking_batch()
+    for _ in range(2):
+        researcher_client.post(reverse("batch_status", args=[batch.pk]), {"status": "paused"})
+    researcher_client.post(reverse("batch_edit", args=[batch.pk]), {"instructions": "Be quick.", "priority": 5})
+    batch.refresh_from_db()
+    assert (batch.status, batch.instructions, batch.priority) == ("paused", "Be quick.", 5)
+    assert researcher_client.post(reverse("batch_status", args=[batch.pk]), {"status": "x"}).status_code == 422
+    assert researcher_client.post(reverse("batch_edit", args=[batch.pk]), {"priority": "x"}).status_code == 422
+
+
+def test_a_reviewer_reads_but_has_nothing_to_press(reviewer_client):
+    batch = make_ranking_batch()
+    page = reviewer_client.get(reverse("batch", args=[batch.pk])).text
+    assert reverse("batch_status", args=[batch.pk]) not in page
+    assert reverse("batch_new") not in reviewer_client.get(reverse("batches")).text

@@ -6,6 +6,7 @@ import threading
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.urls import reverse
 from django.utils import timezone
 
 from labeling.actions import model_versions
@@ -215,3 +216,50 @@ def test_commands(base, tmp_path, capsys, admin_user):
                       ["promote", "base", "--reason=x", "--by=no@example.org"], ["register_model", str(tmp_path)]):  # fmt: skip
         with pytest.raises(CommandError):
             call_command(*arguments)
+
+
+# ---- the pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(client_for, admin_user):
+    return client_for(admin_user)
+
+
+def test_a_page_shows_lineage_figures_and_children(tmp_path, base, researcher_client):
+    sft_folder = make_folder(tmp_path / "sft", parents={"base": base})
+    rm_folder = make_folder(tmp_path / "rm", "rm-1", "rm", parents={"sft": sft_folder})
+    ppo_folder = make_folder(tmp_path / "ppo", "ppo-1", "ppo", parents={"sft": sft_folder, "rm": rm_folder})
+    _base, sft, _rm, ppo = (register(folder) for folder in (base, sft_folder, rm_folder, ppo_folder))
+    model_versions.record_evaluation(model_version=ppo, name="gold", metrics={"win_rate": 0.71234}, by=None)
+    page = researcher_client.get(reverse("model_version", args=[ppo.pk]))
+    roles = {tuple(a.roles): a.model.name for a in page.context["lineage"]}
+    assert roles == {("sft",): "sft-1", ("rm",): "rm-1"}
+    assert "0.7123" in page.text
+    assert "ppo-1" in researcher_client.get(reverse("model_version", args=[sft.pk])).text
+    assert researcher_client.get(reverse("model_versions") + "?stage=rm").context["page"].paginator.count == 1
+
+
+def test_promoting_and_going_back_by_page(admin):
+    a, b = make_policy("a"), make_policy("b")
+    for model in (a, b, b):
+        response = admin.post(reverse("model_promote", args=[model.pk]), {"reason": f"{model} is good"}, follow=True)
+        assert "serves now." in response.text
+    assert Promotion.objects.count() == 2
+    back = {"reason": "worse", "serving": "b"}
+    assert "a serves again." in admin.post(reverse("model_rollback"), back, follow=True).text
+    assert admin.post(reverse("model_rollback"), back).status_code == 409
+    assert statuses() == {"a": "serving", "b": "retired"}
+
+
+def test_promotion_needs_a_reason_and_a_policy(admin):
+    policy, rm = make_policy("a"), make_model("rm", stage="rm", manifest={}, manifest_sha256="b" * 64)
+    assert admin.post(reverse("model_promote", args=[policy.pk]), {"reason": " "}).status_code == 422
+    assert admin.post(reverse("model_promote", args=[rm.pk]), {"reason": "x"}).status_code == 422
+    assert not Promotion.objects.exists()
+
+
+def test_a_researcher_sees_no_promotion_form(researcher_client):
+    policy = make_policy("a")
+    page = researcher_client.get(reverse("model_version", args=[policy.pk])).text
+    assert reverse("model_promote", args=[policy.pk]) not in page

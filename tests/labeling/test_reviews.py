@@ -4,11 +4,13 @@ import threading
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from labeling.actions import reviews
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Review, Slot, Submission
-from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, revise, submit
+from labeling.models import ModelVersion, Review, Slot, Submission
+from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -158,3 +160,161 @@ def test_next_waiting_goes_round_and_leaves_out_ones_own(reviewer, labeler):
     decide(a, by=reviewer)
     decide(b, by=reviewer)
     assert reviews.next_waiting(after=c, **queue) is None
+
+
+# ---- the pages ------------------------------------------------------------------------------------------------------
+
+
+def post_decision(client, submission, verdict="accepted", query="", **data):
+    data = {"verdict": verdict, "comment": "", "revision": 1, "seen_review": 0} | data
+    return client.post(reverse("review_decide", args=[submission.uuid]) + query, data)
+
+
+def test_the_list_shows_what_waits_and_filters(reviewer_client, submission, labeler2, reviewer):
+    ranked = submit(make_ranking_batch().tasks.get(), labeler2)
+    decide(ranked, by=reviewer)
+    url = reverse("reviews")
+
+    def shown(query=""):
+        return [s.uuid for s in reviewer_client.get(url + query).context["page"]]
+
+    assert shown() == [submission.uuid]
+    assert shown("?status=any") == [ranked.uuid, submission.uuid]
+    assert shown("?status=accepted") == [ranked.uuid]
+    assert shown(f"?status=any&batch={submission.task.batch_id}") == [submission.uuid]
+    assert shown(f"?status=any&task={ranked.task.uuid}") == [ranked.uuid]
+    assert shown("?status=any&kind=ranking") == [ranked.uuid]
+    assert shown(f"?status=any&labeler={labeler2.pk}") == [ranked.uuid]
+    assert shown("?status=any&origin=simulated") == []
+    assert shown("?status=any&surplus=yes") == []
+    assert shown("?status=any&since=2999-01-01") == []
+    assert len(shown("?status=any&until=2999-01-01")) == 2
+
+
+@pytest.mark.parametrize(
+    "query", ["?batch=x", "?since=yesterday", "?status=lost", "?task=1", "?labeler=99999", "?page=x"]
+)
+def test_a_senseless_filter_is_said_and_dropped(reviewer_client, submission, query):
+    response = reviewer_client.get(reverse("reviews") + query)
+    assert response.status_code == 200
+    assert query == "?page=x" or "errorlist" in response.text or response.context["filters"].errors
+
+
+def test_lists_and_pages_take_a_constant_number_of_queries(reviewer_client, labeler, labeler2):
+    tasks = list(make_ranking_batch(prompts=8, overlap=2).tasks.all())
+    first, _behind_it = submit(tasks[0], labeler), submit(tasks[1], labeler)
+
+    def count(url):
+        with CaptureQueriesContext(connection) as queries:
+            assert reviewer_client.get(url).status_code == 200
+        return len(queries)
+
+    before = count(reverse("reviews")), count(reverse("review", args=[first.uuid]))
+    submit(tasks[0], labeler2)
+    revise(first, tiers=first.current.tiers[::-1])
+    for task in tasks[2:]:
+        submit(task, labeler)
+    assert (count(reverse("reviews")), count(reverse("review", args=[first.uuid]))) == before
+
+
+def test_review_is_blind_until_the_models_are_asked_for(reviewer_client, labeler):
+    prompt_batch = make_ranking_batch(k=2)
+    submission = submit(prompt_batch.tasks.get(), labeler)
+    for n, response in enumerate(submission.task.task_responses.all()):
+        ModelVersion.objects.filter(pk=response.response.model_version_id).update(name=f"secret-policy-{n}")
+    url = reverse("review", args=[submission.uuid])
+    assert "secret-policy" not in reviewer_client.get(url).text
+    assert "secret-policy-1" in reviewer_client.get(f"{url}?models=1").text
+
+
+def test_the_page_shows_the_ranking_as_its_labeler_gave_it(reviewer_client, labeler, labeler2):
+    batch = make_ranking_batch(k=3, overlap=2)
+    task = batch.tasks.get()
+    a, b, c = response_ids(task)  # the labeler saw them in reverse: c is A, b is B, a is C
+    flag = batch.schema.response_flags[2]
+    ratings = {a: {"quality": 6, "flags": {flag["name"]: True}}, b: {"quality": None, "flags": {flag["name"]: False}}}
+    submission = submit(task, labeler, tiers=[[a], [b, c]], ratings=ratings, prompt_flags={"ambiguous": True})
+    submit(task, labeler2, tiers=[[c], [b], [a]])
+    context = reviewer_client.get(reverse("review", args=[submission.uuid])).context["reading"]
+    assert [(r.letter, r.tier, r.quality) for r in context.rated] == [("C", 1, 6), ("A", 2, None), ("B", 2, None)]
+    assert context.rated[0].yes == [flag["label"]]
+    assert context.rated[2].no == [flag["label"]]
+    assert context.prompt_flags == ["Ambiguous"]
+    assert [column.ranking for column in context.table] == ["C > A = B", "A > B > C"]
+    assert [cell["rank"] for cell in context.table[1].cells] == [1, 2, 3]
+
+
+def test_revisions_are_shown_with_their_differences(reviewer_client, submission, reviewer):
+    decide(submission, "returned", reviewer, comment="Say why.")
+    revise(submission, text="Bees are nice, because they pollinate.")
+    page = reviewer_client.get(reverse("review", args=[submission.uuid])).text
+    assert "<ins>, because they pollinate</ins>" in page
+    assert "Say why." in page
+
+
+def test_what_people_wrote_is_shown_as_text(reviewer_client, labeler):
+    batch = make_demonstration_batch("<b>batch</b>", prompts=1)
+    submission = submit(batch.tasks.get(), labeler, text="<script>alert(1)</script>", comment="<img src=x>")
+    revise(submission, text="<i>new</i>")
+    page = reviewer_client.get(reverse("review", args=[submission.uuid])).text
+    assert "<script>alert" not in page
+    assert "<img src=x>" not in page
+    assert "<i>new" not in page
+
+
+def test_accepting_leads_to_the_next_in_the_same_list(reviewer_client, labeler):
+    batch = make_demonstration_batch(prompts=2)
+    make_demonstration_batch("other", prompts=1)
+    first, second = (submit(task, labeler) for task in batch.tasks.all())
+    query = f"?batch={batch.pk}"
+    response = post_decision(reviewer_client, first, query=query)
+    assert response["Location"] == reverse("review", args=[second.uuid]) + query
+    response = post_decision(reviewer_client, second, query=query)
+    assert response["Location"] == reverse("reviews") + query
+    assert set(Submission.objects.values_list("status", flat=True)) == {"accepted"}
+
+
+def test_a_double_click_counts_once(reviewer_client, submission):
+    for _ in range(2):
+        assert post_decision(reviewer_client, submission, "returned", comment="Shorter.\r\nPlease.").status_code == 302
+    assert Review.objects.get().comment == "Shorter.\nPlease."
+
+
+def test_refusals_say_why(reviewer_client, submission, reviewer, client_for):
+    response = post_decision(reviewer_client, submission, "returned")
+    assert response.status_code == 422
+    assert "A comment is needed" in response.text
+    assert post_decision(reviewer_client, submission, "maybe").status_code == 422
+    assert post_decision(reviewer_client, submission, revision="").status_code == 422
+    revise(submission, text="Newer.")
+    response = post_decision(reviewer_client, submission)
+    assert response.status_code == 409
+    assert "revised" in response.text
+    assert not Review.objects.exists()
+
+
+def test_ones_own_submission_cannot_be_decided(client_for, submission, labeler):
+    labeler.grant("reviewer")
+    client = client_for(labeler)
+    assert "another reviewer decides" in client.get(reverse("review", args=[submission.uuid])).text
+    assert post_decision(client, submission).status_code == 403
+
+
+def test_ticked_rows_are_accepted_as_they_were_seen(reviewer_client, submission, labeler):
+    other = submit(make_demonstration_batch("other", prompts=1).tasks.get(), labeler)
+    revise(other, text="Newer.")
+    data = {"seen": [f"{submission.uuid}:1", f"{other.uuid}:1"]}
+    page = reviewer_client.post(reverse("reviews_accept") + "?status=any", data, follow=True).text
+    assert "1 submission accepted." in page
+    assert "1 passed over" in page
+    assert list(Submission.objects.order_by("id").values_list("status", flat=True)) == ["accepted", "submitted"]
+    for wrong in ({}, {"seen": "x"}, {"seen": f"{other.uuid}:y"}):
+        assert reviewer_client.post(reverse("reviews_accept"), wrong).status_code == 422
+
+
+def test_next_goes_to_the_oldest_or_says_that_there_is_none(reviewer_client, submission, reviewer):
+    assert reviewer_client.get(reverse("reviews_next"))["Location"].startswith(
+        reverse("review", args=[submission.uuid])
+    )
+    decide(submission, by=reviewer)
+    assert "Nothing waits" in reviewer_client.get(reverse("reviews_next"), follow=True).text

@@ -1,0 +1,127 @@
+"""Every address of the console, for every role: who may open it, who may not, with which method."""
+
+import hashlib
+import uuid
+
+import pytest
+from django.urls import URLPattern, get_resolver, reverse
+from django.utils import timezone
+
+from labeling.models import Export
+from tests.labeling.rows import make_demonstration_batch, make_model, submit
+
+pytestmark = pytest.mark.django_db
+STAFF = {"reviewer", "researcher", "admin"}
+RESEARCH = {"researcher", "admin"}
+EVERYBODY = ["applicant", "labeler", "reviewer", "researcher", "admin"]
+
+# name of the address → (methods that it answers, roles that may)
+ADDRESSES = {
+    "reviews": ("GET", STAFF),
+    "reviews_next": ("GET", {"reviewer", "admin"}),
+    "reviews_accept": ("POST", {"reviewer", "admin"}),
+    "review": ("GET", STAFF),
+    "review_decide": ("POST", {"reviewer", "admin"}),
+    "batches": ("GET", STAFF),
+    "batch_new": ("GET POST", RESEARCH),
+    "batch": ("GET", STAFF),
+    "batch_status": ("POST", RESEARCH),
+    "batch_edit": ("POST", RESEARCH),
+    "imports": ("GET POST", RESEARCH),
+    "exports": ("GET POST", RESEARCH),
+    "export": ("GET", RESEARCH),
+    "export_zip": ("GET", RESEARCH),
+    "export_file": ("GET", RESEARCH),
+    "model_versions": ("GET", RESEARCH),
+    "model_version": ("GET", RESEARCH),
+    "model_promote": ("POST", {"admin"}),
+    "model_rollback": ("POST", {"admin"}),
+    "people": ("GET", {"admin"}),
+    "person": ("GET POST", {"admin"}),
+    "person_active": ("POST", {"admin"}),
+    "applicant_accept": ("POST", {"admin"}),
+    "invitation_create": ("POST", {"admin"}),
+    "invitation_withdraw": ("POST", {"admin"}),
+}
+
+
+def patterns() -> dict[str, URLPattern]:
+    """The console's addresses, as the site knows them."""
+    found = get_resolver().url_patterns
+    return {p.name: p for p in found if isinstance(p, URLPattern) and str(p.pattern).startswith("console/")}
+
+
+@pytest.fixture
+def arguments(labeler, applicant):
+    """What each address needs to lead somewhere."""
+    submission = submit(make_demonstration_batch(prompts=1).tasks.get(), labeler)
+    model = make_model("p", stage="ppo", manifest={}, manifest_sha256=hashlib.sha256(b"p").hexdigest())
+    export = Export.objects.create(
+        query={}, status="ready", number=1, finished_at=timezone.now(), manifest={"files": {}}
+    )
+    pks = {"batch": submission.task.batch_id, "export": export.pk, "model": model.pk, "person": applicant.pk}
+
+    def of(name: str) -> list:
+        if name in ("review", "review_decide"):
+            return [submission.uuid]
+        if name == "export_file":
+            return [export.pk, "manifest.json"]
+        if "<int:pk>" not in str(patterns()[name].pattern):
+            return []
+        return (
+            [pks["person" if name == "applicant_accept" else name.partition("_")[0]]]
+            if name != "invitation_withdraw"
+            else [1]
+        )
+
+    return of
+
+
+def test_every_address_of_the_console_is_in_the_table():
+    assert set(patterns()) == set(ADDRESSES)
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_strangers_are_sent_to_log_in(client, arguments, name):
+    for method in ADDRESSES[name][0].split():
+        response = getattr(client, method.lower())(reverse(name, args=arguments(name)))
+        assert response.status_code == 302
+        assert response["Location"].startswith(reverse("account_login"))
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_each_role_may_open_what_is_its_own(client_for, arguments, request, make_user, name):
+    methods, allowed = ADDRESSES[name]
+    url = reverse(name, args=arguments(name))
+    for role in EVERYBODY:
+        client = client_for(make_user(f"{role}-{uuid.uuid4().hex[:6]}@example.org", role))
+        for method in methods.split():
+            status = getattr(client, method.lower())(url).status_code
+            if role in allowed:
+                assert status in (200, 302, 404, 422), f"{role} {method} {url}: {status}"
+            else:
+                assert status == 403, f"{role} {method} {url}: {status}"
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_other_methods_are_refused(client_for, arguments, admin_user, name):
+    client, methods = client_for(admin_user), ADDRESSES[name][0].split()
+    for method in {"GET", "POST", "PUT", "DELETE"} - set(methods):
+        assert getattr(client, method.lower())(reverse(name, args=arguments(name))).status_code == 405
+
+
+@pytest.mark.parametrize("name", [name for name, pattern in patterns().items() if "<" in str(pattern.pattern)])
+def test_what_is_not_there_is_not_found(client_for, admin_user, name):
+    pattern = str(patterns()[name].pattern)
+    missing = {"<uuid:uuid>": str(uuid.uuid4()), "<int:pk>": "999999", "<str:name>": "x"}
+    for part, value in missing.items():
+        pattern = pattern.replace(part, value)
+    method = ADDRESSES[name][0].split()[-1].lower()
+    assert getattr(client_for(admin_user), method)(f"/{pattern}", {"verdict": "accepted"}).status_code == 404
+
+
+def test_a_person_locked_out_is_a_stranger(client_for, reviewer):
+    client = client_for(reviewer)
+    reviewer.is_active = False
+    reviewer.save()
+    assert client.get(reverse("reviews")).status_code == 302
