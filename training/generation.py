@@ -13,7 +13,8 @@ import torch
 from transformers import DynamicCache
 
 from training.data import pad_left
-from training.models import positions_of
+from training.losses import token_logprobs
+from training.models import positions_of, scores_at_end, token_scores
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch when fewer than this share of its rows still run: copying the cache costs about a step."""
@@ -142,3 +143,28 @@ def sample_texts(
 def decode(tokenizer, rollout: Rollout) -> list[str]:
     """The responses' texts, special tokens left out."""
     return tokenizer.batch_decode(rollout.tokens(), skip_special_tokens=True)
+
+
+# ---- scoring the very tokens that were sampled ------------------------------------------------------------------------
+
+
+def sequence_of(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids_BT, keep_BT, positions_BT) of prompts and responses side by side: the very tokens that were sampled."""
+    ids_BT = torch.cat([rollout.prompts_BP, rollout.responses_BR], dim=1)
+    keep_BT = torch.cat([rollout.prompt_keep_BP, rollout.response_keep_BR], dim=1)
+    return ids_BT, keep_BT, positions_of(keep_BT)
+
+
+def response_logprobs(model, ids_BT, keep_BT, positions_BT, responses_BR, temperature: float) -> torch.Tensor:
+    """log π of each response token, from the logits one position before it → (B, R)."""
+    width = responses_BR.shape[1]
+    output = model(
+        input_ids=ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False, logits_to_keep=width + 1
+    )
+    return token_logprobs(output.logits[:, :-1], responses_BR, temperature)
+
+
+def end_scores(reward_model, rollout: Rollout) -> torch.Tensor:
+    """The reward model's score at each response's last token, by length → (B,)."""
+    scores_BT = token_scores(reward_model, *sequence_of(rollout))
+    return scores_at_end(scores_BT, rollout.prompts_BP.shape[1] + rollout.lengths_B)

@@ -25,8 +25,8 @@ from training.config import option, require, to_dict
 from training.contract import read_export
 from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batches
 from training.errors import StageError
-from training.generation import Rollout, sample
-from training.losses import policy_loss, token_logprobs, value_loss
+from training.generation import Rollout, end_scores, response_logprobs, sample, sequence_of
+from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
 
 RATIO_TOLERANCE = 1e-3
@@ -245,32 +245,10 @@ def gain_experience(config: Config, players: Players, rollout: Rollout) -> tuple
     return experience, stats
 
 
-def sequence_of(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(ids_BT, keep_BT, positions_BT) of prompts and responses side by side: the very tokens that were sampled."""
-    ids_BT = torch.cat([rollout.prompts_BP, rollout.responses_BR], dim=1)
-    keep_BT = torch.cat([rollout.prompt_keep_BP, rollout.response_keep_BR], dim=1)
-    return ids_BT, keep_BT, models.positions_of(keep_BT)
-
-
-def response_logprobs(model, ids_BT, keep_BT, positions_BT, responses_BR, temperature: float) -> torch.Tensor:
-    """log π of each response token, from the logits one position before it → (B, R)."""
-    width = responses_BR.shape[1]
-    output = model(
-        input_ids=ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False, logits_to_keep=width + 1
-    )
-    return token_logprobs(output.logits[:, :-1], responses_BR, temperature)
-
-
 def response_values(critic, ids_BT, keep_BT, positions_BT, responses_BR) -> torch.Tensor:
     """The critic's value of the state in which each response token was chosen, so one position before it → (B, R)."""
     values_BT = models.token_scores(critic, ids_BT, keep_BT, positions_BT)
     return values_BT[:, -responses_BR.shape[1] - 1 : -1]
-
-
-def end_scores(reward_model, rollout: Rollout) -> torch.Tensor:
-    """The reward model's score at each response's last token, by length → (B,)."""
-    scores_BT = models.token_scores(reward_model, *sequence_of(rollout))
-    return models.scores_at_end(scores_BT, rollout.prompts_BP.shape[1] + rollout.lengths_B)
 
 
 def minibatches(config: Config, generator: torch.Generator) -> list[torch.Tensor]:
