@@ -228,8 +228,9 @@ def test_review_is_blind_until_the_models_are_asked_for(reviewer_client, labeler
 
 
 def test_the_page_shows_the_ranking_as_its_labeler_gave_it(reviewer_client, labeler, labeler2):
-    batch = make_ranking_batch(k=3, overlap=2)
-    task = batch.tasks.get()
+    batch = make_ranking_batch(prompts=2, k=3, overlap=2)
+    task, other_task = batch.tasks.all()
+    submit(other_task, labeler2)
     a, b, c = response_ids(task)  # the labeler saw them in reverse: c is A, b is B, a is C
     flag = batch.schema.response_flags[2]
     ratings = {a: {"quality": 6, "flags": {flag["name"]: True}}, b: {"quality": None, "flags": {flag["name"]: False}}}
