@@ -259,6 +259,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "PromptKind": "labeling.models.prompts.Prompt.Kind",
+        "TaskKind": "labeling.models.tasks.Kind",
+        "ModelStatus": "labeling.models.model_versions.ModelVersion.Status",
+    },
 }
 
 LOGGING = {

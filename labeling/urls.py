@@ -46,6 +46,7 @@ urlpatterns = [
     path("console/people/<int:pk>/", people.person, name="person"),
     path("console/people/<int:pk>/accept", people.applicant_accept, name="applicant_accept"),
     path("console/people/<int:pk>/active", people.person_active, name="person_active"),
+    path("api/v1/", include("labeling.api.urls")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -31,6 +32,7 @@ RETRIED = {408, 425, 429, 500, 502, 503, 504}
 """Answers that another try may change. 500 is among them: a server killed in the middle may say so once."""
 LONGEST_PAUSE_SECONDS = 30.0
 PAGE_ROWS = 500
+PAGE_BYTES = 4 * 2**20
 
 
 class ClientError(StageError):
@@ -51,6 +53,16 @@ class HttpClient:
         timeout = httpx.Timeout(timeout_seconds, connect=10)
         # trust_env=False: a proxy meant for the internet must not see our token, nor break 127.0.0.1
         self._http = httpx.Client(headers=headers, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer to a request, sent again until the server gives one. Raises ClientError for 4xx, or out of patience."""
@@ -206,15 +218,17 @@ class HeedClient(HttpClient):
         self, model: str, *, name: str, metrics: dict[str, Any], config: dict[str, Any]
     ) -> dict[str, Any]:
         """Record figures about a model version; equal figures are recorded once."""
-        return self.post(f"/api/v1/models/{model}/evaluations/", {"name": name, "metrics": metrics, "config": config})
+        return self.post(
+            f"/api/v1/models/{quote(model)}/evaluations/", {"name": name, "metrics": metrics, "config": config}
+        )
 
     def promote(self, model: str, *, reason: str, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
         """Make a policy the one that serves; promoting the one that serves already changes nothing."""
-        return self.post(f"/api/v1/models/{model}/promote/", {"reason": reason, "metrics": metrics or {}})
+        return self.post(f"/api/v1/models/{quote(model)}/promote/", {"reason": reason, "metrics": metrics or {}})
 
     def serving_model(self) -> dict[str, Any] | None:
         """The promoted model version, or None while there is none."""
-        return self.get("/api/v1/models/serving/")["model"]
+        return self.get("/api/v1/promotions/serving/")["model"]
 
     def promoted_models(self, count: int) -> list[dict[str, Any]]:
         """The `count` policies promoted last, newest first, each once."""
@@ -235,13 +249,26 @@ class HeedClient(HttpClient):
                 return
 
     def _bring(self, path: str, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-        """Rows in requests of PAGE_ROWS; each request is all or nothing, and the whole is safe to repeat."""
+        """Rows in requests of limited size; each request is all or nothing, and the whole is safe to repeat."""
         totals: dict[str, int] = {}
-        remaining = iter(rows)
-        while page := list(islice(remaining, PAGE_ROWS)):
+        for page in _pages_of(rows):
             for name, count in self.post(path, {"rows": page})["counts"].items():
                 totals[name] = totals.get(name, 0) + count
         return totals
+
+
+def _pages_of(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in lists of at most PAGE_ROWS rows and about PAGE_BYTES bytes of JSON."""
+    page: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        size += len(msgspec.json.encode(row))
+        page.append(row)
+        if len(page) == PAGE_ROWS or size >= PAGE_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def _token() -> str:

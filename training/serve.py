@@ -101,7 +101,8 @@ class Chooser:
     def _promoted(self) -> Path | None:
         """What the web half says; asked once per look, as the loop itself is the retry and must notice a signal."""
         try:
-            promoted = HeedClient.from_environment(patience_seconds=0, timeout_seconds=10).serving_model()
+            with HeedClient.from_environment(patience_seconds=0, timeout_seconds=10) as client:
+                promoted = client.serving_model()
         except ClientError as error:
             say_once(f"{error}; staying with the last known policy")
             return self.remembered()

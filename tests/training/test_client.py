@@ -35,6 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def start(respond, port=0):
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.block_on_close = False
     server.respond, server.requests = respond, []
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

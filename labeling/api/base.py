@@ -1,0 +1,108 @@
+"""What the API's views share: scopes, a limit on bodies, pages by keyset, checked input."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Model, QuerySet
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from labeling.api.errors import TooLarge
+from labeling.api.permissions import HasScope
+
+MAX_BODY_BYTES = 32 * 2**20
+MAX_PAGE_ROWS = 1000
+
+
+class BoundedJSONParser(JSONParser):
+    """JSON of at most MAX_BODY_BYTES."""
+
+    def parse(self, stream, media_type=None, parser_context=None):
+        """The parsed body. Raises TooLarge by the length announced, before anything is read."""
+        request = (parser_context or {}).get("request")
+        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES:,} bytes; send less at once.")
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RecursionError:
+            raise ValidationError({"body": ["nested too deeply"]}) from None
+
+
+class View(APIView):
+    """A view of the API. `scopes` says which scope each method needs."""
+
+    permission_classes: tuple[type[BasePermission], ...] = (HasScope,)
+    parser_classes = (BoundedJSONParser,)
+    scopes: dict[str, str] = {}
+
+    @staticmethod
+    def checked(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:
+        """The input, checked by a serializer that refuses unknown fields. Raises ValidationError."""
+        checker = serializer(data=data)
+        checker.is_valid(raise_exception=True)
+        return checker.validated_data
+
+
+class StrictSerializer(serializers.Serializer):
+    """Refuses fields that it does not know: a misspelt option must not be silently ignored."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Checked values. Raises ValidationError naming unknown fields too."""
+        unknown = sorted(set(data) - set(self.fields)) if hasattr(data, "keys") else []
+        if unknown:
+            raise ValidationError({str(name)[:100]: ["Unknown field."] for name in unknown})
+        return super().to_internal_value(data)
+
+
+class PageQuery(StrictSerializer):
+    """Which page: `cursor` from the page before, `limit` rows."""
+
+    cursor = serializers.CharField(required=False, max_length=40)
+    limit = serializers.IntegerField(required=False, min_value=1, max_value=MAX_PAGE_ROWS, default=100)
+
+    def validate_cursor(self, value: str) -> int:
+        """The id that the page begins behind."""
+        try:
+            return int(base64.urlsafe_b64decode(value.encode("ascii", "strict")).decode("ascii"))
+        except ValueError:
+            raise ValidationError("Not a cursor of ours.") from None
+
+
+PAGE_PARAMETERS = [
+    OpenApiParameter("cursor", str, description="`next` of the page before; absent for the first page"),
+    OpenApiParameter("limit", int, description=f"rows per page, 1 to {MAX_PAGE_ROWS} (default 100)"),
+]
+
+
+def page(
+    request: Request,
+    rows: QuerySet,
+    show: Callable[[Any], dict[str, Any]],
+    query: dict[str, Any],
+    *,
+    newest_first: bool = False,
+) -> Response:
+    """A page of rows in order of id, and the cursor of the next one: cost O(limit), however far back the page lies."""
+    limit, cursor = query["limit"], query.get("cursor")
+    if cursor is not None:
+        rows = rows.filter(id__lt=cursor) if newest_first else rows.filter(id__gt=cursor)
+    found: list[Model] = list(rows.order_by("-id" if newest_first else "id")[: limit + 1])
+    has_more = len(found) > limit
+    found = found[:limit]
+    following = base64.urlsafe_b64encode(str(found[-1].pk).encode()).decode() if has_more else None
+    return Response({"results": [show(row) for row in found], "next": following})
+
+
+def query_of(request: Request) -> dict[str, Any]:
+    """The query string as a dict, each name once. Raises ValidationError for a repeated name."""
+    repeated = [name for name in request.query_params if len(request.query_params.getlist(name)) > 1]
+    if repeated:
+        raise ValidationError({repeated[0]: ["Given twice."]})
+    return request.query_params.dict()

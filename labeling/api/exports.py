@@ -1,0 +1,101 @@
+"""/exports/: order them, wait for them, fetch their files."""
+
+import re
+from typing import Any
+
+from django.http import FileResponse, Http404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from labeling.actions import exports
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, query_of
+from labeling.api.schema import operation
+from labeling.api.serializers import ExportIn, ExportOut, ExportPage
+from labeling.models import Export
+
+TYPES = {"json": "application/json", "jsonl": "application/jsonl", "md": "text/markdown; charset=utf-8",
+         "parquet": "application/vnd.apache.parquet"}  # fmt: skip
+
+
+class Exports(View):
+    scopes = {"GET": "read", "POST": "train"}
+
+    @operation(
+        scope="read", answers={200: ExportPage}, problems=(422,), parameters=PAGE_PARAMETERS,
+        operation_id="list_exports", summary="Exports, newest first",
+    )  # fmt: skip
+    def get(self, request: Request) -> Response:
+        rows = Export.objects.exclude(status=Export.Status.SAME)
+        return page(request, rows, _shown, self.checked(PageQuery, query_of(request)), newest_first=True)
+
+    @operation(
+        scope="train", answers={200: ExportOut, 202: ExportOut}, request=ExportIn,
+        operation_id="build_export", summary="Order an export",
+        description=(
+            "202 while it is being built: ask for it again by its id until it is ready or failed. The same selection of "
+            "the same data ends as the export that is there already."
+        ),
+    )  # fmt: skip
+    def post(self, request: Request) -> Response:
+        export = exports.request(query=self.checked(ExportIn, request.data)["query"], by=request.user)
+        return Response(_shown(export), status=202 if export.status == Export.Status.BUILDING else 200)
+
+
+class OneExport(View):
+    scopes = {"GET": "read"}
+
+    @operation(
+        scope="read", answers={200: ExportOut}, problems=(404,),
+        operation_id="get_export", summary="An export, by id or name",
+    )  # fmt: skip
+    def get(self, request: Request, key: str) -> Response:
+        return Response(_shown(_find(key)))
+
+
+class ExportFile(View):
+    scopes = {"GET": "read"}
+
+    @operation(
+        scope="read", problems=(404,), operation_id="get_export_file", summary="A file of an export",
+        answers={(200, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.")},
+    )  # fmt: skip
+    def get(self, request: Request, key: str, file_name: str) -> FileResponse:
+        export = _find(key)
+        if export.status != Export.Status.READY or file_name not in _file_names(export):
+            raise Http404(f"Export {export.name} has no file {file_name[:100]!r}.")
+        path = export.folder / file_name
+        content_type = TYPES[file_name.rpartition(".")[2]]
+        return FileResponse(path.open("rb"), filename=file_name, as_attachment=True, content_type=content_type)
+
+
+def _find(key: str) -> Export:
+    """By id ("12") or by name ("v0007"); an order that found equal data is the export that holds it."""
+    rows = Export.objects.select_related("same_as")
+    export = None
+    if re.fullmatch(r"v[0-9]{4,9}", key):
+        export = rows.filter(number=int(key[1:])).first()
+    elif re.fullmatch(r"[0-9]{1,18}", key):
+        export = rows.filter(pk=int(key)).first()
+    if export is None:
+        raise Http404(f"There is no export {key[:100]!r}.")
+    return export.resolved
+
+
+def _file_names(export: Export) -> list[str]:
+    return ["manifest.json", *export.manifest.get("files", {})] if export.status == Export.Status.READY else []
+
+
+def _shown(export: Export) -> dict[str, Any]:
+    return {
+        "id": export.pk,
+        "name": export.name if export.number else None,
+        "status": export.status,
+        "query": export.query,
+        "counts": export.counts,
+        "data_sha256": export.data_sha256,
+        "error": export.error,
+        "created_at": export.created_at,
+        "files": _file_names(export),
+    }

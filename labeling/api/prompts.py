@@ -1,0 +1,78 @@
+"""/prompts/: what to sample, and what to bring."""
+
+from typing import Any
+
+from django.db.models import Exists, OuterRef
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+from rest_framework.response import Response as Answer
+
+from labeling.actions import imports
+from labeling.api.base import PAGE_PARAMETERS, View, page, query_of
+from labeling.api.schema import operation
+from labeling.api.serializers import CountsOut, PromptPage, PromptQuery, RowsIn
+from labeling.models import Import, Kind, Prompt, Response, Split, Task
+
+FILTERS = [
+    OpenApiParameter("split", str, enum=Split.values),
+    OpenApiParameter("use_case", str),
+    OpenApiParameter("kind", str, enum=Prompt.Kind.values),
+    OpenApiParameter("not_sampled_by", str, description="leave out prompts to which this model has responded"),
+    OpenApiParameter("without_tasks", str, enum=Kind.values, description="leave out prompts with such a task"),
+]
+
+
+class Prompts(View):
+    scopes = {"GET": "read", "POST": "import"}
+
+    @operation(
+        scope="read", answers={200: PromptPage}, problems=(422,), parameters=[*FILTERS, *PAGE_PARAMETERS],
+        operation_id="list_prompts", summary="Prompts, a page at a time",
+    )  # fmt: skip
+    def get(self, request: Request) -> Answer:
+        query = self.checked(PromptQuery, query_of(request))
+        given = {name: query[name] for name in ("split", "use_case", "kind") if name in query}
+        prompts = Prompt.objects.filter(**given)
+        if "not_sampled_by" in query:
+            answered = Response.objects.filter(prompt=OuterRef("pk"), model_version__name=query["not_sampled_by"])
+            prompts = prompts.exclude(Exists(answered))
+        if "without_tasks" in query:
+            prompts = prompts.exclude(Exists(Task.objects.filter(prompt=OuterRef("pk"), kind=query["without_tasks"])))
+        return page(request, prompts, _shown, query)
+
+    @operation(
+        scope="import", answers={200: CountsOut}, request=RowsIn, problems=(409,),
+        operation_id="import_prompts", summary="Bring prompts",
+        description="Rows as in an import file. All or nothing; what is here already is counted as present.",
+    )  # fmt: skip
+    def post(self, request: Request) -> Answer:
+        rows = self.checked(RowsIn, request.data)["rows"]
+        return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=request.user)})
+
+
+class Responses(View):
+    scopes = {"POST": "import"}
+
+    @operation(
+        scope="import", answers={200: CountsOut}, request=RowsIn, problems=(409,),
+        operation_id="import_responses", summary="Bring responses",
+        description=(
+            "Rows as in an import file: `prompt_id` or a prompt, `model`, `response`, and optionally "
+            "`response_external_id`, `finish_reason`, `sampling`. All or nothing; an equal external id for the same "
+            "prompt and model is the same response, so a repeat adds nothing."
+        ),
+    )  # fmt: skip
+    def post(self, request: Request) -> Answer:
+        rows = self.checked(RowsIn, request.data)["rows"]
+        return Answer({"counts": imports.import_rows(kind=Import.Kind.RESPONSES, rows=rows, by=request.user)})
+
+
+def _shown(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.uuid,
+        "external_id": prompt.external_id,
+        "kind": prompt.kind,
+        "use_case": prompt.use_case,
+        "split": prompt.split,
+        "messages": prompt.messages,
+    }

@@ -1,0 +1,203 @@
+"""What the API takes and gives, as the OpenAPI schema shows it."""
+
+from django.conf import settings
+from rest_framework import serializers
+
+from labeling.api.base import PageQuery, StrictSerializer
+from labeling.models import Kind, ModelVersion, Prompt, Split
+
+MAX_ROWS = 1000
+
+
+class JSONObject(serializers.DictField):
+    """A JSON object with any content."""
+
+
+# ---- prompts and responses
+
+
+class PromptQuery(PageQuery):
+    """Which prompts, and which page of them."""
+
+    split = serializers.ChoiceField(Split.choices, required=False)
+    use_case = serializers.CharField(required=False, max_length=50)
+    kind = serializers.ChoiceField(Prompt.Kind.choices, required=False)
+    not_sampled_by = serializers.CharField(required=False, max_length=150)
+    without_tasks = serializers.ChoiceField(Kind.choices, required=False)
+
+
+class MessageOut(serializers.Serializer):
+    role = serializers.ChoiceField(["system", "user", "assistant"])
+    content = serializers.CharField()
+
+
+class PromptOut(serializers.Serializer):
+    prompt_id = serializers.UUIDField()
+    external_id = serializers.CharField(allow_null=True)
+    kind = serializers.ChoiceField(Prompt.Kind.choices)
+    use_case = serializers.CharField(allow_blank=True)
+    split = serializers.ChoiceField(Split.choices)
+    messages = MessageOut(many=True)
+
+
+class PromptPage(serializers.Serializer):
+    results = PromptOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class RowsIn(StrictSerializer):
+    """Rows as in an import file; all go in, or none."""
+
+    rows = serializers.ListField(child=JSONObject(), min_length=1, max_length=MAX_ROWS)
+
+
+class CountsOut(serializers.Serializer):
+    counts = serializers.DictField(child=serializers.IntegerField())
+
+
+# ---- batches
+
+
+class BatchIn(StrictSerializer):
+    """An order, as `manage.py create_batch --help` explains it."""
+
+    name = serializers.CharField(max_length=100)
+    kind = serializers.ChoiceField(Kind.choices)
+    model_names = serializers.ListField(child=serializers.CharField(max_length=150), required=False, max_length=100)
+    must_include = serializers.ListField(child=serializers.CharField(max_length=150), required=False, max_length=12)
+    k = serializers.IntegerField(required=False, allow_null=True, min_value=2, max_value=12)
+    overlap = serializers.IntegerField(required=False, min_value=1, max_value=50)
+    group = serializers.ChoiceField(["training", "held_out"], required=False, allow_blank=True)
+    split = serializers.ChoiceField(Split.choices, required=False, allow_blank=True)
+    use_case = serializers.CharField(required=False, allow_blank=True, max_length=50)
+    source = serializers.ChoiceField(Prompt.Source.choices, required=False, allow_blank=True)
+    prompt_kind = serializers.ChoiceField(Prompt.Kind.choices, required=False, allow_blank=True)
+    prompt_ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=100_000)
+    limit = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
+    only_new = serializers.BooleanField(required=False)
+    seed = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    priority = serializers.IntegerField(required=False, min_value=-1000, max_value=1000)
+    instructions = serializers.CharField(
+        required=False, allow_blank=True, trim_whitespace=False, max_length=settings.PROMPT_MAX_CHARS
+    )
+    schema_version = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
+
+
+class BatchOut(serializers.Serializer):
+    id = serializers.IntegerField()
+    name = serializers.CharField()
+    kind = serializers.ChoiceField(Kind.choices)
+    status = serializers.CharField()
+    counts = JSONObject()
+    created_at = serializers.DateTimeField()
+
+
+class BatchPage(serializers.Serializer):
+    results = BatchOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+# ---- exports
+
+
+class ExportIn(StrictSerializer):
+    """`query`: batches, splits, use_cases, groups, origins, review (lists of texts), surplus (true or false)."""
+
+    query = JSONObject(required=False, default=dict)
+
+
+class ExportOut(serializers.Serializer):
+    id = serializers.IntegerField()
+    name = serializers.CharField(allow_null=True, help_text="v0007, once it is ready")
+    status = serializers.ChoiceField(["building", "ready", "failed", "withdrawn"])
+    query = JSONObject()
+    counts = JSONObject()
+    data_sha256 = serializers.CharField(allow_blank=True)
+    error = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+    files = serializers.ListField(child=serializers.CharField(), help_text="names, to be fetched from files/NAME")
+
+
+class ExportPage(serializers.Serializer):
+    results = ExportOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+# ---- model versions
+
+
+class ModelIn(StrictSerializer):
+    """`manifest`: the text of the folder's manifest.json, unchanged. `uri`: where the folder is (path or fsspec URL)."""
+
+    manifest = serializers.CharField(trim_whitespace=False, max_length=10_000_000)
+    uri = serializers.CharField(max_length=1000)
+
+
+class ModelOut(serializers.Serializer):
+    name = serializers.CharField()
+    stage = serializers.ChoiceField(ModelVersion.Stage.choices)
+    status = serializers.ChoiceField(ModelVersion.Status.choices)
+    uri = serializers.CharField(allow_blank=True)
+    manifest_sha256 = serializers.CharField(allow_null=True)
+    export = serializers.CharField(allow_null=True)
+    few_shot_prefix = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+
+
+class ModelDetailOut(ModelOut):
+    manifest = JSONObject(allow_null=True)
+
+
+class ModelPage(serializers.Serializer):
+    results = ModelOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class EvaluationIn(StrictSerializer):
+    name = serializers.CharField(max_length=100)
+    metrics = JSONObject(allow_empty=False)
+    config = JSONObject(required=False, default=dict)
+
+
+class EvaluationOut(serializers.Serializer):
+    name = serializers.CharField()
+    metrics = JSONObject()
+    config = JSONObject()
+    created_at = serializers.DateTimeField()
+
+
+class EvaluationPage(serializers.Serializer):
+    results = EvaluationOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class PromotionIn(StrictSerializer):
+    reason = serializers.CharField(max_length=10_000)
+    metrics = JSONObject(required=False, default=dict)
+
+
+class PromotionOut(serializers.Serializer):
+    model = ModelOut()
+    reason = serializers.CharField()
+    metrics = JSONObject()
+    promoted_at = serializers.DateTimeField()
+
+
+class PromotionPage(serializers.Serializer):
+    results = PromotionOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
+class ServingOut(serializers.Serializer):
+    model = ModelOut(allow_null=True, help_text="null while no policy has been promoted")
+
+
+class ProblemOut(serializers.Serializer):
+    """Problem JSON (RFC 9457)."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    errors = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))

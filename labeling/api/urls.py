@@ -1,0 +1,68 @@
+"""Addresses under /api/v1/."""
+
+from csp.decorators import csp_update
+from django.contrib.auth.views import redirect_to_login
+from django.http import Http404
+from django.http.response import HttpResponseBase
+from django.urls import path, re_path
+from django.utils.decorators import method_decorator
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+from rest_framework.authentication import SessionAuthentication
+from rest_framework.exceptions import NotAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from labeling.api import batches, exports, model_versions, prompts
+from labeling.api.authentication import TokenAuthentication
+from labeling.api.base import View
+from labeling.api.permissions import IsResearcher
+
+DOCUMENTATION = {
+    "authentication_classes": [TokenAuthentication, SessionAuthentication],
+    "permission_classes": [IsResearcher],
+}
+
+
+# Swagger UI draws with inline styles; its script comes from here.
+@method_decorator(csp_update({"style-src": ["'self'", "'unsafe-inline'"]}), name="dispatch")
+class Documentation(SpectacularSwaggerSplitView):
+    """The API's documentation, drawn by the copy of Swagger UI in this installation."""
+
+    def handle_exception(self, exc: Exception) -> HttpResponseBase:
+        """Send a browser without a session to the login page."""
+        if isinstance(exc, NotAuthenticated):
+            return redirect_to_login(self.request.get_full_path())
+        return super().handle_exception(exc)
+
+
+class Missing(View):
+    """Problem JSON for addresses that do not exist; a stranger learns nothing of which do."""
+
+    scopes = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), "read")
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, rest: str) -> Response:
+        raise Http404(f"There is nothing at {request.path[:200]!r}.")
+
+    post = put = patch = delete = get
+
+
+urlpatterns = [
+    path("prompts/", prompts.Prompts.as_view(), name="api_prompts"),
+    path("responses/", prompts.Responses.as_view(), name="api_responses"),
+    path("batches/", batches.Batches.as_view(), name="api_batches"),
+    path("exports/", exports.Exports.as_view(), name="api_exports"),
+    path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),
+    path("exports/<str:key>/files/<str:file_name>", exports.ExportFile.as_view(), name="api_export_file"),
+    path("models/", model_versions.Models.as_view(), name="api_models"),
+    # Names of outside models may hold slashes.
+    path("models/<path:name>/evaluations/", model_versions.Evaluations.as_view(), name="api_evaluations"),
+    path("models/<path:name>/promote/", model_versions.Promote.as_view(), name="api_promote"),
+    path("models/<path:name>/", model_versions.OneModel.as_view(), name="api_model"),
+    path("promotions/", model_versions.Promotions.as_view(), name="api_promotions"),
+    path("promotions/serving/", model_versions.Serving.as_view(), name="api_serving"),
+    path("schema/", SpectacularJSONAPIView.as_view(**DOCUMENTATION), name="api_schema"),
+    path("docs/", Documentation.as_view(url_name="api_schema", **DOCUMENTATION), name="api_docs"),
+    re_path(r"^(?P<rest>.*)$", Missing.as_view(), name="api_missing"),
+]
