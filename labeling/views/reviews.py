@@ -14,8 +14,8 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import reviews
-from labeling.errors import Invalid
-from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Submission, User
+from labeling.errors import Forbidden, Invalid
+from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
 from labeling.views.access import role_required
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
@@ -101,6 +101,10 @@ def reviews_list(request: HttpRequest) -> HttpResponse:
 def review(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """One submission beside those of others on the same task. Model names only with ?models=1, so that review is blind."""
     submission = get_object_or_404(_readable(Submission.objects.all()), uuid=uuid)
+    if Slot.objects.filter(task=submission.task, labeler=request.user, status=Slot.Status.LEASED).exists():
+        raise Forbidden(
+            _("You are working on this task yourself: hand it in or release it before you read others' answers.")
+        )
     filters = Filters(request.GET)
     context = {
         "submission": submission,

@@ -6,6 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from labeling.actions import reviews
 from labeling.errors import Conflict, Forbidden, Invalid
@@ -299,6 +300,17 @@ def test_ones_own_submission_cannot_be_decided(client_for, submission, labeler):
     client = client_for(labeler)
     assert "another reviewer decides" in client.get(reverse("review", args=[submission.uuid])).text
     assert post_decision(client, submission).status_code == 403
+
+
+def test_who_works_on_a_task_does_not_see_others_answers(reviewer_client, reviewer, labeler):
+    task = make_ranking_batch(overlap=2).tasks.get()
+    submission = submit(task, labeler)
+    slot = task.slots.get(status="open")
+    slot.lease(reviewer, timezone.now())
+    slot.save()
+    response = reviewer_client.get(reverse("review", args=[submission.uuid]))
+    assert response.status_code == 403
+    assert "working on this task yourself" in response.text
 
 
 def test_ticked_rows_are_accepted_as_they_were_seen(reviewer_client, submission, labeler):
