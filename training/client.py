@@ -23,6 +23,7 @@ from training.contract import (
     ContractError,
     ExportManifest,
     atomic_folder,
+    hash_file,
     read_export,
     read_model_manifest,
 )
@@ -239,6 +240,25 @@ class HeedClient(HttpClient):
                 break
         return list(models.values())
 
+    @staticmethod
+    def fetch_model(model: dict[str, Any], root: str | os.PathLike[str] = "var/models/fetched") -> Path:
+        """The folder of a registered model, here: its own path, or a copy of its fsspec URL under `root`.
+
+        Raises ClientError when the folder's manifest is not the one that was registered.
+        """
+        name, uri, expected = model["name"], model["uri"], model["manifest_sha256"]
+        folder = Path(uri)
+        if "://" in uri:
+            folder = Path(root, f"{quote(name, safe='')}-{expected[:12]}")
+            if not folder.exists():
+                with atomic_folder(folder) as building:
+                    _download(uri, building)
+        manifest = folder / "manifest.json"
+        if not manifest.is_file() or hash_file(manifest) != expected:
+            what = "has another manifest than was registered" if manifest.is_file() else "is not there"
+            raise ClientError(f"model {name}: {folder} {what}")
+        return folder
+
     def _pages(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         cursor: str | None = None
         while True:
@@ -255,6 +275,17 @@ class HeedClient(HttpClient):
             for name, count in self.post(path, {"rows": page})["counts"].items():
                 totals[name] = totals.get(name, 0) + count
         return totals
+
+
+def _download(uri: str, folder: Path) -> None:
+    """Copy a remote folder, whatever file system its URL names."""
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+        system.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
+    except (OSError, ImportError, ValueError) as error:
+        raise ClientError(f"{uri}: {error}") from None
 
 
 def _pages_of(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -155,7 +155,7 @@ def _policy_folders(count: int, client: HeedClient | None) -> list[str]:
     models = client.promoted_models(count) if client else []
     if not models:
         raise StageError("no policy has been promoted yet, so there is none to sample from")
-    return [model["uri"] for model in models]
+    return [str(HeedClient.fetch_model(model)) for model in models]
 
 
 def _source(folder: Path) -> Source:

@@ -103,10 +103,10 @@ class Chooser:
         try:
             with HeedClient.from_environment(patience_seconds=0, timeout_seconds=10) as client:
                 promoted = client.serving_model()
+                return client.fetch_model(promoted) if promoted else None
         except ClientError as error:
             say_once(f"{error}; staying with the last known policy")
             return self.remembered()
-        return Path(promoted["uri"]) if promoted else None
 
     def remembered(self) -> Path | None:
         """The model that was up last, by the state file."""

@@ -1,6 +1,7 @@
 """The API: every endpoint for every caller, problem JSON, keyset pages, repeatable writes, and the client against a server."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from labeling import jobs
 from labeling.actions import exports, imports, model_versions, tokens
 from labeling.models import ApiToken, Batch, Evaluation, Export, ModelVersion, Promotion, Prompt, Response
 from tests.labeling.rows import make_demonstration_batch, make_prompt, submit
+from tests.training.test_sample import models  # noqa: F401 a fixture
 from training.client import ClientError, HeedClient
 from training.contract import read_export, write_model_manifest
 
@@ -387,3 +389,30 @@ def go_round(heed: HeedClient, environment: dict[str, str], tmp_path: Path) -> N
     assert Batch.objects.filter(name="next").count() == 1
     with pytest.raises(ClientError, match=r"422 .*no model named 'none'"):
         heed.create_batch(name="bad", kind="ranking", k=2, model_names=["none"])
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_sampling_takes_policies_and_prompts_from_here_and_brings_responses(live_server, researcher, models, tmp_path):  # noqa: F811
+    for name in ("old", "new"):
+        version = model_versions.register_folder(folder=models / name, by=None)
+        model_versions.promote(model_version=version, reason="newest", by=None)
+    imports.import_rows(
+        kind="prompts",
+        rows=[{"prompt": f"Tell me of {n} seas.", "split": "train" if n else "test"} for n in range(4)],
+        by=None,
+    )
+    _, secret = tokens.create(user=researcher, name="sampler", scopes=["read", "import"])
+    flags = ["--policies", "2", "--from-server", "--split", "train", "--k", "3", "--max-new-tokens", "6", "--push"]
+    command = [sys.executable, "-m", "training", "sample", "--out", str(tmp_path / "r.jsonl"), *flags]
+    settings = os.environ | {"HEED_URL": live_server.url, "HEED_TOKEN": secret, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert Response.objects.count() == 9
+    by_model = Response.objects.values_list("model_version__name", flat=True)
+    assert sorted(by_model) == ["new"] * 6 + ["old"] * 3
+    response = Response.objects.first()
+    assert response.prompt.split == "train"
+    assert (response.sampling["temperature"], response.sampling["seed"]) == (1.0, 0)
+    assert response.finish_reason in {"stop", "length"}

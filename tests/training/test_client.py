@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.conftest import write_example
 from training.client import ClientError, HeedClient, HttpClient
-from training.contract import ContractError, read_export
+from training.contract import ContractError, hash_file, read_export, read_model_manifest, write_model_manifest
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,3 +147,25 @@ def test_an_export_is_waited_for_fetched_once_and_verified(serve, tmp_path):
     with pytest.raises(ContractError, match=r"rankings\.jsonl"):
         client.fetch_export("v0007", tmp_path / "damaged")
     assert list((tmp_path / "damaged").iterdir()) == []
+
+
+def test_a_registered_model_is_fetched_by_path_or_url_and_checked(tmp_path):
+    folder = tmp_path / "org-policy"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "weights").write_bytes(b"w")
+    write_model_manifest(
+        folder, name="org/policy", stage="ppo", parents={}, export=None, config={}, metrics={}, seed=None
+    )
+    model = {"name": "org/policy", "manifest_sha256": hash_file(folder / "manifest.json")}
+    assert HeedClient.fetch_model(model | {"uri": str(folder)}) == folder
+    copy = HeedClient.fetch_model(model | {"uri": f"file://{folder}"}, tmp_path / "fetched")
+    assert copy.parent == tmp_path / "fetched"
+    assert read_model_manifest(copy) == read_model_manifest(folder)
+    assert HeedClient.fetch_model(model | {"uri": f"file://{folder}"}, tmp_path / "fetched") == copy
+    with pytest.raises(ClientError, match="is not there"):
+        HeedClient.fetch_model(model | {"uri": str(tmp_path / "none")})
+    with pytest.raises(ClientError, match="none"):
+        HeedClient.fetch_model(model | {"uri": f"file://{tmp_path}/none"}, tmp_path / "other")
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ClientError, match="another manifest than was registered"):
+        HeedClient.fetch_model(model | {"uri": str(folder)})

@@ -14,7 +14,7 @@ import pytest
 
 from tests.training.test_client import free_port, serve  # noqa: F401 a fixture
 from tests.training.test_sample import models  # noqa: F401 a fixture
-from training.contract import read_model_manifest, write_model_manifest
+from training.contract import hash_file, read_model_manifest, write_model_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +37,11 @@ def served(port: int) -> str | None:
     except httpx.TransportError:
         return None
     return answer.json()["model"].removesuffix("@main") if answer.is_success else None
+
+
+def as_registered(folder: Path) -> dict[str, str]:
+    """A model as the web half tells of it."""
+    return {"name": folder.name, "uri": str(folder), "manifest_sha256": hash_file(folder / "manifest.json")}
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -69,7 +74,7 @@ def test_it_follows_promotions_and_survives_kills(serve, models, tmp_path):  # n
         wait_for(lambda: "waiting" in (tmp_path / "log").read_text())
         assert served(port) is None
 
-        promoted["model"] = {"name": "old", "uri": str(models / "old")}
+        promoted["model"] = as_registered(models / "old")
         wait_for(lambda: served(port) == str(models / "old"))
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()["data"] == []
         foreign = {"model": "/etc", "messages": [{"role": "user", "content": "x"}]}
@@ -80,7 +85,7 @@ def test_it_follows_promotions_and_survives_kills(serve, models, tmp_path):  # n
         os.kill(children(process)[0], signal.SIGKILL)  # the server dies: it is started again
         wait_for(lambda: served(port) == str(models / "old"))
 
-        promoted["model"] = {"name": "broken", "uri": str(broken)}  # a bad one: the one before it goes on
+        promoted["model"] = as_registered(broken)  # a bad one: the one before it goes on
         wait_for(lambda: f"serving {models / 'old'} instead" in (tmp_path / "log").read_text())
         assert served(port) == str(models / "old")
 
