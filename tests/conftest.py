@@ -76,15 +76,25 @@ def django_db_modify_db_settings(database_server: None, django_db_modify_db_sett
 @pytest.fixture(autouse=True)
 def first_label_schema(request: pytest.FixtureRequest) -> None:
     """The label schema that a migration made: a test with real transactions ends by emptying every table."""
-    if request.node.get_closest_marker("django_db") or {"db", "transactional_db"} & set(request.fixturenames):
-        from django.apps import apps
+    mark = request.node.get_closest_marker("django_db")
+    is_real = "transactional_db" in request.fixturenames or bool(mark and mark.kwargs.get("transaction"))
+    if not (is_real or mark or "db" in request.fixturenames):
+        return
+    from django.apps import apps
 
-        if "transactional_db" in request.fixturenames:
-            request.getfixturevalue("transactional_db")
-        else:
-            request.getfixturevalue("db")
-        if not apps.get_model("labeling.LabelSchema").objects.exists():
-            importlib.import_module("labeling.migrations.0002_invariants").first_label_schema(apps, None)
+    request.getfixturevalue("transactional_db" if is_real else "db")
+    if not apps.get_model("labeling.LabelSchema").objects.exists():
+        importlib.import_module("labeling.migrations.0002_invariants").first_label_schema(apps, None)
+    if is_real:
+        empty_job_queue()
+
+
+def empty_job_queue() -> None:
+    """Jobs of an earlier test with real transactions: procrastinate's tables are not Django's to empty."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE procrastinate_jobs, procrastinate_workers CASCADE")
 
 
 @pytest.fixture
