@@ -29,6 +29,7 @@ from honcho.environ import parse_procfile
 from supervisor.xmlrpc import SupervisorTransport
 
 from labeling import postgres
+from labeling.tether import PROCFILE, end_with_parent
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 FOLDER = BASE_DIR / "var" / "demo"
@@ -51,14 +52,12 @@ class _StopRequestedError(BaseException):
 
 
 def main(arguments: list[str]) -> int:
-    """`start`, `stop`, or `exec NAME` (used inside: become one line of the Procfile). Returns the exit status."""
+    """`start` or `stop`. Returns the exit status."""
     try:
         if arguments == ["start"]:
             return start()
         if arguments == ["stop"]:
             return stop()
-        if len(arguments) == 2 and arguments[0] == "exec":
-            become_program(arguments[1])
     except (DemoError, postgres.PostgresError, OSError) as error:
         print(f"make: {error}", file=sys.stderr)
         return 1
@@ -141,7 +140,7 @@ class Demo:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.port = int(os.environ["PORT"])
-        self.programs = list(parse_procfile((BASE_DIR / "Procfile").read_text()).processes)
+        self.programs = list(parse_procfile(PROCFILE.read_text()).processes)
         status = postgres.read_status(BASE_DIR)
         if os.environ.get("DATABASE_URL") or status.is_owned:
             self.programs.remove("postgres")
@@ -183,7 +182,7 @@ class Demo:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop it in order
-                preexec_fn=postgres.end_with_parent(signal.SIGTERM),
+                preexec_fn=end_with_parent(signal.SIGTERM),
             )
 
     def _bring_up(self) -> None:
@@ -192,9 +191,8 @@ class Demo:
         self.say("starting the database")
         url = os.environ.get("DATABASE_URL") or postgres.embedded_url(BASE_DIR)
         postgres.wait_until_ready(url, 90)
-        self.say("bringing its tables up to date")
-        self._manage("migrate", "--no-input", "--verbosity", "0")
-        self._manage("seed_demo")
+        self.say("bringing tables and demo data up to date")
+        self._manage("seed_demo", "--migrate")
         self._start_program("web")
         self._start_program("worker")
         self._wait_for_web()
@@ -230,7 +228,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=postgres.end_with_parent(signal.SIGTERM),
+            preexec_fn=end_with_parent(signal.SIGTERM),
         )
         with (LOGS / "demo.log").open("a") as log:
             log.write(done.stdout)
@@ -326,7 +324,7 @@ def supervisord_config(programs: list[str], socket_path: Path) -> str:
     for name in programs:
         sections += [
             f"[program:{name}]",
-            f"""command = /bin/sh -c 'exec "$HEED_PYTHON" -m labeling.demo exec {name}'""",
+            f"""command = /bin/sh -c 'exec "$HEED_PYTHON" -m labeling.tether {name}'""",
             f"priority = {PRIORITIES.get(name, 10)}",
             "autostart = false",
             "autorestart = true",
@@ -340,14 +338,6 @@ def supervisord_config(programs: list[str], socket_path: Path) -> str:
             "stdout_logfile_backups = 3",
         ]
     return "\n".join(sections) + "\n"
-
-
-def become_program(name: str) -> None:
-    """Turn into one line of the Procfile that ends when supervisord does. Does not return."""
-    command = parse_procfile((BASE_DIR / "Procfile").read_text()).processes[name]
-    if tether := postgres.end_with_parent(signal.SIGTERM):
-        tether()
-    os.execv("/bin/sh", ["/bin/sh", "-c", command])  # noqa: S606
 
 
 def end_leftovers(is_quiet: bool = False) -> bool:
@@ -425,7 +415,7 @@ def _by_hand(status: postgres.Status) -> str:
 
 
 def _polite_and_tethered():
-    tether = postgres.end_with_parent(signal.SIGTERM)
+    tether = end_with_parent(signal.SIGTERM)
 
     def prepare() -> None:
         os.nice(10)

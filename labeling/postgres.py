@@ -10,7 +10,6 @@ Which user it runs as, and where all this lies when root's folders are closed to
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -18,7 +17,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,6 +41,7 @@ from labeling.postgres_places import (
     runtime_folder,
     server_account,
 )
+from labeling.tether import end_with_parent
 
 DATABASE = "heed"
 ROLE = "heed"  # owns the database and may create others (tests); never a superuser
@@ -50,7 +49,6 @@ SUPERUSER = "postgres"
 PORT = 5432  # only names the socket; nothing listens on TCP
 FAST_STOP_SECONDS = 60.0
 LOCK_PATIENCE_SECONDS = 2.0  # --status holds the lock for an instant; a starting owner waits that out
-PR_SET_PDEATHSIG = 1
 
 NOT_RUNNING = (
     "PostgreSQL is not running for {base_dir}: run `make demo`, or `python manage.py postgres` in another terminal, "
@@ -356,14 +354,6 @@ def _create_role_and_database(connection: psycopg.Connection) -> None:
         connection.execute(
             sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(ROLE))
         )
-
-
-def end_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """For Popen's preexec_fn: have the kernel send `number` to the child when we die. Linux only; a no-op elsewhere."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)  # loaded before the fork
-    return lambda: libc.prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def _clean_environment() -> dict[str, str]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,10 @@ class Clone:
         (first,) = [process for process in found if process.parent() not in found]
         return first
 
+    @property
+    def password(self) -> str:
+        return re.search(r"password of all is\s+(\S+)\)", self.said)[1]
+
     def manage(self, code: str) -> str:
         """What `manage.py shell` prints for `code`, in the environment that the welcome tells people to use."""
         command = f"set -a; . var/env; set +a; .venv/bin/python manage.py shell -v0 -c {shlex.quote(code)}"
@@ -116,6 +121,65 @@ class Clone:
         shutil.rmtree(os.path.realpath(self.folder / "var/postgres"), ignore_errors=True)
         shutil.rmtree(postgres.runtime_folder(self.folder), ignore_errors=True)
         shutil.rmtree(self.folder)
+
+
+class Labeler(threading.Thread):
+    """Someone at work in a browser whose page tries again until the server answers, as ours does."""
+
+    def __init__(self, clone: Clone, email: str):
+        super().__init__(daemon=True)
+        self.clone, self.email = clone, email
+        self.browser = httpx.Client(base_url=f"http://127.0.0.1:{clone.port}", timeout=20, trust_env=False)
+        self.is_done = threading.Event()
+        self.submitted: dict[str, str] = {}  # task → the text whose submit was acknowledged
+        self.failures = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.log_in()
+            while not self.is_done.is_set() and self.do_one_task():
+                pass
+        except BaseException as error:
+            self.error = error
+
+    def ask(self, method: str, path: str, **fields) -> httpx.Response:
+        """The server's answer, however often it must be asked."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                data = fields | {"csrfmiddlewaretoken": self.browser.cookies.get("csrftoken", "")} if fields else None
+                answer = self.browser.request(method, path, data=data)
+                if answer.status_code < 500:
+                    return answer
+            except httpx.TransportError:
+                pass
+            self.failures += 1
+            assert time.monotonic() < deadline, f"{method} {path}: no answer for two minutes"
+            time.sleep(0.2)
+
+    def log_in(self) -> None:
+        self.ask("GET", "/accounts/login/")
+        answer = self.ask("POST", "/accounts/login/", login=self.email, password=self.clone.password)
+        assert answer.status_code == 302, answer.text
+
+    def do_one_task(self) -> bool:
+        """Claim, save what is typed a few times, submit. False when nothing is left."""
+        page = self.ask("POST", "/tasks/next", kind="demonstration").headers["location"]
+        if page == "/tasks/":
+            return False
+        key = re.search(r'name="submit_key"\s+value="([^"]+)"', self.ask("GET", page).text)[1]
+        text = ""
+        for version in range(1, 4):
+            text += f"{self.email} types part {version} of {page}. "
+            fields = {"text": text, "version": str(version), "base": str(version - 1), "editor": "test"}
+            saved = self.ask("POST", f"{page}draft", **fields, active_seconds="1")
+            assert saved.status_code == 200, saved.text
+            time.sleep(0.3)  # types
+        answer = self.ask("POST", f"{page}submit", text=text, submit_key=key)
+        assert answer.status_code == 302, answer.text
+        self.submitted[page.split("/")[-2]] = text
+        return True
 
 
 def free_ports() -> int:
@@ -148,7 +212,7 @@ def clone(copied_clone) -> Clone:
 
 def test_start_says_where_to_go_and_who_may_log_in(clone):
     assert f"http://127.0.0.1:{clone.port}" in clone.said
-    password = re.search(r"password of all is\s+(\S+)\)", clone.said)[1]
+    password = clone.password
     assert (clone.folder / "var/env").stat().st_mode & 0o077 == 0
     for person in ("admin", "researcher", "reviewer", "labeler", "heldout", "applicant"):
         assert f"{person}@demo.example" in clone.said
@@ -187,13 +251,45 @@ def test_what_is_killed_is_started_again(clone, victim):
     assert len(clone.processes("/bin/postgres")) == 1
 
 
-@pytest.mark.parametrize("victim", ["supervisord", "make demo itself"])
-def test_comes_up_again_when_the_manager_is_killed(clone, victim):
-    before = clone.processes()
-    (clone.one("supervisord") if victim == "supervisord" else clone.front).kill()
+def test_nothing_is_lost_or_doubled_while_people_work(clone):
+    """Web, worker, database, its owner and in the end the whole demo are killed under two labelers who go on working."""
+    labelers = [Labeler(clone, f"{name}@demo.example") for name in ("labeler", "heldout")]
+    for labeler in labelers:
+        labeler.start()
+    for victim in ("gunicorn", "/bin/postgres", "procrastinate worker", "manage.py postgres", "gunicorn"):
+        time.sleep(1.5)
+        clone.one(victim).kill()
+        clone.wait_until_healthy()
+    clone.one("supervisord").kill()
     assert clone.process.wait(120) != 0
-    seconds = clone.start()  # at once, while the old processes may still be ending
-    assert seconds < 60
+    assert "run `make demo` again" in clone.said
+    assert clone.processes() == []
+    clone.start()
+    time.sleep(2)
+    for labeler in labelers:
+        labeler.is_done.set()
+    for labeler in labelers:
+        labeler.join(120)
+        assert labeler.error is None, labeler.error
+        assert labeler.submitted
+    assert sum(labeler.failures for labeler in labelers) > 0, "nobody noticed the kills: they proved nothing"
+    code = (
+        "import json; from labeling.models import Revision, Slot; "
+        "rows = Revision.objects.values_list('submission__task__uuid', 'submission__labeler__email', 'number', 'text'); "
+        "seats = Slot.objects.filter(status='submitted').count(); "
+        "print(json.dumps([[str(v) for v in row] for row in rows] + [seats]))"
+    )
+    *rows, seats = json.loads(clone.manage(code))
+    expected = [[task, lab.email, "1", text] for lab in labelers for task, text in lab.submitted.items()]
+    assert sorted(rows) == sorted(expected)
+    assert seats == len(expected)
+
+
+def test_comes_up_again_when_make_demo_is_killed(clone):
+    before = clone.processes()
+    clone.front.kill()
+    assert clone.process.wait(120) != 0
+    clone.start()  # at once, while the old processes may still be ending
     assert [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert len(clone.processes("/bin/postgres")) == 1
 
@@ -205,7 +301,8 @@ def test_stop_ends_everything_and_a_second_start_is_quick(clone):
     assert clone.processes() == []
     with pytest.raises(httpx.ConnectError):
         clone.get("/healthz")
-    assert clone.start() < 20
+    patience_seconds = 20 * max(1.0, os.getloadavg()[0] / os.cpu_count())  # 20 where nothing else runs
+    assert clone.start() < patience_seconds
     assert (clone.folder / "var/env").read_text() == password
     clone.front.send_signal(signal.SIGINT)  # Ctrl-C
     clone.process.wait(60)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from labeling.actions import batches, imports, model_versions, tokens
@@ -50,10 +51,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--folder", type=Path, default=settings.VAR_DIR / "demo", help="folder for welcome.txt and token"
         )
+        parser.add_argument("--migrate", action="store_true", help="bring the tables up to date first")
         parser.add_argument("--base-model", type=Path, metavar="FOLDER", help="model to serve when none does yet")
 
     def handle(self, *args: object, **options) -> None:
         """Seed, then write the welcome that `make demo` prints."""
+        if options["migrate"]:
+            call_command("migrate", interactive=False, verbosity=0)
         password = os.environ.get("HEED_DEMO_PASSWORD")
         if not password:
             raise CommandError("Set HEED_DEMO_PASSWORD: the password of the demo people.")
