@@ -1,6 +1,9 @@
 """Exports through the actions, the command and the job: what goes in, what stays out, and that nothing is ever half there."""
 
 import json
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, re
 from training.contract import ContractError, read_export
 
 pytestmark = pytest.mark.django_db
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -310,3 +314,33 @@ def test_an_export_cannot_be_changed_afterwards(labeler):
             Export.objects.filter(pk=export.pk).update(**change)
     manifest = json.loads((export.folder / "manifest.json").read_bytes())
     assert manifest == export.manifest
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_killed_command_leaves_no_export_and_the_next_makes_it(environment, tmp_path):
+    rows = [{"prompt": f"Prompt {n} " + "x" * 500, "demonstration": "Yes."} for n in range(3000)]
+    imports.import_rows(kind="prompts", rows=rows, by=None)
+    environment = environment | {"HEED_VAR": str(tmp_path)}
+    settings = "import os, tests.settings, sys; from pathlib import Path; tests.settings.EXPORT_DIR = Path(sys.argv[1])"
+    program = f"{settings}; from django.core.management import execute_from_command_line as e; e(['x', 'build_export'])"
+    command = [sys.executable, "-c", program, str(tmp_path / "exports")]
+    root = tmp_path / "exports"
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 60
+    while not list(root.glob(".building-*/.building-*/prompts.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert [path.name for path in root.iterdir() if path.name.startswith("v")] == []
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in root.iterdir()] == ["v0001"]
+    assert read_export(root / "v0001").manifest.counts["demonstrations"] == 3000
+    assert sorted(Export.objects.values_list("status", flat=True)) == ["building", "ready"]
+    Export.objects.filter(status="building").update(created_at="2026-01-01T00:00:00Z")
+    jobs.resume_exports()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT args FROM procrastinate_jobs WHERE task_name = 'build_export'")
+        ((ordered,),) = cursor.fetchall()
+    assert json.loads(ordered) == {"export_id": Export.objects.get(status="building").pk}
