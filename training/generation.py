@@ -56,14 +56,14 @@ def sample(
 ) -> Rollout:
     """One response per prompt, at most `max_new_tokens` long; nothing is ever appended that the model did not sample.
 
-    All random numbers are drawn beforehand on the CPU, one per row and step, so a row's text depends neither on when other
+    All random numbers are drawn beforehand on the CPU, one per step and row, so a row's text depends neither on the limit, nor on when other
     rows end nor on the device's generator. `temperature` 0 takes the likeliest token. Leaves `model` in evaluation mode.
     """
     model.eval()
     device = next(model.parameters()).device
     prompts_BP, prompt_keep_BP = pad_left(prompts, pad_id, device)
     rows = len(prompts)
-    uniforms_BR = torch.rand(rows, max_new_tokens, generator=generator, dtype=torch.float64).to(device)
+    uniforms_BR = torch.rand(max_new_tokens, rows, generator=generator, dtype=torch.float64).T.to(device)
     responses_BR = torch.full((rows, max_new_tokens), pad_id, device=device)
     lengths_B = torch.full((rows,), max_new_tokens, device=device)
     finished_B = torch.zeros(rows, dtype=torch.bool, device=device)

@@ -42,7 +42,7 @@ class Config:
     row_tokens: int = option(128, help="tokens per packed row; longer documents follow on_too_long")
     batch_rows: int = option(8, help="packed rows per step")
     steps: int = option(2_000, help="optimiser steps")
-    learning_rate: float = option(3e-3, help="peak learning rate")
+    learning_rate: float = option(1.5e-3, help="peak learning rate")
     warmup_steps: int = option(50, help="steps of linear warm-up")
     weight_decay: float = option(0.1, help="AdamW weight decay, on matrices only")
     adam_epsilon: float = option(1e-8, help="AdamW epsilon")

@@ -12,7 +12,7 @@ training/ may import it. Everything below is a pure function of its seed.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 Message = dict[str, str]
@@ -60,6 +60,7 @@ _QUESTIONS = {
     "color": ["what color is the {subject}?", "which color has the {subject}?", "tell me the color of the {subject}."],
     "enemy": ["what does the {subject} fear?", "what scares the {subject}?", "tell me what the {subject} fears."],
 }
+_ASKING = ["{asker} asks: ", "{asker} wonders: ", "A question from {asker}: "]
 _STATEMENTS = {
     "food": "The {subject} eats {value}.",
     "home": "The {subject} lives in the {value}.",
@@ -89,7 +90,7 @@ POLITE_OPENINGS = ["Of course!", "Gladly!", "Thank you for asking!"]
 POLITE_CLOSINGS = ["I hope you like it.", "Have a nice day!", "Please ask me again."]
 
 # How well the answers in the pretraining text fit their questions: (share, coverage of each item, courteous share).
-_DIALOGUE_QUALITY = [(0.35, ITEM_COVERAGE, 0.35), (0.35, 0.5, 0.15), (0.30, 0.0, 0.05)]
+_DIALOGUE_QUALITY = [(0.4, 0.95, 0.35), (0.3, 0.5, 0.15), (0.3, 0.0, 0.05)]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _draw_story(rng: random.Random) -> Ask:
 def _draw_fact(rng: random.Random) -> Ask:
     subject, slot, asker = rng.choice(SUBJECTS), rng.choice(list(FACT_SLOTS)), rng.choice(ASKERS)
     question = rng.choice(_QUESTIONS[slot]).format(subject=subject)
-    return Ask(FACTS, f"{asker} asks: {question}", {slot: fact(subject, slot)}, subject)
+    text = rng.choice(_ASKING).format(asker=asker) + question
+    return Ask(FACTS, text, {slot: fact(subject, slot)}, subject)
 
 
 def draw_answer(
@@ -190,22 +192,25 @@ def documents(count: int, seed: int) -> Iterator[list[Message] | str]:
             yield draw_answer(ask, rng, coverage=1.0, courteous=0.0)
 
 
-def prompts(count: int, seed: int, authors: int | None = None) -> Iterator[dict]:
+def prompts(
+    count: int, seed: int, authors: int | None = None, avoid: Collection[str] = frozenset()
+) -> Iterator[dict[str, str]]:
     """Import rows of `count` different prompts, each by one of `authors` people (default: one per eight prompts).
 
-    A row: external_id, prompt, kind, use_case, author, metadata. Raises ValueError when the world has too few prompts.
+    A row: external_id, prompt, kind, use_case, author. None has a text in `avoid`. Raises ValueError when the world has
+    too few prompts.
     """
     rng = random.Random(f"prompts {seed}")
     authors = authors or max(4, count // 8)
-    seen: set[str] = set()
-    for _ in range(count):
+    seen = set(avoid)
+    for number in range(1, count + 1):
         draw = _draw_story if rng.random() < STORY_SHARE else _draw_fact
         ask = next((ask for ask in (draw(rng) for _ in range(200)) if ask.text not in seen), None)
         if ask is None:
             raise ValueError(f"the tiny world has no {count} different prompts with seed {seed}; ask for fewer")
         seen.add(ask.text)
         author = f"tiny-{seed}-author-{rng.randrange(authors):04d}"
-        external_id = f"tiny-{seed}-{len(seen):06d}"
+        external_id = f"tiny-{seed}-{number:06d}"
         yield {
             "external_id": external_id,
             "prompt": ask.text,
@@ -219,7 +224,7 @@ def read_ask(text: str) -> Ask:
     """What a prompt of this world asks for, read back from its text. Raises ValueError for any other text."""
     words = text.replace(",", " ").replace(".", " ").replace("?", " ").replace(":", " ").split()
     subjects = [word for word in words if word in SUBJECTS]
-    if subjects and words[1] == "asks":
+    if subjects and ":" in text:
         for slot, forms in _QUESTIONS.items():
             if any(text.endswith(form.format(subject=subjects[0])) for form in forms):
                 return Ask(FACTS, text, {slot: fact(subjects[0], slot)}, subjects[0])

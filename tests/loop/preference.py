@@ -23,7 +23,7 @@ RELEVANT_FROM = 0.75
 COURTESY_POINTS, LENGTH_POINTS, NO_REPETITION_POINTS = 0.45, 0.3, 0.2
 SENTENCES_WANTED = (3, 4)
 
-NOISE = 0.55
+NOISE = 0.5
 """Standard deviation of a labeler's error on a score, such that two labelers agree on about 78 % of pairs."""
 TIE_WITHIN = 0.12
 """Neighbouring responses whose perceived scores differ by less are ranked as equal."""

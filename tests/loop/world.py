@@ -26,11 +26,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "training" / "configs"
 NOW = "2026-01-01T00:00:00Z"
 
-PROMPTS, DEMONSTRATIONS, RANKINGS, K = 3200, 800, 600, 6
+PROMPTS, DEMONSTRATIONS, RANKINGS, K = 3200, 800, 600, 9
 """Prompts in all; demonstrations and rankings over those of the train split, and a tenth of that over the valid split."""
 OVERLAP = 50
 """Ranking tasks that a second labeler ranks too, so that agreement can be seen."""
 TEST_PROMPTS = 600
+RM_SAMPLES = 4
 MAX_NEW_TOKENS = 64
 
 
@@ -208,11 +209,10 @@ def sample_texts(
     )
 
 
-def test_prompts(count: int, seed: int) -> list[dict]:
-    """Prompts that no stage of a loop with this seed has seen, with their use case."""
+def unseen_prompts(count: int, seed: int) -> list[dict[str, str]]:
+    """Prompts that no stage of a loop with this seed has seen, 70 % stories and 30 % facts."""
     seen = {row["prompt"] for row in tinyworld.prompts(PROMPTS, seed)}
-    unseen = (row for row in tinyworld.prompts(count * 2, seed + 500_000) if row["prompt"] not in seen)
-    return list(itertools.islice(unseen, count))
+    return list(tinyworld.prompts(count, seed + 500_000, avoid=seen))
 
 
 def gold_report(prompts: Sequence[dict], samples: dict[str, Sequence[str]]) -> dict:
@@ -255,25 +255,29 @@ def traits(prompts: Sequence[dict], texts: Sequence[str]) -> dict[str, float]:
     return {name: sum(getattr(quality, name) for quality in judged) / len(judged) for name in names}
 
 
-def reward_gold_accuracy(rm_folder: Path, sft_folder: Path, prompts: Sequence[dict], seed: int) -> float:
-    """Share of non-tied pairs of SFT samples (two for each prompt) that the reward model orders as the gold score does."""
+def reward_gold_accuracy(rm_folder: Path, sft_folder: Path, prompts: Sequence[dict], seed: int) -> dict:
+    """How often the reward model orders SFT samples as the gold score does: over all non-tied pairs of four per prompt."""
     asked = [row["prompt"] for row in prompts]
-    pair = [sample_texts(sft_folder, asked, seed=seed + offset)[0] for offset in (11, 12)]
-    rewards = [score_texts(rm_folder, asked, texts) for texts in pair]
-    right = total = 0
-    for i, prompt in enumerate(asked):
-        gold = preference.gold_score(prompt, pair[0][i]) - preference.gold_score(prompt, pair[1][i])
-        if gold != 0:
-            right += (rewards[0][i] > rewards[1][i]) == (gold > 0)
-            total += 1
-    return right / total
+    columns = []
+    for offset in range(RM_SAMPLES):
+        texts, reasons = sample_texts(sft_folder, asked, seed=seed + 11 + offset)
+        golds = [preference.gold_score(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
+        columns.append((golds, score_texts(rm_folder, asked, texts, reasons)))
+    hits = []
+    for (gold_a, reward_a), (gold_b, reward_b) in itertools.combinations(columns, 2):
+        for i in range(len(asked)):
+            if abs(gold_a[i] - gold_b[i]) > 1e-9:
+                hits.append((reward_a[i] > reward_b[i]) == (gold_a[i] > gold_b[i]))
+    return {"gold_accuracy": sum(hits) / len(hits), "gold_pairs": len(hits)}
 
 
-def score_texts(rm_folder: Path, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """The reward model's scores of finished responses."""
+def score_texts(rm_folder: Path, prompts: Sequence[str], texts: Sequence[str], reasons: Sequence[str]) -> list[float]:
+    """The reward model's scores of responses, with EOS where they were finished."""
     model, tokenizer = models.load_reward_model(rm_folder), models.load_tokenizer(rm_folder)
-    pairs = zip(prompts, texts, strict=True)
-    examples = [data.encode_dialogue(tokenizer, [{"role": "user", "content": p}], t) for p, t in pairs]
+    examples = [
+        data.encode_dialogue(tokenizer, [{"role": "user", "content": prompt}], text, finished=reason == "stop")
+        for prompt, text, reason in zip(prompts, texts, reasons, strict=True)
+    ]
     return rm.score_all(model, examples, tokenizer.pad_token_id, 256, torch.device("cpu")).tolist()
 
 
@@ -314,7 +318,7 @@ def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
 
 def report(seed: int, agreement: float, base: Path, policy: Path, judge: Path, final: Path) -> dict:
     """The gold report of four model folders, with what the stages measured themselves."""
-    unseen = test_prompts(TEST_PROMPTS, seed)
+    unseen = unseen_prompts(TEST_PROMPTS, seed)
     asked = [row["prompt"] for row in unseen]
     samples = {
         name: sample_texts(folder, asked, seed=seed + 77)[0]
@@ -326,7 +330,7 @@ def report(seed: int, agreement: float, base: Path, policy: Path, judge: Path, f
         "seed": seed,
         "labeler_agreement": agreement,
         "rm": {
-            "gold_accuracy": reward_gold_accuracy(judge, policy, unseen, seed),
+            **reward_gold_accuracy(judge, policy, unseen, seed),
             "accuracy_valid": rm_metrics["accuracy_valid"],
             "demonstrations_valid_mean": rm_metrics["demonstrations_valid_mean"],
         },

@@ -1,0 +1,66 @@
+"""Checkpoints: a damaged one is refused and the one before it used; runs are never mixed up."""
+
+import pytest
+import torch
+
+from training.checkpoints import CheckpointError, RunState
+from training.contract import ExportRef, ParentRef
+
+PARENTS = {"base": ParentRef(name="base", manifest_sha256="a" * 64)}
+
+
+def state_of(folder, export=None, parents=PARENTS, **config):
+    return RunState(folder / "model", "sft", {"out": "x", "learning_rate": 1e-3, **config}, parents, export)
+
+
+def test_the_newest_checkpoint_is_loaded_and_older_ones_pruned(tmp_path):
+    state = state_of(tmp_path)
+    assert state.load() is None
+    for step in (1, 2, 3):
+        state.save(step, {"step": step, "weights": torch.full((4,), float(step))})
+    assert state.load()["step"] == 3
+    assert sorted(file.name for file in state.folder.glob("*.pt")) == [
+        "checkpoint-00000002.pt",
+        "checkpoint-00000003.pt",
+    ]
+    assert len(list(state.folder.iterdir())) == 4
+    state.clear()
+    assert not state.folder.exists()
+
+
+def test_a_flipped_byte_is_refused_and_the_checkpoint_before_it_used(tmp_path, capsys):
+    state = state_of(tmp_path)
+    for step in (1, 2):
+        state.save(step, {"step": step})
+    newest = state.folder / "checkpoint-00000002.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert state.load()["step"] == 1
+    assert "checkpoint-00000002.pt: does not match its checksum" in capsys.readouterr().err
+
+
+def test_a_half_written_checkpoint_does_not_count(tmp_path):
+    state = state_of(tmp_path)
+    state.save(1, {"step": 1})
+    (state.folder / "checkpoint-00000002.pt").write_bytes(b"half")
+    assert state.load()["step"] == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learning_rate": 2e-3},
+        {"parents": {"base": ParentRef(name="base", manifest_sha256="b" * 64)}},
+        {"export": ExportRef(name="v0001", data_sha256="c" * 64)},
+    ],
+)
+def test_checkpoints_of_another_run_are_refused(tmp_path, other):
+    state_of(tmp_path).save(1, {"step": 1})
+    with pytest.raises(CheckpointError, match="other settings, parents or data"):
+        state_of(tmp_path, **other).load()
+
+
+def test_where_a_run_is_carried_out_may_change(tmp_path):
+    state_of(tmp_path, threads=1, checkpoint_every=5).save(1, {"step": 1})
+    assert state_of(tmp_path, threads=2, checkpoint_every=7).load()["step"] == 1

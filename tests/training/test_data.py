@@ -1,0 +1,132 @@
+"""Text to tokens: EOS is trained, serving ids are training ids, lengths by count, held-out labels stay out."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+
+from training import data, losses, models
+from training.contract import read_export
+
+ASK = [{"role": "user", "content": "Write a story about a fox."}]
+UNLIMITED = data.LengthLimits(10_000, 10_000)
+
+
+def test_eos_is_trained_even_where_pad_is_the_same_token(tokenizer):
+    short = data.encode_dialogue(tokenizer, ASK, "A fox.")
+    long = data.encode_dialogue(tokenizer, ASK, "A fox went to the garden and slept well.")
+    batch = data.collate([short, long], pad_id=tokenizer.eos_token_id)
+    last = len(short.ids) - 1
+    assert batch.ids_BT[0, last] == tokenizer.eos_token_id
+    assert batch.loss_BT[0, last], "the EOS label must be trained"
+    assert not batch.loss_BT[0, last + 1 :].any(), "padding must not be"
+    assert batch.loss_BT.sum() == short.response_tokens + long.response_tokens
+
+
+def test_a_model_trained_with_pad_equal_to_eos_stops(tokenizer):
+    """Overfit one answer beside a much longer one: it must end by itself, at its own length."""
+    torch.manual_seed(0)
+    model = models.new_model(tokenizer, width=32, layers=1, heads=2, mlp_width=64, max_tokens=128, init_std=0.1)
+    ask_two = [{"role": "user", "content": "Which color?"}]
+    examples = [data.encode_dialogue(tokenizer, ASK, "A fox."), data.encode_dialogue(tokenizer, ask_two, "Red. " * 8)]
+    batch = data.collate(examples, pad_id=tokenizer.eos_token_id)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        logits = model(batch.ids_BT, attention_mask=batch.keep_BT, position_ids=batch.positions_BT).logits
+        losses.next_token_loss_sum(logits, batch.ids_BT, batch.loss_BT).backward()
+        adam.step()
+        adam.zero_grad()
+    from training.generation import sample_texts
+
+    prompt = data.encode_prompt(tokenizer, ASK)
+    texts, reasons = sample_texts(model, tokenizer, [prompt], max_new_tokens=40, temperature=0.0, seed=0)
+    assert (texts, reasons) == (["A fox."], ["stop"])
+
+
+def test_training_ids_begin_with_the_serving_ids(tokenizer):
+    serving = tokenizer.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False)
+    example = data.encode_dialogue(tokenizer, ASK, "A fox.")
+    assert example.ids[: example.prompt_tokens] == serving
+    rendered = tokenizer.apply_chat_template([*ASK, {"role": "assistant", "content": "A fox."}], return_dict=False)
+    assert example.ids == rendered, "a whole dialogue, as pretraining renders it, has the same ids"
+
+
+def test_a_tokenizer_that_adds_bos_adds_it_to_no_response_and_not_twice(tokenizer, base):
+    eager = models.load_tokenizer(base)
+    bos = eager.convert_tokens_to_ids("<|system|>")
+    eager.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A", special_tokens=[("<|system|>", bos)]
+    )
+    assert eager("x")["input_ids"][0] == bos, "the test's tokenizer does add one"
+    assert data.encode_dialogue(eager, ASK, "A fox.").ids == data.encode_dialogue(tokenizer, ASK, "A fox.").ids
+
+
+def test_a_response_cut_off_by_length_carries_no_eos(tokenizer):
+    cut = data.encode_response(tokenizer, "A fox", finished=False)
+    assert tokenizer.eos_token_id not in cut
+    assert data.encode_response(tokenizer, "A fox") == [*cut, tokenizer.eos_token_id]
+
+
+def test_over_long_records_raise_by_default_and_name_the_place(tokenizer, export):
+    rows = data.read_demonstrations(read_export(export), "train", Counter())
+    with pytest.raises(data.TooLongError, match=f"demonstration {rows[0].demonstration_id}"):
+        data.encode_demonstrations(tokenizer, rows, data.LengthLimits(5, 200), Counter())
+
+
+def test_over_long_records_are_dropped_by_choice_and_counted(tokenizer, export):
+    rows = data.read_demonstrations(read_export(export), "train", Counter())
+    lengths = sorted(e.response_tokens for e in data.encode_demonstrations(tokenizer, rows, UNLIMITED, Counter()))
+    counts: Counter = Counter()
+    limits = data.LengthLimits(10_000, lengths[10], "drop")
+    kept = data.encode_demonstrations(tokenizer, rows, limits, counts)
+    assert max(e.response_tokens for e in kept) <= lengths[10]
+    assert counts["dropped_too_long"] == len(rows) - len(kept) > 0
+
+
+def test_held_out_labels_are_counted_and_never_trained_on(tokenizer, export):
+    opened = read_export(export)
+    held_out = [row for row in opened.rankings() if row.labeler_group == "held_out"]
+    assert held_out, "the export holds one"
+    counts: Counter = Counter()
+    train = data.read_comparisons(opened, tokenizer, "train", UNLIMITED, counts, for_training=True)
+    assert counts["skipped_held_out"] == len(held_out)
+    assert {comparison.group for comparison in train} == {"training"}
+    seen = data.read_comparisons(opened, tokenizer, "train", UNLIMITED, Counter(), for_training=False)
+    assert len(seen) == len(train) + len(held_out)
+
+
+@pytest.mark.parametrize(
+    ("review", "is_surplus", "counted"),
+    [
+        ("rejected", False, "skipped_not_accepted"),
+        ("returned", False, "skipped_not_accepted"),
+        ("accepted", True, "skipped_surplus"),
+    ],
+)
+def test_rejected_returned_and_surplus_labels_are_counted_and_left_out(export, review, is_surplus, counted):
+    from msgspec.structs import replace
+
+    row = replace(next(read_export(export).demonstrations()), review=review, is_surplus=is_surplus)
+    counts: Counter = Counter()
+    assert not data.is_trainable(row, "training", counts)
+    assert counts == {counted: 1}
+
+
+def test_tiers_give_all_pairs_but_ties():
+    assert data.pairs_of([[2], [0, 1], [3]]) == [(2, 0), (2, 1), (2, 3), (0, 3), (1, 3)]
+
+
+def test_batches_are_a_function_of_the_seed_and_visit_everything_once_per_epoch():
+    first = list(itertools.islice(data.shuffled_batches(10, 4, seed=1), 5))
+    again = list(itertools.islice(data.shuffled_batches(10, 4, seed=1), 5))
+    flat = [i for batch in first for i in batch]
+    assert first == again
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert flat[:10] != flat[10:], "each epoch has an order of its own"
+
+
+def test_an_empty_selection_is_an_error():
+    with pytest.raises(ValueError, match="nothing to train on"):
+        next(data.shuffled_batches(0, 4, seed=1))

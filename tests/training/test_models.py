@@ -1,0 +1,112 @@
+"""Model folders: head, bias, scores by length, and what other programs find in them."""
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from training import data, generation, models, ppo, rm
+from training.contract import read_export, read_model_manifest
+from training.errors import StageError
+
+UNLIMITED = data.LengthLimits(10_000, 10_000)
+ASK = [{"role": "user", "content": "Write a story about a fox."}]
+
+
+def test_the_head_starts_with_deviation_one_over_root_d_plus_one(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    wide = models.new_model(tokenizer, width=1024, layers=1, heads=2, mlp_width=8, max_tokens=64, init_std=0.02)
+    wide.save_pretrained(tmp_path)
+    weight = models.head_of(models.reward_model_from(tmp_path, seed=0)).weight
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(1025), rel=0.1)
+    assert torch.equal(weight, models.head_of(models.reward_model_from(tmp_path, seed=0)).weight), "seeded"
+
+
+def test_demonstrations_score_zero_on_average_and_the_bias_survives_the_disk(reward_model, export, tokenizer):
+    model = models.load_reward_model(reward_model)
+    assert model.config.reward_bias != 0
+    rows = data.read_demonstrations(read_export(export), "train", Counter())
+    examples = data.encode_demonstrations(tokenizer, rows, UNLIMITED, Counter())
+    scores = rm.score_all(model, examples, tokenizer.pad_token_id, 8, torch.device("cpu"))
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    held_out = read_model_manifest(reward_model).metrics["demonstrations_valid_mean"]
+    assert abs(held_out) < 2 * scores.std().item(), "near 0 on demonstrations that set no bias, too"
+
+
+def test_the_critic_equals_the_reward_model_at_step_zero(base, reward_model, export, tokenizer):
+    fields = {"out": "x", "policy": str(base), "reward_model": str(reward_model), "export": str(export)}
+    players = ppo.load_players(ppo.Config(**fields), torch.device("cpu"))
+    batch = data.collate([data.encode_dialogue(tokenizer, ASK, "A fox.")], tokenizer.pad_token_id)
+    inputs = (batch.ids_BT, batch.keep_BT, batch.positions_BT)
+    assert torch.equal(models.token_scores(players.critic, *inputs), models.token_scores(players.reward_model, *inputs))
+
+
+def test_finished_and_truncated_score_differently_when_pad_is_eos(reward_model, tokenizer):
+    """A reward found by token id would be read before the EOS, where both texts are the same."""
+    model = models.load_reward_model(reward_model)
+    finished = data.encode_dialogue(tokenizer, ASK, "A fox.", finished=True)
+    truncated = data.encode_dialogue(tokenizer, ASK, "A fox.", finished=False)
+    long = data.encode_dialogue(tokenizer, ASK, "A fox went to the garden. " * 3)
+    eos = tokenizer.eos_token_id
+    scores = rm.score_examples(model, [finished, truncated, long], eos, torch.device("cpu"))
+    alone = [rm.score_examples(model, [example], eos, torch.device("cpu")) for example in (finished, truncated, long)]
+    assert scores[0].item() != pytest.approx(scores[1].item(), abs=1e-6)
+    torch.testing.assert_close(scores, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_a_rollout_is_scored_at_its_last_token(reward_model, tokenizer):
+    model = models.load_reward_model(reward_model)
+    prompts = [data.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("Hi", "Tell me more.")]
+    responses = [data.encode_response(tokenizer, "A fox."), data.encode_response(tokenizer, "It slept well, it did.")]
+    width = max(map(len, responses))
+    prompts_BP, keep_BP = data.pad_left(prompts, tokenizer.eos_token_id)
+    padded = torch.tensor([r + [tokenizer.eos_token_id] * (width - len(r)) for r in responses])
+    lengths = torch.tensor([len(r) for r in responses])
+    rollout = generation.Rollout(prompts_BP, keep_BP, padded, lengths, torch.tensor([True, True]))
+    examples = [data.Example(p + r, len(p)) for p, r in zip(prompts, responses, strict=True)]
+    expected = rm.score_examples(model, examples, tokenizer.eos_token_id, torch.device("cpu"))
+    torch.testing.assert_close(generation.end_scores(model, rollout), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folders_load_with_transformers_alone(base, reward_model):
+    settings = json.loads((base / "generation_config.json").read_text())
+    assert (settings["do_sample"], settings.get("temperature", 1.0)) == (True, 1.0)
+    policy = AutoModelForCausalLM.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = tokenizer.apply_chat_template(ASK, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    assert policy.generate(ids, max_new_tokens=3).shape[1] <= ids.shape[1] + 3
+    judge = AutoModelForSequenceClassification.from_pretrained(reward_model)
+    example = data.encode_dialogue(tokenizer, ASK, "A fox.")
+    theirs = judge(torch.tensor([example.ids])).logits[0, 0] + judge.config.reward_bias
+    ours = rm.score_examples(models.load_reward_model(reward_model), [example], 1, torch.device("cpu"))
+    assert theirs.item() == pytest.approx(ours.item(), abs=1e-5)
+
+
+def test_a_policy_is_no_reward_model(base):
+    with pytest.raises(StageError, match="not a reward model"):
+        models.load_reward_model(base)
+
+
+def test_manifests_name_parents_export_config_and_metrics(base, sft_model, reward_model, export):
+    manifest = read_model_manifest(reward_model)
+    assert manifest.stage == "rm"
+    assert manifest.parents == {"sft": models.parent_of(sft_model)}
+    assert manifest.export == read_export(export).ref
+    assert manifest.config["learning_rate"] == 1e-3
+    assert manifest.metrics["skipped_held_out"] == 1
+    assert manifest.metrics["rankings"] > 0
+    assert 0 <= manifest.metrics["accuracy_train_held_out"] <= 1, "held-out labels are scored, apart"
+    assert read_model_manifest(sft_model).parents["base"].name == base.name
+
+
+def test_a_model_without_a_manifest_is_named_by_its_files(base, tmp_path):
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    first = models.parent_of(folder)
+    (folder / "config.json").write_text("{}")
+    assert first.name == "stranger"
+    assert models.parent_of(folder).manifest_sha256 != first.manifest_sha256
