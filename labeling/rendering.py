@@ -33,7 +33,8 @@ def markdown(text: str) -> SafeString:
         attributes=ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
-        set_tag_attribute_values={"a": {"target": "_blank"}},
+        # What scrolls sideways can be reached by keyboard.
+        set_tag_attribute_values={"a": {"target": "_blank"}, "pre": {"tabindex": "0"}, "table": {"tabindex": "0"}},
     )
     return mark_safe(html)  # noqa: S308 - nh3 has cleaned it
 

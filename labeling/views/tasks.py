@@ -33,6 +33,7 @@ LEFT_AT_MOST = 1000  # counting further would cost more than it tells
 def queue(request: HttpRequest) -> HttpResponse:
     """Where a labeler's day starts: what is begun, what came back, what is left, what is done today."""
     user = request.user
+    actions.return_expired()  # or seats that nobody works on would not be counted as left
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     done_today = Submission.objects.filter(labeler=user, submitted_at__gte=midnight)
     left = [batch for batch in _active_batches(user) if batch.left]

@@ -330,6 +330,7 @@ document.getElementById("undo").addEventListener("click", undo);
 document.getElementById("by-rating").addEventListener("click", byRating);
 document.getElementById("all_bad").addEventListener("change", (event) => say(event.target.checked ? words.allBad : words.notAllBad));
 form.addEventListener("change", (event) => {
+  if (!event.target.name) return; // Sortable's lists send "change" too
   if (event.target.name.startsWith("place-")) board.last = event.target.name.slice(6);
   update();
 });

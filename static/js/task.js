@@ -83,8 +83,10 @@ function show(state, detail) {
   const line = document.getElementById("save-state");
   line.textContent = words[state] + (detail ? " " + detail : "");
   line.dataset.state = state;
-  document.getElementById("notice-logged-out").hidden = state !== "loggedOut";
-  document.getElementById("notice-elsewhere").hidden = state !== "elsewhere";
+  // A notice stays until it is settled: one that goes while a save is tried would slip away under the pointer.
+  for (const [id, when] of [["notice-logged-out", "loggedOut"], ["notice-elsewhere", "elsewhere"]]) {
+    if (state === when || state === "saved") document.getElementById(id).hidden = state !== when;
+  }
 }
 
 function notice(seat) {
