@@ -12,19 +12,20 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+
+# Of the training half the web half imports this module alone, so what both need of folders is to be had here.
+from training.folders import HALF_BUILT, atomic_folder, hash_file, remove_half_built, write_atomically  # noqa: F401
 
 SCHEMA_VERSION: Final = 1
 
@@ -468,17 +469,17 @@ def hash_data_files(files: dict[str, ExportFile]) -> str:
 
 def _write_kind(folder: Path, kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> dict[str, ExportFile]:
     """Write one kind's `.jsonl` and `.parquet`, chunk by chunk."""
-    import pyarrow.parquet as pq  # here, because who only reads JSONL needs no pyarrow
+    from training import parquet
 
-    schema, count = parquet_schema(kind.row_type), 0
+    schema, count = parquet.schema_of(kind.row_type), 0
     with (
         (folder / kind.jsonl).open("wb") as jsonl,
-        pq.ParquetWriter(folder / kind.parquet, schema, compression="zstd", store_schema=False) as parquet,
+        parquet.writer(folder / kind.parquet, schema) as twin,
     ):
         for lines in _chunks(_checked_lines(kind, rows)):
             chunk = b"".join(lines)
             jsonl.write(chunk)
-            parquet.write_table(_arrow_table(chunk, schema))
+            twin.write_table(parquet.table_of(chunk, schema))
             count += len(lines)
     return {name: _file_entry(folder / name, rows=count) for name in (kind.jsonl, kind.parquet)}
 
@@ -515,48 +516,6 @@ def _chunks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _arrow_table(chunk: bytes, schema: Any) -> Any:
-    """Canonical JSON lines as an Arrow table, parsed in C++ and in one block so that no row is cut."""
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    table = arrow_json.read_json(
-        pa.BufferReader(chunk),
-        read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
-        parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
-    )
-    return table.cast(schema)
-
-
-def parquet_schema(row_type: type[Row]) -> Any:
-    """The Arrow schema of a row type: the same fields in the same order, nullable where None is allowed."""
-    import pyarrow as pa
-
-    return pa.schema([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(row_type)])
-
-
-def _arrow_field(name: str, annotation: Any) -> Any:
-    import pyarrow as pa
-
-    options = [option for option in get_args(annotation) if option is not type(None)]
-    nullable = type(None) in get_args(annotation)
-    return pa.field(name, _arrow_type(options[0] if nullable else annotation), nullable=nullable)
-
-
-def _arrow_type(annotation: Any) -> Any:
-    import pyarrow as pa
-
-    if get_origin(annotation) is Annotated:
-        return _arrow_type(get_args(annotation)[0])
-    if get_origin(annotation) is list:
-        return pa.list_(_arrow_field("element", get_args(annotation)[0]))
-    if get_origin(annotation) is Literal:
-        return pa.string()
-    if isinstance(annotation, type) and issubclass(annotation, Row):
-        return pa.struct([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(annotation)])
-    return {str: pa.string(), int: pa.int64(), bool: pa.bool_()}[annotation]
 
 
 def dataset_card(manifest: ExportManifest) -> str:
@@ -681,9 +640,13 @@ def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str]) -> str:
         return f"{problem} (the file does not match its checksum)"
     if {kind.jsonl, kind.parquet} <= bad:
         return unknown
+    from training import parquet
+
     # A damaged Parquet file may be unreadable in any way: then the file is all we can name.
     with suppress(Exception), (folder / kind.jsonl).open("rb") as file:
-        for number, (line, twin) in enumerate(zip_longest(file, _parquet_lines(folder, kind)), start=1):
+        for number, (line, twin) in enumerate(
+            zip_longest(file, parquet.read_lines(folder / kind.parquet, CHUNK_ROWS)), start=1
+        ):
             if line != twin:
                 word = "line" if damaged == kind.jsonl else "row"
                 return f"{damaged} {word} {number}: changed since it was written (the checksum does not match)"
@@ -698,16 +661,6 @@ def _first_bad_line(folder: Path, kind: Kind[Any]) -> str | None:
         except ContractError as error:
             return str(error)
     return None
-
-
-def _parquet_lines(folder: Path, kind: Kind[Any]) -> Iterator[bytes]:
-    """The rows of a Parquet file as canonical JSON lines."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(folder / kind.parquet) as file:
-        for batch in file.iter_batches(batch_size=CHUNK_ROWS):
-            for row in batch.to_pylist():
-                yield _ENCODER.encode(row) + b"\n"
 
 
 # ---- model folders --------------------------------------------------------------------------------------------------
@@ -835,12 +788,6 @@ def _decode_manifest(data: bytes, manifest_type: type[AnyManifest], place: str) 
         raise ContractError(f"{place}: {_explain(error)}") from None
 
 
-def hash_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hex, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _file_entry(path: Path, rows: int | None = None) -> ExportFile:
     return ExportFile(sha256=hash_file(path), bytes=path.stat().st_size, rows=rows)
 
@@ -879,71 +826,3 @@ def find_code_version() -> str:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-c", "safe.directory=*", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that a crash leaves either the old one or the new one, whole."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would shut out other users of a shared folder
-            file.write(data)
-            _sync(file)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder to fill, renamed to `path` when the block ends well and removed when it does not.
-
-    A crash in between leaves only a `.building-…` folder beside `path` (see `remove_half_built`). Raises
-    FileExistsError if `path` exists: a published folder is never replaced.
-    """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists; a published folder never changes")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{HALF_BUILT}{path.name}-", dir=path.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-        for file in folder.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    _sync(opened)
-        folder.rename(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    _sync_folder(path.parent)
-
-
-HALF_BUILT = ".building-"
-
-
-def remove_half_built(root: str | os.PathLike[str]) -> list[str]:
-    """Remove what killed writers left under `root`. Only for who knows that none is writing there now (hold a lock)."""
-    root = Path(root)
-    leftovers = sorted(root.glob(f"{HALF_BUILT}*")) if root.is_dir() else []
-    for folder in leftovers:
-        shutil.rmtree(folder, ignore_errors=True)
-    return [folder.name for folder in leftovers]
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,10 @@ class Problems:
         if len(self.errors) >= MAX_ERRORS:
             self.refuse(" or more; the rest was not read")
 
+    def add_field(self, place: str, name: str, message: str) -> None:
+        """Note a problem with a field of a row."""
+        self.add(f"{place}: field {name}", message)
+
     def refuse(self, more: str = "") -> None:
         """Raise Invalid if anything was noted: the first problem, and how many there are."""
         if self.errors:
@@ -151,7 +156,7 @@ def _checked(
         item = check_row(
             row,
             with_responses=kind == Import.Kind.RESPONSES,
-            complain=lambda name, message, place=place: found.add(f"{place}: field {name}", message),
+            complain=partial(found.add_field, place),
             seen_unknown=seen_unknown,
         )
         if item:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from labeling.api.errors import TooLarge
 from labeling.api.permissions import HasScope
+from labeling.models import User
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_PAGE_ROWS = 1000
@@ -26,7 +27,7 @@ class BoundedJSONParser(JSONParser):
 
     def parse(self, stream, media_type=None, parser_context=None):
         """The parsed body. Raises TooLarge by the length announced, before anything is read."""
-        request = (parser_context or {}).get("request")
+        request = (parser_context or {})["request"]
         if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES:,} bytes; send less at once.")
         try:
@@ -41,6 +42,11 @@ class View(APIView):
     permission_classes: tuple[type[BasePermission], ...] = (HasScope,)
     parser_classes = (BoundedJSONParser,)
     scopes: dict[str, str] = {}
+
+    @property
+    def person(self) -> User:
+        """Whoever the caller acts for. The permissions have let them in, so it is nobody anonymous."""
+        return cast(User, self.request.user)
 
     @staticmethod
     def checked(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Batches(View):
     def post(self, request: Request) -> Response:
         order = self.checked(BatchIn, request.data)
         is_known = Batch.objects.filter(name=order["name"]).exists()
-        batch = batches.create_batch(**order, by=request.user)
+        batch = batches.create_batch(**order, by=self.person)
         return Response(_shown(batch), status=200 if is_known else 201)
 
 

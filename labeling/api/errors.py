@@ -41,10 +41,10 @@ def problem(error: Exception, context: dict[str, Any]) -> JsonResponse:
 
 def _from_framework(error: exceptions.APIException) -> JsonResponse:
     headers = {}
-    if getattr(error, "auth_header", None):
-        headers["WWW-Authenticate"] = error.auth_header
-    if getattr(error, "wait", None):
-        headers["Retry-After"] = str(int(error.wait))
+    if asked := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = asked
+    if seconds := getattr(error, "wait", None):
+        headers["Retry-After"] = str(int(seconds))
     if isinstance(error, exceptions.ValidationError):
         errors = [{"place": place, "message": message} for place, message in _flat(error.detail, "")]
         said = "; ".join(f"{e['place']}: {e['message']}" if e["place"] else e["message"] for e in errors[:3])

@@ -39,7 +39,7 @@ class Exports(View):
         ),
     )  # fmt: skip
     def post(self, request: Request) -> Response:
-        export = exports.request(query=self.checked(ExportIn, request.data)["query"], by=request.user)
+        export = exports.request(query=self.checked(ExportIn, request.data)["query"], by=self.person)
         return Response(_shown(export), status=202 if export.status == Export.Status.BUILDING else 200)
 
 

@@ -50,7 +50,7 @@ class Models(View):
         manifest = given["manifest"].encode()
         digest = hashlib.sha256(manifest).hexdigest()
         is_known = ModelVersion.objects.filter(manifest_sha256=digest).exists()
-        version = model_versions.register(manifest=manifest, uri=given["uri"], by=request.user)
+        version = model_versions.register(manifest=manifest, uri=given["uri"], by=self.person)
         return Response(_shown(version), status=200 if is_known else 201)
 
 
@@ -84,7 +84,7 @@ class Evaluations(View):
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:
         given = self.checked(EvaluationIn, request.data)
-        made = model_versions.record_evaluation(model_version=_find(name), **given, by=request.user)
+        made = model_versions.record_evaluation(model_version=_find(name), **given, by=self.person)
         return Response(_shown_evaluation(made))
 
 
@@ -98,7 +98,7 @@ class Promote(View):
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:
         given = self.checked(PromotionIn, request.data)
-        made = model_versions.promote(model_version=_find(name), **given, by=request.user)
+        made = model_versions.promote(model_version=_find(name), **given, by=self.person)
         return Response(_shown_promotion(made))
 
 

@@ -47,7 +47,7 @@ class Prompts(View):
     )  # fmt: skip
     def post(self, request: Request) -> Answer:
         rows = self.checked(RowsIn, request.data)["rows"]
-        return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=request.user)})
+        return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=self.person)})
 
 
 class Responses(View):
@@ -64,7 +64,7 @@ class Responses(View):
     )  # fmt: skip
     def post(self, request: Request) -> Answer:
         rows = self.checked(RowsIn, request.data)["rows"]
-        return Answer({"counts": imports.import_rows(kind=Import.Kind.RESPONSES, rows=rows, by=request.user)})
+        return Answer({"counts": imports.import_rows(kind=Import.Kind.RESPONSES, rows=rows, by=self.person)})
 
 
 def _shown(prompt: Prompt) -> dict[str, Any]:

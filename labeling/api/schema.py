@@ -18,7 +18,7 @@ PROBLEMS = {
 
 
 def operation(
-    *, scope: str, answers: dict[int, Any], request: Any = None, problems: tuple[int, ...] = (), **options: Any
+    *, scope: str, answers: dict[Any, Any], request: Any = None, problems: tuple[int, ...] = (), **options: Any
 ):
     """Documents a method: its answers, the problems it may answer with, and the scope it needs."""
     codes = {400, 401, 403, *problems} | ({413, 415, 422} if request is not None else set())

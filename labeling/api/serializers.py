@@ -70,7 +70,9 @@ class BatchIn(StrictSerializer):
     group = serializers.ChoiceField(["training", "held_out"], required=False, allow_blank=True)
     split = serializers.ChoiceField(Split.choices, required=False, allow_blank=True)
     use_case = serializers.CharField(required=False, allow_blank=True, max_length=50)
-    source = serializers.ChoiceField(Prompt.Source.choices, required=False, allow_blank=True)
+    source = serializers.ChoiceField(  # type: ignore[assignment]
+        Prompt.Source.choices, required=False, allow_blank=True
+    )
     prompt_kind = serializers.ChoiceField(Prompt.Kind.choices, required=False, allow_blank=True)
     prompt_ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=100_000)
     limit = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=2**31 - 1)
@@ -200,4 +202,6 @@ class ProblemOut(serializers.Serializer):
     status = serializers.IntegerField()
     code = serializers.CharField()
     detail = serializers.CharField()
-    errors = serializers.ListField(child=serializers.DictField(child=serializers.CharField()))
+    errors = serializers.ListField(  # type: ignore[assignment]
+        child=serializers.DictField(child=serializers.CharField())
+    )

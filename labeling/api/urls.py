@@ -29,7 +29,7 @@ DOCUMENTATION = {
 class Documentation(SpectacularSwaggerSplitView):
     """The API's documentation, drawn by the copy of Swagger UI in this installation."""
 
-    def handle_exception(self, exc: Exception) -> HttpResponseBase:
+    def handle_exception(self, exc: Exception) -> HttpResponseBase:  # type: ignore[override]
         """Send a browser without a session to the login page."""
         if isinstance(exc, NotAuthenticated):
             return redirect_to_login(self.request.get_full_path())

@@ -1,0 +1,60 @@
+"""The contract's rows as Parquet: the Arrow schema of a row type, canonical JSON lines to a table and back.
+
+Imported where it is needed: whoever only reads JSON Lines needs no pyarrow.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+from pyarrow import json as arrow_json
+
+
+def table_of(chunk: bytes, schema: Any) -> Any:
+    """Canonical JSON lines as an Arrow table, parsed in C++ and in one block so that no row is cut."""
+    table = arrow_json.read_json(
+        pa.BufferReader(chunk),
+        read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
+        parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
+    return table.cast(schema)
+
+
+def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer whose bytes depend on the rows alone (and on pyarrow's version)."""
+    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+
+
+def schema_of(row_type: type[Struct]) -> Any:
+    """The Arrow schema of a row type: the same fields in the same order, nullable where None is allowed."""
+    return pa.schema([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(row_type)])
+
+
+def _arrow_field(name: str, annotation: Any) -> Any:
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    nullable = type(None) in get_args(annotation)
+    return pa.field(name, _arrow_type(options[0] if nullable else annotation), nullable=nullable)
+
+
+def _arrow_type(annotation: Any) -> Any:
+    if get_origin(annotation) is Annotated:
+        return _arrow_type(get_args(annotation)[0])
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow_field("element", get_args(annotation)[0]))
+    if get_origin(annotation) is Literal:
+        return pa.string()
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return pa.struct([_arrow_field(field.name, field.type) for field in msgspec.structs.fields(annotation)])
+    return {str: pa.string(), int: pa.int64(), bool: pa.bool_()}[annotation]
+
+
+def read_lines(path: Path, batch_rows: int) -> Iterator[bytes]:
+    """The rows of a Parquet file as canonical JSON lines."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=batch_rows):
+            for row in batch.to_pylist():
+                yield msgspec.json.encode(row) + b"\n"
