@@ -83,7 +83,7 @@ def _free_name(name: str) -> ModelVersion:
         return ModelVersion(name=name)
     if existing.manifest is not None:
         raise Conflict(
-            f"A model named {name!r} is registered with another manifest (sha256 {existing.manifest_sha256[:12]}…): "
+            f"A model named {name!r} is registered with another manifest (sha256 {(existing.manifest_sha256 or '')[:12]}…): "
             "give this one a name of its own."
         )
     return existing
@@ -104,14 +104,15 @@ def _parents(manifest: ModelManifest) -> list[ModelVersion]:
 
 
 def _export(manifest: ModelManifest) -> Export | None:
-    if manifest.export is None:
+    wanted = manifest.export
+    if wanted is None:
         return None
-    numbered = Export.objects.filter(data_sha256=manifest.export.data_sha256, number__isnull=False)
-    same_data = sorted(numbered, key=lambda export: (export.name != manifest.export.name, export.number))
+    numbered = Export.objects.filter(data_sha256=wanted.data_sha256, number__isnull=False)
+    same_data = sorted(numbered, key=lambda export: (export.name != wanted.name, export.number))
     if not same_data:
         raise Invalid(
-            f"Model {manifest.name!r}: field export: there is no export {manifest.export.name} "
-            f"with data_sha256 {manifest.export.data_sha256[:12]}…"
+            f"Model {manifest.name!r}: field export: there is no export {wanted.name} "
+            f"with data_sha256 {wanted.data_sha256[:12]}…"
         )
     return same_data[0]
 

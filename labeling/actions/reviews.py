@@ -44,17 +44,17 @@ def review(
 
 
 @transaction.atomic
-def accept_many(*, seen: Mapping[str | UUID, int], by: User) -> int:
+def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> int:
     """Accept the waiting submissions with these UUIDs whose current revision is the one seen; returns how many.
 
     Passed over: those decided or revised since, and the reviewer's own. Four queries however many there are.
     """
     _check_reviewer(by)
-    seen = {str(uuid): revision for uuid, revision in seen.items()}
+    revision_of = {str(uuid): revision for uuid, revision in seen.items()}
     waiting = Submission.objects.select_for_update(of=["self"]).filter(
-        uuid__in=seen, status=Submission.Status.SUBMITTED
+        uuid__in=revision_of, status=Submission.Status.SUBMITTED
     )
-    rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == seen[str(s.uuid)]}
+    rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == revision_of[str(s.uuid)]}
     revisions = Submission.objects.filter(pk__in=rows).annotate(newest=Max("revisions__id")).values_list("pk", "newest")
     Review.objects.bulk_create(
         Review(submission_id=pk, revision_id=newest, verdict=Review.Verdict.ACCEPTED, reviewer=by)

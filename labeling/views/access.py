@@ -5,6 +5,16 @@ from functools import wraps
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django_htmx.middleware import HtmxDetails
+
+from labeling.models import User
+
+
+class Request(HttpRequest):
+    """A request as views get it, for the type checker: somebody is logged in, and HTMX may have asked."""
+
+    user: User
+    htmx: HtmxDetails
 
 
 def role_required(*roles: str) -> Callable:
@@ -12,7 +22,7 @@ def role_required(*roles: str) -> Callable:
 
     def decorate(view: Callable) -> Callable:
         @wraps(view)
-        def guarded(request: HttpRequest, *args, **kwargs) -> HttpResponse:
+        def guarded(request: Request, *args, **kwargs) -> HttpResponse:
             if not request.user.has_role(*roles):
                 raise PermissionDenied
             return view(request, *args, **kwargs)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from django import forms
 from django.contrib import messages
 from django.db.models import Count, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -15,8 +15,8 @@ from labeling.actions import batch_rows, batches
 from labeling.errors import HeedError
 from labeling.models import Batch, Group, Kind, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
-from labeling.views.access import role_required
-from labeling.views.listing import paginate, prompt_preview, query_without
+from labeling.views.access import Request, role_required
+from labeling.views.listing import paginate, prompt_preview, query_without, set_choices
 
 
 @dataclass
@@ -50,7 +50,7 @@ def segments(progress: Progress) -> list[Segment]:
 
 @role_required("reviewer", "researcher")
 @require_GET
-def batches_list(request: HttpRequest) -> HttpResponse:
+def batches_list(request: Request) -> HttpResponse:
     """All batches, newest first, with their progress."""
     page = paginate(request, Batch.objects.defer("query", "instructions").order_by("-id"))
     progress = Batch.objects.filter(pk__in=[batch.pk for batch in page]).progress()
@@ -60,7 +60,7 @@ def batches_list(request: HttpRequest) -> HttpResponse:
 
 @role_required("reviewer", "researcher")
 @require_GET
-def batch(request: HttpRequest, pk: int) -> HttpResponse:
+def batch(request: Request, pk: int) -> HttpResponse:
     """One batch: its counts with the rows behind them, its instructions, its order, its tasks."""
     found = get_object_or_404(Batch.objects.select_related("schema", "created_by"), pk=pk)
     progress = Batch.objects.filter(pk=pk).progress()[pk]
@@ -99,7 +99,7 @@ def _order_in_words(query: dict) -> list[tuple[str, str]]:
 
 @role_required("researcher")
 @require_http_methods(["GET", "POST"])
-def batch_new(request: HttpRequest) -> HttpResponse:
+def batch_new(request: Request) -> HttpResponse:
     """Order a batch. A refused order is shown again with every problem at its field."""
     form = OrderForm(
         request.POST or None, initial={"kind": Kind.RANKING, "k": 4, "overlap": 1, "seed": 0, "priority": 0}
@@ -117,7 +117,7 @@ def batch_new(request: HttpRequest) -> HttpResponse:
 
 @role_required("researcher")
 @require_POST
-def batch_status(request: HttpRequest, pk: int) -> HttpResponse:
+def batch_status(request: Request, pk: int) -> HttpResponse:
     """Pause, resume or close."""
     found = get_object_or_404(Batch, pk=pk)
     changed = batches.set_status(batch=found, status=request.POST.get("status", ""), by=request.user)
@@ -127,7 +127,7 @@ def batch_status(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("researcher")
 @require_POST
-def batch_edit(request: HttpRequest, pk: int) -> HttpResponse:
+def batch_edit(request: Request, pk: int) -> HttpResponse:
     """Change instructions and priority."""
     found = get_object_or_404(Batch, pk=pk)
     form = EditForm(request.POST)
@@ -212,9 +212,9 @@ class OrderForm(EditForm):
         super().__init__(*args, **kwargs)
         names = list(ModelVersion.objects.exclude(stage="rm").order_by("-id").values_list("name", flat=True))
         for field in ("model_names", "must_include"):
-            self.fields[field].choices = [(name, name) for name in names]
+            set_choices(self, field, [(name, name) for name in names])
         cases = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
-        self.fields["use_case"].choices = any_or((case, case) for case in cases)
+        set_choices(self, "use_case", any_or((case, case) for case in cases))
 
     def order(self) -> dict:
         """Keyword arguments of `create_batch`; what a demonstration does not have is left out."""

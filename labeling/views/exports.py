@@ -3,10 +3,11 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from django import forms
 from django.contrib import messages
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -16,14 +17,19 @@ from labeling.actions import exports
 from labeling.actions.export_rows import Selection
 from labeling.errors import HeedError
 from labeling.models import Batch, Export, Group, Origin, Prompt, Split
-from labeling.views.access import role_required
-from labeling.views.listing import paginate, query_without
+from labeling.views.access import Request, role_required
+from labeling.views.listing import paginate, query_without, set_choices
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 CHUNK_BYTES = 2**20
 STANDARD = Selection()
 
 
-def ticks(label: str, choices: list, help_text: str = "", initial: tuple = ()) -> forms.MultipleChoiceField:
+def ticks(
+    label: "StrOrPromise", choices: list, help_text: "StrOrPromise" = "", initial: tuple = ()
+) -> forms.MultipleChoiceField:
     """A list of things to tick."""
     return forms.MultipleChoiceField(
         label=label,
@@ -63,8 +69,9 @@ class SelectionForm(forms.Form):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         cases = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
-        self.fields["use_cases"].choices = [(case, case) for case in cases]
-        self.fields["batches"].choices = [(n, n) for n in Batch.objects.order_by("-id").values_list("name", flat=True)]
+        set_choices(self, "use_cases", [(case, case) for case in cases])
+        names = Batch.objects.order_by("-id").values_list("name", flat=True)
+        set_choices(self, "batches", [(name, name) for name in names])
 
     def clean(self):
         for name in ("review", "origins"):
@@ -75,7 +82,7 @@ class SelectionForm(forms.Form):
 
 @role_required("researcher")
 @require_http_methods(["GET", "POST"])
-def exports_list(request: HttpRequest) -> HttpResponse:
+def exports_list(request: Request) -> HttpResponse:
     """All exports, newest first, and the form to order one. The same order while one is building is that one."""
     form = SelectionForm(request.POST or None)
     if request.method == "POST":
@@ -92,10 +99,10 @@ def exports_list(request: HttpRequest) -> HttpResponse:
 
 @role_required("researcher")
 @require_GET
-def export(request: HttpRequest, pk: int) -> HttpResponse:
+def export(request: Request, pk: int) -> HttpResponse:
     """One export: its state while it is built, then counts, files with checksums, selection, and the models made from it."""
     found = get_object_or_404(Export.objects.select_related("created_by", "same_as"), pk=pk)
-    if found.status == Export.Status.SAME:
+    if found.same_as is not None:
         messages.info(
             request, _("Nothing has changed since: %(name)s holds this selection.") % {"name": found.same_as.name}
         )
@@ -117,7 +124,7 @@ def export(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("researcher")
 @require_GET
-def export_file(request: HttpRequest, pk: int, name: str) -> FileResponse:
+def export_file(request: Request, pk: int, name: str) -> FileResponse:
     """One file of an export, as it was written."""
     found = _downloadable(pk)
     if name not in _file_names(found):
@@ -127,7 +134,7 @@ def export_file(request: HttpRequest, pk: int, name: str) -> FileResponse:
 
 @role_required("researcher")
 @require_GET
-def export_zip(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+def export_zip(request: Request, pk: int) -> StreamingHttpResponse:
     """The whole folder, packed while it is sent: memory stays flat however large it is."""
     found = _downloadable(pk)
     stream = zip_stream([(found.folder / name, f"{found.name}/{name}") for name in _file_names(found)])
@@ -163,6 +170,9 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
         """Nothing to do."""
 
     def take(self) -> bytes:

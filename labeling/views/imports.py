@@ -1,9 +1,11 @@
 """The console's imports: a file of prompts or responses, whole or not at all, with every error named."""
 
+from typing import TYPE_CHECKING
+
 from django import forms
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -14,15 +16,18 @@ from labeling.actions.import_files import FORMATS, Columns
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS
 from labeling.errors import HeedError
 from labeling.models import Import
-from labeling.views.access import role_required
+from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, query_without
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 # A page waits for its import; longer files go in by command, which shows progress.
 PAGE_MAX_BYTES = min(100 * 2**20, settings.IMPORT_MAX_BYTES)
 ACTIONS = {Import.Kind.PROMPTS: imports.import_prompts, Import.Kind.RESPONSES: imports.import_responses}
 
 
-def lines_field(label: str, help_text: str, example: str) -> forms.CharField:
+def lines_field(label: "StrOrPromise", help_text: "StrOrPromise", example: str) -> forms.CharField:
     """A text area of FIELD=… lines."""
     widget = forms.Textarea(attrs={"rows": 3, "placeholder": example, "spellcheck": "false", "class": "mono short"})
     return forms.CharField(label=label, help_text=help_text, required=False, max_length=10_000, widget=widget)
@@ -78,7 +83,7 @@ class UploadForm(forms.Form):
 
 @role_required("researcher")
 @require_http_methods(["GET", "POST"])
-def imports_list(request: HttpRequest) -> HttpResponse:
+def imports_list(request: Request) -> HttpResponse:
     """What came in, newest first, and the form to bring more. A refused file leaves nothing but its errors."""
     form = UploadForm(
         request.POST or None, request.FILES or None, initial={"kind": Import.Kind.PROMPTS, "format": "auto"}

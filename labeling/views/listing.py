@@ -29,6 +29,14 @@ def prompt_preview(path: str = "") -> Left:
     return Left(KeyTextTransform("content", KeyTransform("-1", f"{path}messages")), PREVIEW_CHARS)
 
 
+def set_choices(form: forms.Form, name: str, choices: list) -> None:
+    """What a form's field offers, where that depends on the rows. Raises TypeError for a field without choices."""
+    field = form.fields[name]
+    if not isinstance(field, forms.ChoiceField):
+        raise TypeError(f"{name} has no choices")
+    field.choices = choices
+
+
 class FilterForm(forms.Form):
     """A form read from the address: fields that make no sense are dropped, with their error shown."""
 

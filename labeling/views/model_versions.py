@@ -6,7 +6,7 @@ from django import forms
 from django.contrib import messages
 from django.db import connection
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from labeling.actions import model_versions
 from labeling.errors import Invalid
 from labeling.models import ModelVersion, Promotion
-from labeling.views.access import role_required
+from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
 
 
@@ -44,7 +44,7 @@ class ReasonForm(forms.Form):
 
 @role_required("researcher")
 @require_GET
-def model_versions_list(request: HttpRequest) -> HttpResponse:
+def model_versions_list(request: Request) -> HttpResponse:
     """The registry, newest first; what serves on top."""
     filters = Filters(request.GET)
     rows = ModelVersion.objects.filter(**filters.chosen).select_related("export").defer("manifest")
@@ -62,7 +62,7 @@ def model_versions_list(request: HttpRequest) -> HttpResponse:
 
 @role_required("researcher")
 @require_GET
-def model_version(request: HttpRequest, pk: int) -> HttpResponse:
+def model_version(request: Request, pk: int) -> HttpResponse:
     """One model: what it is made from, its figures, its files, when it served."""
     found = get_object_or_404(
         ModelVersion.objects.select_related("export", "registered_by").annotate(response_count=Count("responses")),
@@ -82,7 +82,7 @@ def model_version(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("admin")
 @require_POST
-def model_promote(request: HttpRequest, pk: int) -> HttpResponse:
+def model_promote(request: Request, pk: int) -> HttpResponse:
     """Let this policy serve."""
     found = get_object_or_404(ModelVersion, pk=pk)
     model_versions.promote(model_version=found, reason=_reason(request), by=request.user)
@@ -92,7 +92,7 @@ def model_promote(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("admin")
 @require_POST
-def model_rollback(request: HttpRequest) -> HttpResponse:
+def model_rollback(request: Request) -> HttpResponse:
     """Take the serving policy back. `serving` names what the page showed, so that a second click does not go back twice."""
     promotion = model_versions.rollback(
         reason=_reason(request), seen_serving=request.POST.get("serving", ""), by=request.user
@@ -101,7 +101,7 @@ def model_rollback(request: HttpRequest) -> HttpResponse:
     return redirect("model_versions")
 
 
-def _reason(request: HttpRequest) -> str:
+def _reason(request: Request) -> str:
     form = ReasonForm(request.POST)
     if not form.is_valid():
         raise Invalid(_("Say why, in at most 2000 characters."))

@@ -6,7 +6,7 @@ from django import forms
 from django.contrib import messages
 from django.core.mail import send_mail
 from django.db.models import Count, Exists, OuterRef, Prefetch, Q
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from labeling.actions import people
 from labeling.errors import HeedError
 from labeling.models import Group, Invitation, Role, User, UserRole
-from labeling.views.access import role_required
+from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ class PersonForm(forms.Form):
 
 @role_required("admin")
 @require_GET
-def people_list(request: HttpRequest) -> HttpResponse:
+def people_list(request: Request) -> HttpResponse:
     """Applicants, people, invitations."""
     return _people(request, InviteForm())
 
 
 @role_required("admin")
 @require_POST
-def invitation_create(request: HttpRequest) -> HttpResponse:
+def invitation_create(request: Request) -> HttpResponse:
     """Invite somebody: the link is sent by e-mail and shown here, once."""
     form = InviteForm(request.POST)
     if not form.is_valid():
@@ -97,7 +97,7 @@ def invitation_create(request: HttpRequest) -> HttpResponse:
 
 @role_required("admin")
 @require_POST
-def invitation_withdraw(request: HttpRequest, pk: int) -> HttpResponse:
+def invitation_withdraw(request: Request, pk: int) -> HttpResponse:
     """End an invitation."""
     people.withdraw_invitation(invitation=get_object_or_404(Invitation, pk=pk), by=request.user)
     messages.success(request, _("The link opens nothing any more."))
@@ -106,7 +106,7 @@ def invitation_withdraw(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("admin")
 @require_POST
-def applicant_accept(request: HttpRequest, pk: int) -> HttpResponse:
+def applicant_accept(request: Request, pk: int) -> HttpResponse:
     """Make an applicant a labeler, and tell them."""
     user = get_object_or_404(User, pk=pk)
     if not user.has_role(Role.APPLICANT):
@@ -122,7 +122,7 @@ def applicant_accept(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("admin")
 @require_http_methods(["GET", "POST"])
-def person(request: HttpRequest, pk: int) -> HttpResponse:
+def person(request: Request, pk: int) -> HttpResponse:
     """One person: roles and group."""
     found = get_object_or_404(User, pk=pk)
     initial = {"roles": sorted(found.role_names), "group": found.group}
@@ -143,7 +143,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
 
 @role_required("admin")
 @require_POST
-def person_active(request: HttpRequest, pk: int) -> HttpResponse:
+def person_active(request: Request, pk: int) -> HttpResponse:
     """Let somebody log in, or not any more."""
     found = get_object_or_404(User, pk=pk)
     is_active = request.POST.get("active") == "yes"
@@ -153,7 +153,7 @@ def person_active(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("person", pk)
 
 
-def _people(request: HttpRequest, form: InviteForm, status: int = 200) -> HttpResponse:
+def _people(request: Request, form: InviteForm, status: int = 200) -> HttpResponse:
     filters = Filters(request.GET)
     applicants = User.objects.filter(is_active=True, roles__role=Role.APPLICANT).order_by("created_at")
     context = {

@@ -50,9 +50,10 @@ def tier_numbers(tiers: list[list[str]]) -> dict[str, int]:
 
 def rated_responses(submission: Submission, revision: Revision, responses: list) -> list[RatedResponse]:
     """The responses of a ranking, best first; within a tier by letter. `responses` come with their model version."""
-    letters, tiers = letters_of(submission), tier_numbers(revision.tiers)
+    letters, tiers = letters_of(submission), tier_numbers(revision.tiers or [])
     labels = {flag["name"]: flag["label"] for flag in submission.schema.response_flags}
-    rated, seen = [], {}
+    rated: list[RatedResponse] = []
+    seen: dict[str, str] = {}
     for response in sorted(responses, key=lambda r: letters.get(str(r.uuid), "?")):
         uuid = str(response.uuid)
         rating = revision.ratings.get(uuid) or {}
@@ -106,7 +107,7 @@ def ranking_changes(old: Revision, new: Revision, submission: Submission) -> lis
     letters = letters_of(submission)
     lines = []
     if old.tiers != new.tiers:
-        lines.append(f"ranking: {tiers_text(old.tiers, letters)} → {tiers_text(new.tiers, letters)}")
+        lines.append(f"ranking: {tiers_text(old.tiers or [], letters)} → {tiers_text(new.tiers or [], letters)}")
     if old.all_bad != new.all_bad:
         lines.append("all bad: yes" if new.all_bad else "all bad: no")
     for uuid, letter in sorted(letters.items(), key=lambda pair: pair[1]):

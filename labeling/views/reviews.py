@@ -6,7 +6,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -17,7 +17,7 @@ from labeling.actions import reviews
 from labeling.errors import Forbidden, Invalid
 from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
-from labeling.views.access import role_required
+from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
 
 ANY = "any"
@@ -77,7 +77,7 @@ class Filters(FilterForm):
 
 @role_required("reviewer", "researcher")
 @require_GET
-def reviews_list(request: HttpRequest) -> HttpResponse:
+def reviews_list(request: Request) -> HttpResponse:
     """Submissions, newest first."""
     filters = Filters(request.GET)
     rows = (
@@ -98,7 +98,7 @@ def reviews_list(request: HttpRequest) -> HttpResponse:
 
 @role_required("reviewer", "researcher")
 @require_GET
-def review(request: HttpRequest, uuid: UUID) -> HttpResponse:
+def review(request: Request, uuid: UUID) -> HttpResponse:
     """One submission beside those of others on the same task. Model names only with ?models=1, so that review is blind."""
     submission = get_object_or_404(_readable(Submission.objects.all()), uuid=uuid)
     if Slot.objects.filter(task=submission.task, labeler=request.user, status=Slot.Status.LEASED).exists():
@@ -120,7 +120,7 @@ def review(request: HttpRequest, uuid: UUID) -> HttpResponse:
 
 @role_required("reviewer")
 @require_POST
-def review_decide(request: HttpRequest, uuid: UUID) -> HttpResponse:
+def review_decide(request: Request, uuid: UUID) -> HttpResponse:
     """Accept, return or reject; then on to the next one in the same filters."""
     submission = get_object_or_404(Submission, uuid=uuid)
     form = Decision(request.POST)
@@ -150,16 +150,16 @@ def _problems(form: forms.Form) -> list[dict]:
 
 def _decided(made: Review) -> str:
     said = {
-        Review.Verdict.ACCEPTED: _("Accepted."),
-        Review.Verdict.RETURNED: _("Returned to the labeler with your comment."),
-        Review.Verdict.REJECTED: _("Rejected. The task is open for another labeler."),
+        "accepted": _("Accepted."),
+        "returned": _("Returned to the labeler with your comment."),
+        "rejected": _("Rejected."),
     }
     return said[made.verdict]
 
 
 @role_required("reviewer")
 @require_POST
-def reviews_accept(request: HttpRequest) -> HttpResponse:
+def reviews_accept(request: Request) -> HttpResponse:
     """Accept the ticked rows of a page as they were seen: `seen` = "uuid:revision", repeated."""
     seen = dict(_seen(value) for value in request.POST.getlist("seen"))
     if not seen:
@@ -183,7 +183,7 @@ def _seen(value: str) -> tuple[str, int]:
 
 @role_required("reviewer")
 @require_GET
-def reviews_next(request: HttpRequest) -> HttpResponse:
+def reviews_next(request: Request) -> HttpResponse:
     """The oldest submission that waits in these filters."""
     first = reviews.next_waiting(after=None, among=Filters(request.GET).rows(), by=request.user)
     if first is None:
@@ -270,8 +270,12 @@ def _history(submission: Submission) -> list[Entry]:
     entries: list[Entry] = []
     previous = None
     for revision in submission.revisions.all():
-        text_changes = readings.text_changes(previous.text, revision.text) if previous and revision.text else []
-        lines = readings.ranking_changes(previous, revision, submission) if previous and revision.tiers else []
+        text_changes: list[readings.Change] = []
+        lines: list[str] = []
+        if previous and revision.text is not None:
+            text_changes = readings.text_changes(previous.text or "", revision.text)
+        elif previous:
+            lines = readings.ranking_changes(previous, revision, submission)
         given = [r for r in submission.reviews.all() if r.revision_id == revision.pk]
         entries.append(Entry(revision, text_changes, lines, given))
         previous = revision
@@ -284,10 +288,10 @@ def _table(submission: Submission, everybody: list[Submission]) -> list[Column]:
     columns = []
     for one in sorted(everybody, key=lambda s: s.pk != submission.pk):
         revision = _newest(one)
-        ranks = readings.tier_numbers(revision.tiers)
+        ranks = readings.tier_numbers(revision.tiers or [])
         cells = [
             {"rank": ranks.get(uuid), "quality": (revision.ratings.get(uuid) or {}).get("quality")}
-            for uuid in sorted(letters, key=letters.get)
+            for uuid in sorted(letters, key=lambda uuid: letters[uuid])
         ]
-        columns.append(Column(one, revision, readings.tiers_text(revision.tiers, letters), cells))
+        columns.append(Column(one, revision, readings.tiers_text(revision.tiers or [], letters), cells))
     return columns

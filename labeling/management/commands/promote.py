@@ -27,7 +27,7 @@ class Command(BaseCommand):
             if rollback:
                 promotion = model_versions.rollback(reason=reason, by=by)
             else:
-                promotion = model_versions.promote(model_version=_model(name), reason=reason, by=by)
+                promotion = model_versions.promote(model_version=_model(name or ""), reason=reason, by=by)
         except HeedError as error:
             raise CommandError(str(error)) from error
         before = f", instead of {promotion.previous.name}" if promotion.previous else ""

@@ -25,4 +25,6 @@ class Command(BaseCommand):
             version = model_versions.register_folder(folder=folder, uri=uri, by=None)
         except HeedError as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"{version.name}: {version.stage}, {version.status}, manifest {version.manifest_sha256[:12]}")
+        self.stdout.write(
+            f"{version.name}: {version.stage}, {version.status}, manifest {(version.manifest_sha256 or '')[:12]}"
+        )
