@@ -188,7 +188,7 @@ class Demo:
     def _bring_up(self) -> None:
         if "postgres" in self.programs:
             self._start_program("postgres")
-        self.say("starting the database")
+        self.say("waiting for the database")
         url = os.environ.get("DATABASE_URL") or postgres.embedded_url(BASE_DIR)
         postgres.wait_until_ready(url, 90)
         self.say("bringing tables and demo data up to date")
