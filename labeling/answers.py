@@ -6,6 +6,7 @@ ranking; `prompt_flags` and `comment` for both. Responses are named by UUID here
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
 from django.utils.translation import gettext as _
@@ -147,7 +148,9 @@ def checked(
     a missing rating, an unknown flag, an empty or too long text.
     """
     problems = list(problems or [])
-    fields = {"prompt_flags": _flags(answer.get("prompt_flags"), schema.prompt_flags, _("Prompt flags"), problems)}
+    fields: dict[str, Any] = {
+        "prompt_flags": _flags(answer.get("prompt_flags"), schema.prompt_flags, _("Prompt flags"), problems)
+    }
     fields["comment"] = _bounded(answer.get("comment") or "", COMMENT_MAX_CHARS, _("Comment"), "comment", problems)
     if kind == Kind.DEMONSTRATION:
         fields["text"] = _bounded(
@@ -242,7 +245,7 @@ def _ratings(given: object, cards: list[Card], schema: LabelSchema, problems: li
     ratings = {}
     for card in cards:
         place = _("Response %s") % card.label
-        twin = next((given[uuid] for uuid in card.uuids if given.get(uuid)), {})
+        twin: dict = next((given[uuid] for uuid in card.uuids if given.get(uuid)), {})
         quality = twin.get("quality")
         if quality is None:
             problems.append(problem(place, _("is not rated yet"), f"quality-{card.letter}"))

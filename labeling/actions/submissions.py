@@ -30,10 +30,10 @@ def submit(*, task: Task, submit_key: UUID, answer: dict, problems: list[dict] |
     if draft is None and submission is None:
         raise Forbidden(f"Task {task.uuid} was not given to you.")
     schema = submission.schema if submission else task.batch.schema
-    shown_order = submission.shown_order if submission else draft.shown_order
-    fields = answers.checked(answer, kind=task.kind, cards=_cards(task, shown_order), schema=schema, problems=problems)
+    cards = _cards(task, (submission or draft).shown_order)  # type: ignore[union-attr]
+    fields = answers.checked(answer, kind=task.kind, cards=cards, schema=schema, problems=problems)
     if submission is None:
-        submission = _first(task, user, draft)
+        submission = _first(task, user, draft)  # type: ignore[arg-type]
         _add_revision(submission, submit_key, fields)
     elif not all(getattr(submission.current, name) == value for name, value in fields.items()):
         _revise(submission, submit_key, fields, draft)

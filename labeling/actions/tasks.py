@@ -98,7 +98,7 @@ def _heads(user: User, kind: str) -> list[dict]:
         for each_kind in ([kind] if kind else Kind.values)
         for group in ("", user.group)
     ]
-    return sorted(firsts[0].union(*firsts[1:], all=True), key=_rank)
+    return sorted((dict(row) for row in firsts[0].union(*firsts[1:], all=True)), key=_rank)
 
 
 def _rank(row: dict) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import uuid
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_POST
 from labeling import answers
 from labeling.actions import submissions as actions
 from labeling.models import Draft, Kind, Revision, Role, Submission, TaskResponse
-from labeling.views.access import role_required
+from labeling.views.access import Request, role_required
 
 PER_PAGE = 25
 
@@ -21,7 +21,7 @@ PER_PAGE = 25
 @role_required(Role.LABELER)
 @never_cache
 @require_GET
-def history(request: HttpRequest) -> HttpResponse:
+def history(request: Request) -> HttpResponse:
     """Own submissions, newest first, by status or kind."""
     mine = Submission.objects.filter(labeler=request.user).select_related("task__prompt", "task__batch")
     status, kind = request.GET.get("status", ""), request.GET.get("kind", "")
@@ -40,7 +40,7 @@ def history(request: HttpRequest) -> HttpResponse:
     return render(request, "submissions/history.html", context)
 
 
-def _submission(request: HttpRequest, submission_uuid: uuid.UUID) -> Submission:
+def _submission(request: Request, submission_uuid: uuid.UUID) -> Submission:
     """Their own, or 404."""
     mine = Submission.objects.filter(labeler=request.user).select_related("task__prompt", "task__batch", "schema")
     return get_object_or_404(mine, uuid=submission_uuid)
@@ -49,7 +49,7 @@ def _submission(request: HttpRequest, submission_uuid: uuid.UUID) -> Submission:
 @role_required(Role.LABELER)
 @never_cache
 @require_GET
-def submission(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     """One submission: every revision with its reviews, newest first."""
     submission = _submission(request, submission_uuid)
     texts = TaskResponse.objects.filter(task=submission.task).values_list("response__uuid", "response__text")
@@ -73,7 +73,7 @@ def _shown(revision: Revision, cards: list[answers.Card], schema, reviews: list)
     """What the template needs of a revision: letters, never ids; only what was answered."""
     card_of = {card.uuids[0]: card for card in cards}
     labels = {flag["name"]: flag["label"] for flag in [*schema.response_flags, *schema.prompt_flags]}
-    tiers = []
+    tiers: list[list[dict]] = []
     for tier in revision.tiers or []:
         tiers.append([])
         for card in [card_of[response_uuid] for response_uuid in tier if response_uuid in card_of]:
@@ -101,7 +101,7 @@ def _answered(flags: dict, labels: dict[str, str]) -> list[dict]:
 
 @role_required(Role.LABELER)
 @require_POST
-def reopen(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+def reopen(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     """Begin a correction, or go on with it."""
     submission = _submission(request, submission_uuid)
     actions.reopen(submission=submission, by=request.user)
@@ -110,7 +110,7 @@ def reopen(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
 
 @role_required(Role.LABELER)
 @require_POST
-def discard_correction(request: HttpRequest, submission_uuid: uuid.UUID) -> HttpResponse:
+def discard_correction(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     """Drop a correction that was begun; what was handed in stands."""
     submission = _submission(request, submission_uuid)
     actions.discard_correction(submission=submission, by=request.user)

@@ -1,10 +1,11 @@
 """A labeler's day: the queue, the page of a task, and what its forms and script send."""
 
 import uuid
+from dataclasses import dataclass
 
 from django.contrib import messages
 from django.db.models import Q
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -18,8 +19,8 @@ from labeling import answers
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Conflict, Invalid
-from labeling.models import Batch, Draft, Kind, Role, Skip, Slot, Submission, Task, TaskResponse
-from labeling.views.access import role_required
+from labeling.models import Batch, Draft, Kind, Review, Role, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.views.access import Request, role_required
 
 LEFT_AT_MOST = 1000  # counting further would cost more than it tells
 
@@ -30,19 +31,19 @@ LEFT_AT_MOST = 1000  # counting further would cost more than it tells
 @role_required(Role.LABELER)
 @never_cache
 @require_GET
-def queue(request: HttpRequest) -> HttpResponse:
+def queue(request: Request) -> HttpResponse:
     """Where a labeler's day starts: what is begun, what came back, what is left, what is done today."""
     user = request.user
     actions.return_expired()  # or seats that nobody works on would not be counted as left
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     done_today = Submission.objects.filter(labeler=user, submitted_at__gte=midnight)
-    left = [batch for batch in _active_batches(user) if batch.left]
+    left = _left(user)
     context = {
         "begun": _begun(user),
         "returned": _returned(user),
         "left": left,
         "left_at_most": LEFT_AT_MOST,
-        "kinds_left": [kind for kind in Kind if any(batch.kind == kind for batch in left)],
+        "kinds_left": [kind for kind in Kind if any(each.batch.kind == kind for each in left)],
         "done_today": done_today.count(),
         "done_demonstrations": done_today.filter(kind=Kind.DEMONSTRATION).count(),
         "done_rankings": done_today.filter(kind=Kind.RANKING).count(),
@@ -50,17 +51,32 @@ def queue(request: HttpRequest) -> HttpResponse:
     return render(request, "tasks/queue.html", context)
 
 
-def _returned(user) -> list[Submission]:
-    """Submissions to correct, longest waiting first, each with `feedback`: the newest review."""
-    returned = Submission.objects.filter(labeler=user, status=Submission.Status.RETURNED)
-    returned = list(returned.select_related("task__prompt").prefetch_related("reviews").order_by("updated_at")[:50])
-    for submission in returned:
-        submission.feedback = max(submission.reviews.all(), key=lambda review: review.pk, default=None)
-    return returned
+@dataclass(frozen=True)
+class Returned:
+    """A submission to correct, and why."""
+
+    submission: Submission
+    feedback: Review | None
 
 
-def _begun(user) -> list[Draft]:
-    """Drafts to go on with: those with a seat, and those with something in them. Corrections among them."""
+def _returned(user: User) -> list[Returned]:
+    """Submissions to correct, longest waiting first."""
+    mine = Submission.objects.filter(labeler=user, status=Submission.Status.RETURNED)
+    mine = mine.select_related("task__prompt").prefetch_related("reviews").order_by("updated_at")[:50]
+    return [Returned(each, max(each.reviews.all(), key=lambda review: review.pk, default=None)) for each in mine]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A draft to go on with."""
+
+    draft: Draft
+    has_seat: bool
+    is_correction: bool
+
+
+def _begun(user: User) -> list[Begun]:
+    """Drafts with a seat, and those with something in them, newest first. Corrections among them."""
     drafts = (
         Draft.objects.filter(labeler=user).select_related("task__prompt", "task__batch").order_by("-saved_at")[:100]
     )
@@ -68,31 +84,39 @@ def _begun(user) -> list[Draft]:
     seated = set(
         Slot.objects.filter(task__in=ids, labeler=user, status=Slot.Status.LEASED).values_list("task_id", flat=True)
     )
-    handed_in = {s.task_id: s for s in Submission.objects.filter(task__in=ids, labeler=user)}
+    handed_in = {each.task_id: each for each in Submission.objects.filter(task__in=ids, labeler=user)}
     ended = set(Skip.objects.filter(task__in=ids, labeler=user).values_list("task_id", flat=True))
     ended |= {task_id for task_id, submission in handed_in.items() if not submission.is_open_to_change}
-    begun = []
-    for draft in drafts:
-        draft.has_seat, draft.is_correction = draft.task_id in seated, draft.task_id in handed_in
-        if draft.task_id not in ended and (draft.has_seat or not answers.is_empty(draft.content)):
-            begun.append(draft)
-    return begun
+    begun = [Begun(draft, draft.task_id in seated, draft.task_id in handed_in) for draft in drafts]
+    return [
+        each
+        for each in begun
+        if each.draft.task_id not in ended and (each.has_seat or not answers.is_empty(each.draft.content))
+    ]
 
 
-def _active_batches(user) -> list[Batch]:
-    """Active batches, best first, each with `left`: how many tasks of it this labeler may still take (counted to LEFT_AT_MOST)."""
-    batches = list(
-        Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).order_by("-priority", "id")
-    )
+@dataclass(frozen=True)
+class Left:
+    """How many tasks of a batch a labeler may still take, counted to LEFT_AT_MOST."""
+
+    batch: Batch
+    count: int
+
+
+def _left(user: User) -> list[Left]:
+    """What is left in active batches, best first."""
+    batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).order_by("-priority", "id")
+    left = []
     for batch in batches:
         open_tasks = Slot.objects.claimable_by(user).filter(batch=batch).values("task_id").order_by().distinct()
-        batch.left = open_tasks[:LEFT_AT_MOST].count()
-    return batches
+        if count := open_tasks[:LEFT_AT_MOST].count():
+            left.append(Left(batch, count))
+    return left
 
 
 @role_required(Role.LABELER)
 @require_POST
-def claim(request: HttpRequest) -> HttpResponse:
+def claim(request: Request) -> HttpResponse:
     """The next task. A second click leads to the same one."""
     kind, batch = request.POST.get("kind", ""), request.POST.get("batch", "")
     if kind and kind not in Kind.values:
@@ -109,7 +133,7 @@ def claim(request: HttpRequest) -> HttpResponse:
 # A task --------------------------------------------------------------------------------------------------------
 
 
-def _task(request: HttpRequest, task_uuid: uuid.UUID) -> Task:
+def _task(request: Request, task_uuid: uuid.UUID) -> Task:
     """A task that was given to this labeler; 404 for any other, so that nothing can be learned by asking."""
     mine = Q(drafts__labeler=request.user) | Q(submissions__labeler=request.user)
     tasks = Task.objects.select_related("prompt", "batch__schema")
@@ -121,7 +145,7 @@ def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
     return answers.cards_of(shown_order, {str(response_uuid): text for response_uuid, text in texts})
 
 
-def _answer(request: HttpRequest, task: Task) -> tuple[dict, list[dict]]:
+def _answer(request: Request, task: Task) -> tuple[dict, list[dict]]:
     """What the page's form says, and what is wrong with it at first sight."""
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
     shown_order = (draft or Submission.objects.get(task=task, labeler=request.user)).shown_order
@@ -131,7 +155,7 @@ def _answer(request: HttpRequest, task: Task) -> tuple[dict, list[dict]]:
 @role_required(Role.LABELER)
 @never_cache
 @require_GET
-def task(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def task(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """The page to work on. Opening it renews the lease. Work that is handed in is shown in the history instead."""
     task = _task(request, task_uuid)
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
@@ -141,6 +165,8 @@ def task(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
     if Skip.objects.filter(task=task, labeler=request.user).exists():
         messages.info(request, _("You skipped this task."))
         return redirect("tasks")
+    if draft is None:
+        raise Http404
     seat = actions.renew(task=task, by=request.user)
     if seat == "lost" and answers.is_empty(draft.content):
         messages.info(
@@ -151,7 +177,7 @@ def task(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
 
 
 def _page(
-    request: HttpRequest,
+    request: Request,
     task: Task,
     draft: Draft,
     submission: Submission | None,
@@ -239,7 +265,7 @@ def _words() -> dict[str, str]:
 # What the page sends -------------------------------------------------------------------------------------------
 
 
-def _number(request: HttpRequest, name: str) -> int:
+def _number(request: Request, name: str) -> int:
     value = request.POST.get(name, "0")
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise Invalid(f"{name}: {value!r} is not a whole number")
@@ -248,7 +274,7 @@ def _number(request: HttpRequest, name: str) -> int:
 
 @role_required(Role.LABELER)
 @require_POST
-def save_draft(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def save_draft(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Keep what is typed. 200 with the version kept and the state of the seat; 409 if another page has saved meanwhile."""
     task = _task(request, task_uuid)
     content, _problems = _answer(request, task)
@@ -275,14 +301,14 @@ def _clock(moment) -> str:
 
 @role_required(Role.LABELER)
 @require_POST
-def renew(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def renew(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """A sign of work without a change: the lease is renewed."""
     return JsonResponse({"seat": actions.renew(task=_task(request, task_uuid), by=request.user)})
 
 
 @role_required(Role.LABELER)
 @require_http_methods(["GET", "POST"])
-def submit(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Hand the work in, once, and go on. Refused: 422 with every place that is wrong and everything that was typed."""
     task = _task(request, task_uuid)
     if request.method == "GET":  # sent here after logging in again: the draft is on the task's page
@@ -306,24 +332,26 @@ def submit(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
     return _handed_in(request, submission)
 
 
-def _keep(request: HttpRequest, task: Task, answer: dict) -> None:
+def _keep(request: Request, task: Task, answer: dict) -> None:
     """What was sent and cannot count becomes the draft, over whatever was there."""
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
     base = draft.version if draft else 0
     actions.save_draft(task=task, content=answer, version=base + 1, base=base, editor="", by=request.user)
 
 
-def _refused(request: HttpRequest, task: Task, error: Invalid) -> HttpResponse:
+def _refused(request: Request, task: Task, error: Invalid) -> HttpResponse:
     if _wants_json(request):
         return JsonResponse({"problems": error.errors}, status=422)
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
-    if draft is None:
+    if draft is None and submission is not None:
         draft = submission_actions.reopen(submission=submission, by=request.user)
+    if draft is None:
+        raise error
     return _page(request, task, draft, submission, "held", request.POST.dict(), error.errors)
 
 
-def _handed_in(request: HttpRequest, submission: Submission) -> HttpResponse:
+def _handed_in(request: Request, submission: Submission) -> HttpResponse:
     """Say so kindly, and lead to the next task or to what was asked for."""
     link = reverse("submission", args=[submission.uuid])
     if submission.is_surplus:
@@ -344,7 +372,7 @@ def _handed_in(request: HttpRequest, submission: Submission) -> HttpResponse:
 
 @role_required(Role.LABELER)
 @require_POST
-def skip(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Pass the task on with a reason, and go to the next one."""
     task = _task(request, task_uuid)
     flags = answers.from_fields(request.POST, Kind.DEMONSTRATION, [], task.batch.schema)[0]["prompt_flags"]
@@ -365,7 +393,7 @@ def skip(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
 
 @role_required(Role.LABELER)
 @require_POST
-def release(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
+def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Put the task back for others; the draft stays."""
     task = _task(request, task_uuid)
     if Draft.objects.filter(task=task, labeler=request.user, version=0).exists():  # nothing was saved as they typed
@@ -375,10 +403,10 @@ def release(request: HttpRequest, task_uuid: uuid.UUID) -> HttpResponse:
     return _go(request, reverse("tasks"))
 
 
-def _wants_json(request: HttpRequest) -> bool:
+def _wants_json(request: Request) -> bool:
     return request.headers.get("Accept", "") == "application/json"
 
 
-def _go(request: HttpRequest, target: str) -> HttpResponse:
+def _go(request: Request, target: str) -> HttpResponse:
     """Onwards: a redirect for a form, an address for the page's script."""
     return JsonResponse({"url": target}) if _wants_json(request) else redirect(target)

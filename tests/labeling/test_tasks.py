@@ -335,7 +335,7 @@ def test_queue_shows_begun_returned_left_and_done(labeler_client, labeler, demon
     page = labeler_client.get("/tasks/")
     for text in ("Come back to me", "Too short", "Begun already", "kept for you", "2 tasks done today", "first"):
         assert text in page.text
-    assert page.context["left"][0].left == 1
+    assert page.context["left"][0].count == 1
 
 
 def test_queue_when_all_is_done(labeler_client):
