@@ -32,7 +32,7 @@ test: .venv/.installed browser ## everything that the tests need, browser includ
 loop: .venv/.installed ## the whole loop once, unattended, with simulated labelers; NIGHTS=1 SEED=0
 	@exec .venv/bin/python -m tests.loop.run --nights $(NIGHTS) --seed $(SEED)
 
-bench: .venv/.installed ## benchmarks beside peers; PART=labeling or PART=training
+bench: .venv/.installed ## benchmarks; PART=labeling
 	@exec .venv/bin/python -m tests.bench $(PART)
 
 lint: .venv/.installed ## formatter, linter, types, templates

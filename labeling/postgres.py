@@ -402,6 +402,8 @@ def _lock_holder(lock: Path) -> tuple[bool, int | None]:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False, None
+    except PermissionError as error:
+        raise PostgresError(f"{lock} belongs to another user: run this as that user.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
