@@ -19,32 +19,7 @@ from tests.loop.site import throwaway_site
 K = 4
 STEPS = 60  # tasks done one after the other by one labeler
 READERS, READ_SECONDS = 8, 5.0
-WORDS = [
-    "the",
-    "of",
-    "a",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-    "as",
-    "his",
-    "they",
-    "be",
-    "at",
-    "one",
-    "have",
-    "this",
-]
+WORDS = [f"word{i}" for i in range(1000)]
 
 
 def run(folder: Path, tasks: int, runs: int) -> list[dict]:
@@ -91,7 +66,7 @@ def write_rows(path: Path, prompts: int, seed: int) -> Path:
     rng = random.Random(seed)
 
     def text() -> str:
-        return " ".join(rng.choices(WORDS, k=130)) + f" {rng.getrandbits(64):x}"
+        return " ".join(rng.choices(WORDS, k=65)) + f" {rng.getrandbits(64):x}"
 
     with path.open("w") as file:
         for _ in range(prompts):
