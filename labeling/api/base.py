@@ -82,8 +82,16 @@ class PageQuery(StrictSerializer):
 
 
 PAGE_PARAMETERS = [
-    OpenApiParameter("cursor", str, description="`next` of the page before; absent for the first page"),
-    OpenApiParameter("limit", int, description=f"rows per page, 1 to {MAX_PAGE_ROWS} (default 100)"),
+    OpenApiParameter(
+        "cursor",
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]+={0,2}$", "maxLength": 40},
+        description="`next` of the page before; absent for the first page",
+    ),
+    OpenApiParameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_ROWS, "default": 100},
+        description="rows per page",
+    ),
 ]
 
 

@@ -59,7 +59,7 @@ class ExportFile(View):
 
     @operation(
         scope="read", problems=(404,), operation_id="get_export_file", summary="A file of an export",
-        answers={(200, "application/octet-stream"): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.")},
+        answers={(200, kind): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.") for kind in TYPES.values()},
     )  # fmt: skip
     def get(self, request: Request, key: str, file_name: str) -> FileResponse:
         export = _find(key)

@@ -203,5 +203,5 @@ class ProblemOut(serializers.Serializer):
     code = serializers.CharField()
     detail = serializers.CharField()
     errors = serializers.ListField(  # type: ignore[assignment]
-        child=serializers.DictField(child=serializers.CharField())
+        child=serializers.DictField(child=serializers.CharField(allow_blank=True))
     )

@@ -64,5 +64,5 @@ urlpatterns = [
     path("promotions/serving/", model_versions.Serving.as_view(), name="api_serving"),
     path("schema/", SpectacularJSONAPIView.as_view(**DOCUMENTATION), name="api_schema"),
     path("docs/", Documentation.as_view(url_name="api_schema", **DOCUMENTATION), name="api_docs"),
-    re_path(r"^(?P<rest>.*)$", Missing.as_view(), name="api_missing"),
+    re_path(r"^(?P<rest>(?s:.*))$", Missing.as_view(), name="api_missing"),
 ]
