@@ -87,7 +87,7 @@ def wait_until_ready(url: str, timeout_seconds: float = 60.0, base_dir: Path | s
 
 def explain_silence(base_dir: Path | str) -> str | None:
     """After a failed connection: what to do, if it is this clone's embedded server that was asked and does not run."""
-    if os.environ.get("DATABASE_URL", embedded_url(base_dir)) != embedded_url(base_dir):
+    if os.environ.get("DATABASE_URL") not in (None, "", embedded_url(base_dir)):
         return None
     return None if read_status(base_dir).is_accepting else NOT_RUNNING.format(base_dir=base_dir)
 

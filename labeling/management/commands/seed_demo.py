@@ -129,13 +129,14 @@ def written_rows() -> list[dict]:
 def tiny_rows() -> list[dict]:
     """Prompts of the tiny world, which the tiny base model understands, with responses of four qualities."""
     rng = random.Random("demo")
-    rows = list(tinyworld.prompts(TINY_PROMPTS, seed=0))
-    for row in rows:
+    rows = []
+    for row in tinyworld.prompts(TINY_PROMPTS, seed=0):
         ask = tinyworld.read_ask(row["prompt"])
-        row["responses"] = [
+        responses = [
             {"model": model, "text": tinyworld.draw_answer(ask, rng, coverage, courteous)}
             for model, (coverage, courteous) in TINY_MODELS.items()
         ]
+        rows.append(row | {"responses": responses})
     return rows
 
 
