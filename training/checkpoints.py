@@ -7,6 +7,7 @@ in `checkpoint-00000120.pt.sha256`. The folder goes when the model is published.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -74,8 +75,10 @@ class RunState:
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, or None. A damaged one is named on stderr and the one before it used.
 
-        Raises CheckpointError when the checkpoints belong to a run with other settings, parents or data.
+        Raises CheckpointError when another process is at this run, or when the checkpoints belong to a run with other
+        settings, parents or data.
         """
+        self._lock()
         for path in sorted(self.folder.glob("checkpoint-*.pt"), reverse=True):
             data = path.read_bytes()
             digest = path.with_name(path.name + ".sha256")
@@ -103,6 +106,15 @@ class RunState:
         for old in sorted(self.folder.glob("checkpoint-*.pt"))[:-KEEP]:
             old.unlink()
             old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+
+    def _lock(self) -> None:
+        """Hold this run until the process ends, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._held = open(self.folder / "lock", "w")  # noqa: SIM115 held until the process ends
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{self.folder}: another process is working on this run") from None
 
     def clear(self) -> None:
         """Remove the checkpoints: the model is published."""

@@ -56,8 +56,9 @@ def sample(
 ) -> Rollout:
     """One response per prompt, at most `max_new_tokens` long; nothing is ever appended that the model did not sample.
 
-    All random numbers are drawn beforehand on the CPU, one per step and row, so a row's text depends neither on the limit, nor on when other
-    rows end nor on the device's generator. `temperature` 0 takes the likeliest token. Leaves `model` in evaluation mode.
+    All random numbers are drawn beforehand on the CPU, one per step and row, so a row's text depends neither on the limit,
+    nor on when other rows end, nor on the device's generator. `temperature` 0 takes the likeliest token. Leaves `model` in
+    evaluation mode.
     """
     model.eval()
     device = next(model.parameters()).device

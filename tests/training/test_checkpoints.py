@@ -23,7 +23,7 @@ def test_the_newest_checkpoint_is_loaded_and_older_ones_pruned(tmp_path):
         "checkpoint-00000002.pt",
         "checkpoint-00000003.pt",
     ]
-    assert len(list(state.folder.iterdir())) == 4
+    assert len(list(state.folder.glob("*.sha256"))) == 2
     state.clear()
     assert not state.folder.exists()
 
@@ -64,3 +64,12 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, other):
 def test_where_a_run_is_carried_out_may_change(tmp_path):
     state_of(tmp_path, threads=1, checkpoint_every=5).save(1, {"step": 1})
     assert state_of(tmp_path, threads=2, checkpoint_every=7).load()["step"] == 1
+
+
+def test_two_processes_never_work_on_one_run(tmp_path):
+    first = state_of(tmp_path)
+    first.load()
+    with pytest.raises(CheckpointError, match="another process is working on this run"):
+        state_of(tmp_path).load()
+    first.clear()
+    assert state_of(tmp_path).load() is None

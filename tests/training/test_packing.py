@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from training import packing, pretrain
 

@@ -1,0 +1,174 @@
+"""Each stage as its user runs it: a command on a tiny model, killed in the middle, run again, equal to one never killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from training import pretrain, sft
+from training.__main__ import main
+from training.checkpoints import CheckpointError
+from training.contract import read_model_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "documents": 300,
+    "valid-documents": 20,
+    "vocab-size": 400,
+    "width": 16,
+    "layers": 1,
+    "heads": 2,
+    "mlp-width": 32,
+}
+LIMITS = {"prompt-tokens": 200, "response-tokens": 200}
+
+
+@pytest.fixture
+def commands(base, sft_model, reward_model, export):
+    """The flags of each stage, with enough steps that a kill lands in the middle."""
+    labels = {"export": export, **LIMITS}
+    players = {"policy": sft_model, "reward-model": reward_model, "export": export, "prompt-tokens": 200}
+    return {
+        "pretrain": {**SMALL, "row-tokens": 256, "batch-rows": 2, "steps": 120, "warmup-steps": 1},
+        "sft": {"base-model": base, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
+        "rm": {"sft-model": sft_model, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
+        "ppo": {
+            **players,
+            "response-tokens": 8,
+            "iterations": 40,
+            "episodes": 8,
+            "minibatch": 4,
+            "learning-rate": 1e-3,
+            "valid-episodes": 8,
+        },
+    }
+
+
+def words(stage: str, out: Path, flags: dict) -> list[str]:
+    given = {"out": out, "threads": 1} | flags
+    return [stage, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+
+
+def start(stage: str, out: Path, flags: dict) -> subprocess.Popen:
+    command = [sys.executable, "-m", "training", *words(stage, out, flags)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+
+
+def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("*.pt")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint in 200 seconds"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo"])
+def test_killed_and_resumed_equals_never_killed(stage, commands, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    cut = start(stage, killed, commands[stage] | {"checkpoint-every": 3})
+    wait_for_checkpoint(cut, tmp_path / "killed.run")
+    os.kill(cut.pid, signal.SIGKILL)
+    cut.communicate(timeout=200)
+    assert cut.returncode == -signal.SIGKILL
+    assert not killed.exists(), "nothing half-made is published"
+    resumed = len(list((tmp_path / "killed.run").glob("*.pt")))
+    for out in (killed, straight):  # one process for both: loading torch takes longer than training
+        assert main(words(stage, out, commands[stage] | {"checkpoint-every": 1000})) == 0
+    assert resumed > 0
+    for name in ("model.safetensors", "training_log.jsonl"):
+        assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
+    assert not (tmp_path / "killed.run").exists()
+    manifests = [read_model_manifest(folder) for folder in (straight, killed)]
+    assert manifests[0].metrics == manifests[1].metrics
+    assert manifests[0].stage == stage
+
+
+def test_an_interrupt_saves_and_the_next_run_goes_on(commands, tmp_path):
+    out = tmp_path / "base"
+    flags = commands["pretrain"] | {"steps": 400}
+    process = start("pretrain", out, flags | {"checkpoint-every": 3})
+    wait_for_checkpoint(process, tmp_path / "base.run")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, errors
+    assert "interrupted" in errors
+    assert list((tmp_path / "base.run").glob("*.pt"))
+
+
+def test_a_finished_run_is_not_repeated_and_never_overwritten(base, export, tmp_path):
+    fields = {"out": str(tmp_path / "sft"), "base_model": str(base), "export": str(export), "epochs": 1}
+    config = sft.Config(**fields, prompt_tokens=200, response_tokens=200)
+    manifest = sft.run(config) / "manifest.json"
+    written = manifest.stat().st_mtime_ns
+    assert sft.run(config) == tmp_path / "sft"
+    assert manifest.stat().st_mtime_ns == written, "the very same run is already done"
+    other = sft.Config(**fields, prompt_tokens=200, response_tokens=200, learning_rate=1e-3)
+    with pytest.raises(CheckpointError, match="other settings or parents"):
+        sft.run(other)
+    assert manifest.stat().st_mtime_ns == written
+
+
+def test_pretraining_learns_from_a_file_and_names_its_bad_line(tmp_path):
+    text = tmp_path / "text.jsonl"
+    rows = [{"text": "The owl eats seeds."}, {"messages": [{"role": "user", "content": "Hi"}]}] * 20
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"text": str(text), "valid_documents": 4, "vocab_size": 300, "width": 16, "layers": 1, "heads": 2}
+    config = pretrain.Config(
+        out=str(tmp_path / "a"), **fields, steps=30, warmup_steps=1, batch_rows=1, log_every=29, learning_rate=3e-2
+    )
+    log = [json.loads(line) for line in (pretrain.run(config) / "training_log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    text.write_text(text.read_text() + '{"words": 1}\n')
+    with pytest.raises(Exception, match=r"text\.jsonl line 41: needs text or messages"):
+        pretrain.run(pretrain.Config(out=str(tmp_path / "b"), **fields, steps=2, warmup_steps=1))
+
+
+def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, reward_model, export, tmp_path):
+    flags = {"export": export, "policy": sft_model, "reference": base, "reward-model": reward_model}
+    finish(start("evaluate", tmp_path / "figures.json", flags | {"prompt-tokens": 200, "response-tokens": 200}))
+    result = json.loads((tmp_path / "figures.json").read_text())
+    policy = result["metrics"]["policy"]
+    assert 0 < policy["distinct_responses"] <= 1
+    assert policy["kl"] > 0
+    assert policy["lm_loss"] > 0
+    assert "reward" in policy
+    assert "prompt_dependence" in policy
+    assert 0 <= result["metrics"]["reward_model"]["accuracy_train"] <= 1
+    assert result["models"]["policy"]["name"] == "sft"
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "named"),
+    [
+        ("ppo", ["--temperature", "0"], "temperature"),
+        ("ppo", ["--top-p", "0.9"], "--top-p"),
+        ("sft", ["--epochs", "0"], "epochs"),
+        ("rm", ["--parts", "99"], "parts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_loads(stage, flags, named, tmp_path, capsys):
+    folders = {
+        "sft": ["base-model", "export"],
+        "rm": ["sft-model", "export"],
+        "ppo": ["policy", "reward-model", "export"],
+    }
+    given = [word for name in ["out", *folders[stage]] for word in (f"--{name}", str(tmp_path / name))]
+    try:
+        status = main([stage, *given, *flags])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert named in capsys.readouterr().err
