@@ -162,8 +162,12 @@ def test_a_secret_is_shown_once_and_stored_as_a_hash(researcher, tmp_path, capsy
 
 def test_what_does_not_exist_says_so_to_those_who_may_know(api, world):
     client = api(*ALL)
-    for path in ("nothing/", "exports/v0099/", "exports/77/", "exports/v0001/files/../manifest.json", "models/none/",
-                 "exports/v0001/files/secrets.txt", "exports/%00/", "models/%00/", "models/%0A/promote/", "models/none/evaluations/"):  # fmt: skip
+    missing = (
+        "nothing/", "exports/v0099/", "exports/77/", "exports/v0001/files/../manifest.json", "models/none/",
+        "exports/v0001/files/secrets.txt", "exports/%00/", "models/%00/", "models/%0A/promote/",
+        "models/none/evaluations/",
+    )  # fmt: skip
+    for path in missing:
         assert_problem(call(client, "GET", f"/api/v1/{path}"), 404)
         assert_problem(call(Client(), "GET", f"/api/v1/{path}"), 401)
 
