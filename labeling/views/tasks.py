@@ -396,7 +396,8 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
 def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Put the task back for others; the draft stays."""
     task = _task(request, task_uuid)
-    if Draft.objects.filter(task=task, labeler=request.user, version=0).exists():  # nothing was saved as they typed
+    # Without the page's script nothing was saved as they typed.
+    if not _wants_json(request) and Draft.objects.filter(task=task, labeler=request.user, version=0).exists():
         _keep(request, task, _answer(request, task)[0])
     actions.release(task=task, by=request.user)
     messages.info(request, _("Put back. What you typed is kept, should you return to it."))

@@ -7,6 +7,7 @@ const words = JSON.parse(document.getElementById("words").textContent);
 const LOCAL = "heed-draft-" + form.dataset.draftKey;
 const SAVE_AFTER = 800; // ms without a change
 const RETRY_AFTER = 5000;
+const PATIENCE = 30000; // after which a server that is silent counts as not there
 const TICK = 15; // seconds between looks for signs of work
 
 const page = {
@@ -15,6 +16,7 @@ const page = {
   version: Number(form.dataset.version), // rises with every save sent
   dirty: false,
   sending: false,
+  sent: null, // the save on its way
   held: false, // by a conflict that only the labeler can settle, or because the work is handed in
   timer: 0,
   activeSeconds: Number(form.dataset.activeSeconds),
@@ -59,15 +61,24 @@ function dropLocal() {
   }
 }
 
+// True if something was typed before this script was there to notice.
+function isTouched() {
+  return [...form.elements].some((element) => {
+    if (element.type === "select-one") return element.value !== ([...element.options].find((o) => o.defaultSelected) || element.options[0]).value;
+    if (["radio", "checkbox"].includes(element.type)) return element.checked !== element.defaultChecked;
+    return element.name && "defaultValue" in element && element.value !== element.defaultValue;
+  });
+}
+
 // What an earlier page could not send is put back and sent as that page's.
 function restoreLocal() {
   let kept = null;
   try {
     kept = JSON.parse(localStorage.getItem(LOCAL));
   } catch {
-    return;
+    // As above.
   }
-  if (!kept) return;
+  if (!kept) return isTouched() && changed();
   if (kept.fields === typed().toString()) return dropLocal();
   page.editor = kept.editor;
   page.base = kept.base;
@@ -101,7 +112,8 @@ async function post(url, fields, keepalive = false) {
   const csrf = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
   const headers = { Accept: "application/json", "X-CSRFToken": csrf ? csrf[1] : form.csrfmiddlewaretoken.value };
   try {
-    const answer = await fetch(url, { method: "POST", body: fields, headers, keepalive });
+    const signal = AbortSignal.timeout(PATIENCE);
+    const answer = await fetch(url, { method: "POST", body: fields, headers, keepalive, signal });
     if (answer.redirected) return { status: 401 };
     const isJson = (answer.headers.get("Content-Type") || "").startsWith("application/json");
     return { status: answer.status, data: isJson ? await answer.json() : null };
@@ -123,7 +135,8 @@ async function save(leaving = false) {
   fields.set("active_seconds", page.activeSeconds);
   if (!leaving) show("saving");
   // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
-  const { status, data } = await post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
+  page.sent = post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
+  const { status, data } = await page.sent;
   page.sending = false;
   if (status === 200) saved(data);
   else notSaved(status, data);
@@ -221,6 +234,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (form.dataset.submitting) return;
   form.dataset.submitting = "1";
+  await page.sent; // a save that arrived after a "put back" would take the seat again
   await save();
   clearTimeout(page.timer);
   keepLocally();

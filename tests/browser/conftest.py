@@ -6,7 +6,7 @@ import shutil
 import pytest
 from django.conf import settings
 from django.test import Client
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests import builders
 
@@ -22,7 +22,8 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
-TIMEOUT_MS = 15_000  # two busy cores
+TIMEOUT_MS = 30_000  # two busy cores
+expect.set_options(timeout=TIMEOUT_MS)
 # What these tests provoke on purpose; anything else on the console fails the test.
 EXPECTED = ("status of 409", "status of 422", "status of 403", "status of 404", "ERR_INTERNET_DISCONNECTED")
 
