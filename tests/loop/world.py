@@ -221,10 +221,7 @@ def gold_report(prompts: Sequence[dict], samples: dict[str, Sequence[str]]) -> d
     Win rates with Wilson intervals (ties count half), overall and by use case; gold reward; distinct responses; and how much
     an answer's relevance depends on the prompt that it answers.
     """
-    scores = {
-        name: [preference.gold_score(row["prompt"], text) for row, text in zip(prompts, texts, strict=True)]
-        for name, texts in samples.items()
-    }
+    scores = {name: scores_of(prompts, texts) for name, texts in samples.items()}
     cases = [row["use_case"] for row in prompts]
     return {
         "prompts": len(prompts),
@@ -345,16 +342,48 @@ def report(seed: int, agreement: float, base: Path, policy: Path, judge: Path, f
     }
 
 
+def sweep(root: Path, seed: int, threads: int, betas: Sequence[float]) -> None:
+    """One PPO per β on the same reward model, compared on *validation* prompts: what β is chosen by. Prints a table."""
+    run_world(root, seed, threads)
+    valid = [row for row in tinyworld.prompts(PROMPTS, seed) if split_of(row["author"]) == "valid"]
+    asked = [row["prompt"] for row in valid]
+    sft_scores = scores_of(valid, sample_texts(root / "sft", asked, seed=seed + 88)[0])
+    print(f"{len(valid)} validation prompts\n   β    β/std     KL   proxy    gold  beats SFT  relevance  distinct")
+    for beta in betas:
+        fields = {"policy": str(root / "sft"), "reward_model": str(root / "rm"), "export": str(root / "v0002")}
+        folder = run_stage(ppo, root / f"ppo-{beta}", **fields, kl_coef=beta, seed=seed, threads=threads)
+        texts = sample_texts(folder, asked, seed=seed + 88)[0]
+        scores, metrics = scores_of(valid, texts), contract.read_model_manifest(folder).metrics
+        wins = gates.win_rates(scores, sft_scores, [row["use_case"] for row in valid])
+        print(
+            f"{beta:5.2f} {metrics['kl_coef_per_reward_std']:7.3f} {metrics['kl_after']:7.2f} "
+            f"{metrics['reward_mean_after']:7.2f} {sum(scores) / len(scores):7.2f} {wins['rate']:10.3f} "
+            f"{traits(valid, texts)['relevance']:10.3f} {len(set(texts)) / len(texts):9.3f}",
+            flush=True,
+        )
+
+
+def scores_of(prompts: Sequence[dict], texts: Sequence[str]) -> list[float]:
+    """The gold score of each text for its prompt."""
+    return [preference.gold_score(row["prompt"], text) for row, text in zip(prompts, texts, strict=True)]
+
+
 def main() -> None:
-    """Run one seed and print its report and gates."""
+    """Run one seed and print its report and gates, or with --betas compare values of β."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--root", type=Path, default=None, help="default: var/world/SEED")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kl-coef", type=float, default=None)
+    parser.add_argument("--kl-coef", type=float, default=None, help="β, in place of the config file's")
+    parser.add_argument(
+        "--betas", type=float, nargs="+", default=None, help="compare these values of β on validation prompts"
+    )
     arguments = parser.parse_args()
     fields = {} if arguments.kl_coef is None else {"kl_coef": arguments.kl_coef, "name": f"ppo-{arguments.kl_coef}"}
     root = arguments.root or ROOT / "var" / "world" / str(arguments.seed)
+    if arguments.betas:
+        sweep(root, arguments.seed, arguments.threads, arguments.betas)
+        return
     result = run_world(root, arguments.seed, arguments.threads, **fields)
     print(json.dumps(result, indent=1))
     for gate in gates.check(result):
