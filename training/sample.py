@@ -77,6 +77,10 @@ class Config:
         return len(self.model) or self.policies or 1
 
 
+SHOWN_NUL = "\N{SYMBOL FOR NULL}"
+"""What a sampled NUL character becomes: PostgreSQL cannot keep the character itself, and dropping it would hide a fault."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model to sample from. `identity` changes whenever its weights may have."""
@@ -270,12 +274,15 @@ def _rows(
             "seed": config.seed,
             "number": ask.number,
         }
-        decisive = [source.identity, _prompt_hash(ask.prompt), sampling]
+        decisive = [source.identity, _prompt_hash(ask.prompt), dict(sampling)]
+        text = answer[0].replace("\x00", SHOWN_NUL)
+        if text != answer[0]:
+            sampling["replaced_nul"] = answer[0].count("\x00")
         yield {
             **{name: ask.prompt[name] for name in ("prompt_id", "external_id") if name in ask.prompt},
             "messages": ask.prompt["messages"],
             "model": source.name,
-            "response": answer[0],
+            "response": text,
             "response_external_id": _digest(decisive)[:32],
             "finish_reason": answer[1],
             "sampling": sampling,
@@ -292,7 +299,7 @@ def _digest(value: Any) -> str:
 
 def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int) -> None:
     """Put the parts together, report first: an `out` without its report would look like another run's."""
-    reasons, texts, digest = Counter[str](), set(), hashlib.sha256()
+    reasons, texts, digest, with_nul = Counter[str](), set(), hashlib.sha256(), 0
     joined = out.with_name(out.name + ".run") / "joined.jsonl"
     with joined.open("wb") as file:
         for part in parts:
@@ -302,6 +309,7 @@ def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int)
             for row in read_rows(part):
                 reasons[row["finish_reason"] or "unknown"] += 1
                 texts.add(_digest(row["response"]))
+                with_nul += "replaced_nul" in row["sampling"]
         file.flush()
         os.fsync(file.fileno())
     dropped = prompt_count * config.k - reasons.total()
@@ -309,7 +317,7 @@ def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int)
     report = {
         "config": _shaping(config),
         "sha256": digest.hexdigest(),
-        "counts": counts | {"distinct_responses": len(texts)},
+        "counts": counts | {"distinct_responses": len(texts), "with_replaced_nul": with_nul},
         "finish_reasons": dict(sorted(reasons.items())),
     }
     write_atomically(_report_path(out), msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

@@ -199,11 +199,15 @@ class _Reader:
 
     @staticmethod
     def _one(reader: "_Reader", text: str, external_id: str) -> ResponseItem:
+        finish_reason = reader.read("finish_reason", _choice(*FINISH_REASONS)) or ""
+        # A model that stops at once has answered, badly, and people should say so; without a finish reason an empty
+        # text is more likely a hole in the file.
+        check = _text(settings.RESPONSE_MAX_CHARS, may_be_empty=bool(finish_reason))
         return ResponseItem(
             model=reader.read("model", _limited(MODEL_NAME_LIMIT)) or "",
-            text=reader.read(text, _text(settings.RESPONSE_MAX_CHARS)) or "",
+            text=reader.read(text, check) or "",
             external_id=reader.read(external_id, _limited(200)) or None,
-            finish_reason=reader.read("finish_reason", _choice(*FINISH_REASONS)) or "",
+            finish_reason=finish_reason,
             sampling=reader.read("sampling", _json_object) or {},
         )
 
@@ -228,10 +232,10 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _text(max_chars: int) -> Callable[[Any], str]:
+def _text(max_chars: int, *, may_be_empty: bool = False) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value)
-        if not text.strip():
+        if not text.strip() and not may_be_empty:
             raise ValueError("empty")
         if len(text) > max_chars:
             raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")

@@ -232,6 +232,12 @@ def test_a_wrong_row_is_refused_with_line_and_field(tmp_path, row, message):
     assert f"p.jsonl line 2: {message}" in refused("import_prompts", path)
 
 
+def test_a_model_that_said_nothing_has_answered(tmp_path):
+    path = write(tmp_path / "r.jsonl", [{"prompt": "x", "model": "m", "response": "", "finish_reason": "stop"}])
+    call_command("import_responses", path)
+    assert [(r.text, r.finish_reason) for r in Response.objects.all()] == [("", "stop")]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
