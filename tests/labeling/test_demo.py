@@ -90,10 +90,15 @@ class Clone:
         return psutil.Process(json.loads((self.folder / "var/demo/lock").read_text())["pid"])
 
     def one(self, text: str) -> psutil.Process:
-        """The process with this command line that no other such process started."""
-        found = self.processes(text)
-        (first,) = [process for process in found if process.parent() not in found]
-        return first
+        """The process with this command line that no other such process started; it may just be starting again."""
+        deadline = time.monotonic() + 60
+        while True:
+            found = self.processes(text)
+            first = [process for process in found if process.parent() not in found]
+            if len(first) == 1:
+                return first[0]
+            assert time.monotonic() < deadline, f"{text}: {first}"
+            time.sleep(0.1)
 
     @property
     def password(self) -> str:
