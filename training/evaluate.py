@@ -156,7 +156,8 @@ def measure_rollout(
     }
     if reference is not None:
         reference_BR = response_logprobs(reference, *sequence_of(rollout), rollout.responses_BR, config.temperature)
-        values["kl"] = advantages.kl_estimates(logprobs_BR, reference_BR, keep_BR, "k1").tolist()
+        for name, kind in (("kl", "k1"), ("kl_k3", "k3")):  # k1 may come out negative on a few prompts, k3 cannot
+            values[name] = advantages.kl_estimates(logprobs_BR, reference_BR, keep_BR, kind).tolist()
     if reward_model is not None:
         values["reward"] = end_scores(reward_model, rollout).tolist()
     return values

@@ -66,8 +66,8 @@ def ranking_row(prompt, k=4):
 
 @pytest.fixture(scope="session")
 def sft_model(folder, base, export):
-    config = sft.Config(out=str(folder / "sft"), base_model=str(base), export=str(export), epochs=1, **LIMITS)
-    return sft.run(config)
+    fields = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}
+    return sft.run(sft.Config(out=str(folder / "sft"), base_model=str(base), export=str(export), **fields, **LIMITS))
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,8 @@ def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, r
     result = json.loads((tmp_path / "figures.json").read_text())
     policy = result["metrics"]["policy"]
     assert 0 < policy["distinct_responses"] <= 1
-    assert policy["kl"] > 0
+    assert policy["kl_k3"] > 0
+    assert "kl" in policy
     assert policy["lm_loss"] > 0
     assert "reward" in policy
     assert "prompt_dependence" in policy
