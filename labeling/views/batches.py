@@ -16,7 +16,7 @@ from labeling.errors import HeedError
 from labeling.models import Batch, Group, Kind, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
 from labeling.views.access import Request, role_required
-from labeling.views.listing import paginate, prompt_preview, query_without, set_choices
+from labeling.views.listing import paginate, prompt_preview, query_without, set_choices, use_cases
 
 
 @dataclass
@@ -64,14 +64,10 @@ def batch(request: Request, pk: int) -> HttpResponse:
     """One batch: its counts with the rows behind them, its instructions, its order, its tasks."""
     found = get_object_or_404(Batch.objects.select_related("schema", "created_by"), pk=pk)
     progress = Batch.objects.filter(pk=pk).progress()[pk]
-    tasks = (
-        Task.objects.filter(batch=found)
-        .annotate(
-            prompt_preview=prompt_preview("prompt__"),
-            seats=Count("slots", distinct=True),
-            done=Count("slots", filter=Q(slots__status="submitted"), distinct=True),
-        )
-        .order_by("id")
+    full = Task.objects.annotate(
+        prompt_preview=prompt_preview("prompt__"),
+        seats=Count("slots"),
+        done=Count("slots", filter=Q(slots__status="submitted")),
     )
     context = {
         "batch": found,
@@ -79,7 +75,7 @@ def batch(request: Request, pk: int) -> HttpResponse:
         "bar": segments(progress),
         "order": _order_in_words(found.query),
         "left_out": [(found.counts[r], words) for r, words in batch_rows.LEFT_OUT.items() if found.counts.get(r)],
-        "page": paginate(request, tasks, per_page=25),
+        "page": paginate(request, Task.objects.filter(batch=found).order_by("id"), per_page=25, full=full),
         "skips": Skip.objects.filter(task__batch=found)
         .select_related("labeler")
         .annotate(prompt_preview=prompt_preview("task__prompt__"))
@@ -213,8 +209,7 @@ class OrderForm(EditForm):
         names = list(ModelVersion.objects.exclude(stage="rm").order_by("-id").values_list("name", flat=True))
         for field in ("model_names", "must_include"):
             set_choices(self, field, [(name, name) for name in names])
-        cases = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
-        set_choices(self, "use_case", any_or((case, case) for case in cases))
+        set_choices(self, "use_case", any_or((case, case) for case in use_cases()))
 
     def order(self) -> dict:
         """Keyword arguments of `create_batch`; what a demonstration does not have is left out."""

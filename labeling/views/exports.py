@@ -16,9 +16,9 @@ from django.views.decorators.http import require_GET, require_http_methods
 from labeling.actions import exports
 from labeling.actions.export_rows import Selection
 from labeling.errors import HeedError
-from labeling.models import Batch, Export, Group, Origin, Prompt, Split
+from labeling.models import Batch, Export, Group, Origin, Split
 from labeling.views.access import Request, role_required
-from labeling.views.listing import paginate, query_without, set_choices
+from labeling.views.listing import paginate, query_without, set_choices, use_cases
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -68,8 +68,7 @@ class SelectionForm(forms.Form):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        cases = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
-        set_choices(self, "use_cases", [(case, case) for case in cases])
+        set_choices(self, "use_cases", [(case, case) for case in use_cases()])
         names = Batch.objects.order_by("-id").values_list("name", flat=True)
         set_choices(self, "batches", [(name, name) for name in names])
 

@@ -1,19 +1,48 @@
 """What every list of the console shares: filters from the address, pages of rows."""
 
+from datetime import date, datetime, time
+
 from django import forms
+from django.core.cache import cache
 from django.core.paginator import Page, Paginator
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 from django.db.models.fields.json import KeyTextTransform, KeyTransform
 from django.db.models.functions import Left
 from django.http import HttpRequest
+from django.utils import timezone
+
+from labeling.models import Prompt
 
 ROWS_PER_PAGE = 50
 PREVIEW_CHARS = 160
 
 
-def paginate(request: HttpRequest, rows: QuerySet, per_page: int = ROWS_PER_PAGE) -> Page:
-    """The page asked for by `?page=`; the nearest one that exists if there is no such page."""
-    return Paginator(rows, per_page).get_page(request.GET.get("page"))
+def paginate(
+    request: HttpRequest, rows: QuerySet, per_page: int = ROWS_PER_PAGE, *, full: QuerySet | None = None
+) -> Page:
+    """The page asked for by `?page=`; the nearest one that exists if there is no such page.
+
+    `full`: the same model with all that a row shows. Long lists then count and sort bare ids, and read whole rows only of
+    the page.
+    """
+    if full is None:
+        return Paginator(rows, per_page).get_page(request.GET.get("page"))
+    page = Paginator(rows.values_list("pk", flat=True), per_page).get_page(request.GET.get("page"))
+    shown = {row.pk: row for row in full.filter(pk__in=list(page.object_list))}
+    page.object_list = [shown[pk] for pk in page.object_list if pk in shown]
+    return page
+
+
+def use_cases() -> list[str]:
+    """The use cases of all prompts. Remembered until there is a newer prompt: finding them reads the whole table."""
+    newest = Prompt.objects.aggregate(newest=Max("id"))["newest"]
+    found = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
+    return cache.get_or_set(f"use_cases_up_to_{newest}", lambda: list(found), timeout=24 * 3600) or []
+
+
+def moment_on(day: date, clock: time) -> datetime:
+    """A moment of a day (time.min: its first, time.max: its last) in the installation's time zone."""
+    return timezone.make_aware(datetime.combine(day, clock))
 
 
 def query_without(request: HttpRequest, *names: str) -> str:

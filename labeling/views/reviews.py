@@ -1,11 +1,12 @@
 """The console's submissions: the list with its filters, side by side with others', and the decision."""
 
 from dataclasses import dataclass
+from datetime import time
 from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -18,7 +19,7 @@ from labeling.errors import Forbidden, Invalid
 from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
-from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
+from labeling.views.listing import FilterForm, moment_on, paginate, prompt_preview, query_without
 
 ANY = "any"
 
@@ -36,7 +37,7 @@ class Filters(FilterForm):
         label=gettext_lazy("Kind"), required=False, choices=[("", gettext_lazy("any")), *Kind.choices]
     )
     labeler = forms.ModelChoiceField(
-        User.objects.filter(submissions__isnull=False).distinct().order_by("email"),
+        User.objects.filter(Exists(Submission.objects.filter(labeler=OuterRef("pk")))).order_by("email"),
         label=gettext_lazy("Labeler"),
         required=False,
         empty_label=gettext_lazy("any"),
@@ -70,8 +71,17 @@ class Filters(FilterForm):
             rows = rows.filter(status=chosen["status"])
         if "surplus" in chosen:
             rows = rows.filter(is_surplus=chosen["surplus"] == "yes")
-        lookups = {"kind": "kind", "labeler": "labeler", "origin": "origin", "batch": "task__batch", "task": "task__uuid",
-                   "since": "submitted_at__date__gte", "until": "submitted_at__date__lte"}  # fmt: skip
+        if "since" in chosen:
+            rows = rows.filter(submitted_at__gte=moment_on(chosen["since"], time.min))
+        if "until" in chosen:
+            rows = rows.filter(submitted_at__lte=moment_on(chosen["until"], time.max))
+        lookups = {
+            "kind": "kind",
+            "labeler": "labeler",
+            "origin": "origin",
+            "batch": "task__batch",
+            "task": "task__uuid",
+        }
         return rows.filter(**{lookups[name]: value for name, value in chosen.items() if name in lookups})
 
 
@@ -80,16 +90,14 @@ class Filters(FilterForm):
 def reviews_list(request: Request) -> HttpResponse:
     """Submissions, newest first."""
     filters = Filters(request.GET)
-    rows = (
-        filters.rows()
-        .select_related("labeler", "task__batch")
+    full = (
+        Submission.objects.select_related("labeler", "task__batch")
         .defer("task__batch__query", "task__batch__instructions")
         .annotate(prompt_preview=prompt_preview("task__prompt__"))
-        .order_by("-submitted_at", "-id")
     )
     context = {
         "filters": filters,
-        "page": paginate(request, rows),
+        "page": paginate(request, filters.rows().order_by("-id"), full=full),
         "query": query_without(request, "page"),
         "is_waiting_only": filters.chosen.get("status") == Submission.Status.SUBMITTED,
     }

@@ -1,6 +1,7 @@
 """Reviews: one verdict on what was seen, seats kept in balance."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -190,6 +191,11 @@ def test_the_list_shows_what_waits_and_filters(reviewer_client, submission, labe
     assert shown("?status=any&surplus=yes") == []
     assert shown("?status=any&since=2999-01-01") == []
     assert len(shown("?status=any&until=2999-01-01")) == 2
+    today = timezone.localdate().isoformat()
+    assert len(shown(f"?status=any&since={today}&until={today}")) == 2
+    yesterday = (timezone.localdate() - timedelta(days=1)).isoformat()
+    assert shown(f"?status=any&until={yesterday}") == []
+    assert len(shown("?status=any&since=0001-01-01&until=9999-12-31")) == 2
 
 
 @pytest.mark.parametrize(
