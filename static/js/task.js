@@ -204,8 +204,10 @@ setInterval(async () => {
   if (document.hidden || Date.now() - page.lastSign > 60000) return;
   page.activeSeconds += TICK;
   const due = Math.min(300, Number(form.dataset.leaseSeconds) / 4) * 1000;
-  if (page.held || Date.now() - page.lastContact < due) return;
+  if (page.held || page.renewing || Date.now() - page.lastContact < due) return;
+  page.renewing = true;
   const { status, data } = await post(form.dataset.renewUrl, new URLSearchParams());
+  page.renewing = false;
   if (status !== 200) return;
   page.lastContact = Date.now();
   notice(data.seat);

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import time
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
@@ -69,7 +71,22 @@ def open_browser(chromium: Browser, live_server, transactional_db):
     yield make
     for context in contexts:
         context.close()
+    settle()
     assert not errors, errors
+
+
+def settle(seconds: float = 10) -> None:
+    """Wait until the server has done what closing pages sent it last: the flush after the test would lock against it."""
+    deadline = time.monotonic() + seconds
+    quiet = 0
+    while quiet < 3 and time.monotonic() < deadline:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+            )
+            quiet = quiet + 1 if cursor.fetchone()[0] == 0 else 0
+        time.sleep(0.05)
 
 
 def log_in(context: BrowserContext, person, url: str) -> None:
