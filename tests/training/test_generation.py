@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from training import data, generation, models, ppo
 
@@ -43,6 +44,21 @@ def test_left_padding_changes_no_logprob(lively, tokenizer, prompts):
         got = generation.response_logprobs(lively, *generation.sequence_of(wider), rollout.responses_BR, 1.0)
         keep = rollout.response_keep_BR
         torch.testing.assert_close(got[keep], expected[keep], rtol=1e-4, atol=1e-5)
+
+
+def test_left_padding_changes_nothing_for_a_model_with_absolute_positions(tokenizer, prompts):
+    """Rotary positions forgive a shift; GPT-2's learned ones do not."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}
+    gpt2 = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).eval()
+    together = sample(gpt2, tokenizer, prompts, temperature=0.0)
+    scored = generation.response_logprobs(gpt2, *generation.sequence_of(together), together.responses_BR, 1.0)
+    for row, prompt in enumerate(prompts):
+        alone = sample(gpt2, tokenizer, [prompt], temperature=0.0)
+        assert alone.tokens()[0] == together.tokens()[row]
+        logits = gpt2(torch.tensor([prompt + alone.tokens()[0]])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(alone.tokens()[0])[:, None])[:, 0]
+        torch.testing.assert_close(scored[row, : len(expected)], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_likeliest_tokens_equal_those_of_generate(lively, tokenizer, prompts):
@@ -114,6 +130,27 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero(lively, reward_model, toke
     wrong = ppo.Config(**fields, episodes=4, minibatch=4, temperature=temperature + 0.5, response_tokens=12)
     with pytest.raises(ppo.PpoCheckError, match="ratio"):
         ppo.check_ratio_is_one(ppo.backward_losses(wrong, players, experience)["ratio"], 0)
+
+
+def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model, tokenizer, prompts):
+    judge = models.load_reward_model(reward_model)
+    players = ppo.Players(lively, judge, lively, judge, tokenizer)
+    fields = {"out": "x", "policy": "x", "reward_model": "x", "export": "x", "response_tokens": 12}
+    cold = ppo.respond(ppo.Config(**fields, temperature=1e-4), players, prompts, torch.Generator().manual_seed(0))
+    assert cold.tokens() == sample(lively, tokenizer, prompts, temperature=0.0).tokens()
+
+
+def test_a_value_is_of_the_state_before_its_token(reward_model, lively, tokenizer, prompts):
+    critic = models.load_reward_model(reward_model)
+    rollout = sample(lively, tokenizer, prompts)
+    values = ppo.response_values(critic, *generation.sequence_of(rollout), rollout.responses_BR)
+    for row, (prompt, response) in enumerate(zip(prompts, rollout.tokens(), strict=True)):
+        ids = torch.tensor([prompt + response])
+        states = models.token_scores(
+            critic, ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])[None]
+        )
+        expected = states[0, len(prompt) - 1 : -1]
+        torch.testing.assert_close(values[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_policy_that_is_not_its_reference_is_caught_before_the_first_step():
