@@ -313,9 +313,11 @@ def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
     return report(seed, agreement, base, policy, judge, final)
 
 
-def report(seed: int, agreement: float, base: Path, policy: Path, judge: Path, final: Path) -> dict:
-    """The gold report of four model folders, with what the stages measured themselves."""
-    unseen = unseen_prompts(TEST_PROMPTS, seed)
+def report(
+    seed: int, agreement: float, base: Path, policy: Path, judge: Path, final: Path, count: int = TEST_PROMPTS
+) -> dict:
+    """The gold report of four model folders on `count` unseen prompts, with what the stages measured themselves."""
+    unseen = unseen_prompts(count, seed)
     asked = [row["prompt"] for row in unseen]
     samples = {
         name: sample_texts(folder, asked, seed=seed + 77)[0]

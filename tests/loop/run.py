@@ -1,0 +1,355 @@
+"""`make loop`: the whole of Heed, unattended, in a throwaway database: `python -m tests.loop.run --seed 0 --nights 1`.
+
+Simulated people label through the actions that real ones use; the training half talks HTTP to the web half, by the commands
+that an ML engineer types. Before the first night: prompts, base model, demonstrations, SFT, its samples as ranking tasks. A night:
+rankings → export → reward model → PPO → evaluation by the hidden preference → gates → promotion → samples → new ranking tasks.
+Prints a table, writes var/loop/summary.json, and exits with 1 if a gate fails.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import django
+
+from tests.loop import gates, world
+from tests.loop.site import ROOT, throwaway_site
+from training import contract, tinyworld
+from training.client import HeedClient
+
+CONFIGS = ROOT / "training" / "configs"
+THREADS = min(2, os.cpu_count() or 1)
+SIMULATED = {"origins": ["simulated"]}
+USE_CASES = {tinyworld.STORY: "story", tinyworld.FACTS: "facts"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work a loop is, in rows; `flags` are more flags for a training stage than its config file has."""
+
+    prompts: int = world.PROMPTS
+    demonstrations: int = world.DEMONSTRATIONS
+    rankings: int = world.RANKINGS
+    overlap: int = world.OVERLAP
+    held_out: int = 40
+    next_tasks: int = 60
+    test_prompts: int = world.TEST_PROMPTS
+    flags: dict[str, dict] = field(default_factory=dict)
+
+
+# Every step in under a minute, with models that cannot pass the gates: so that the plumbing is tested, and the refusal too.
+SMOKE = Scale(
+    prompts=400,
+    demonstrations=40,
+    rankings=16,
+    overlap=6,
+    held_out=4,
+    next_tasks=4,
+    test_prompts=40,
+    flags={
+        "pretrain": {"documents": 400, "valid_documents": 40, "steps": 30, "warmup_steps": 5},
+        "sft": {"epochs": 1, "batch_size": 8},
+        "rm": {"epochs": 1, "batch_size": 8, "warmup_steps": 0},
+        "ppo": {"iterations": 2, "episodes": 16, "minibatch": 8, "valid_episodes": 16},
+    },
+)
+
+
+class Loop:
+    """One installation and what has been made in it so far."""
+
+    def __init__(self, folder: Path, seed: int, scale: Scale):
+        from tests.loop.labelers import Workforce
+
+        self.folder, self.seed, self.scale = folder, seed, scale
+        self.models, self.exports = folder / "models", folder / "fetched"
+        os.environ["HEED_TOKEN"] = self._make_token()
+        self.client = HeedClient.from_environment(patience_seconds=60)
+        self.people = Workforce(seed)
+        self.base, self.sft = self.models / "base", self.models / "sft"
+
+    def _make_token(self) -> str:
+        from labeling.actions import tokens
+        from labeling.models import ApiToken, Role, User
+
+        engineer = User.objects.create_user("engineer@loop.example", name="Loop engineer")
+        engineer.grant(Role.RESEARCHER)
+        engineer.grant(Role.ADMIN)
+        return tokens.create(user=engineer, name="loop", scopes=ApiToken.Scope.values)[1]
+
+    # Before the first night ------------------------------------------------------------------------------------------
+
+    def found(self) -> None:
+        """Prompts, the base model, demonstrations, SFT in service, and its samples waiting to be ranked."""
+        pretraining = self._start_stage("pretrain", self.base)
+        self._import_prompts()
+        for split, limit in (("train", self.scale.demonstrations), ("valid", self.scale.demonstrations // 10)):
+            self.client.create_batch(name=f"demonstrations {split}", kind="demonstration", split=split, limit=limit)
+        with step("simulated demonstrations"):
+            self.people.work("demonstration")
+        with step("pretrain (went on meanwhile)"):
+            finish(pretraining)
+        self.client.register_model(self.base)
+        export = self._export()
+        self._stage("sft", self.sft, base_model=self.base, export=export)
+        self.client.register_model(self.sft)
+        self.client.promote("sft", reason="the first policy")
+        self._order_first_rankings()
+
+    def _import_prompts(self) -> None:
+        file = self.folder / "prompts.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in tinyworld.prompts(self.scale.prompts, self.seed)))
+        with step("import prompts"):
+            finish(start([sys.executable, "manage.py", "import_prompts", str(file)], self.folder, "import"))
+
+    def _order_first_rankings(self) -> None:
+        """Samples of SFT for training and validation; some tasks for two labelers, some for the held-out group."""
+        scale = self.scale
+        orders = [
+            ("rankings train", "train", scale.rankings - scale.overlap, {}),
+            ("rankings train twice", "train", scale.overlap, {"overlap": 2}),
+            ("rankings valid", "valid", scale.rankings // 10, {}),
+            ("rankings held-out", "test", scale.held_out, {"group": "held_out"}),
+        ]
+        for number, (name, split, limit, more) in enumerate(orders):
+            self._sample(f"samples-{number}", limit=limit, split=split, model=self.sft)
+            more = {"group": "training"} | more
+            self.client.create_batch(
+                name=name, kind="ranking", k=world.K, split=split, limit=limit, only_new=True, **more
+            )
+
+    # A night ---------------------------------------------------------------------------------------------------------
+
+    def night(self, number: int) -> dict:
+        """One night; returns its part of the summary."""
+        with step("simulated rankings"):
+            self.people.work("ranking")
+        export = self._export()
+        judge, policy = self.models / f"rm-{number}", self.models / f"ppo-{number}"
+        self._stage("rm", judge, sft_model=self.sft, export=export)
+        self._stage("ppo", policy, policy=self.sft, reward_model=judge, export=export)
+        for folder in (judge, policy):
+            self.client.register_model(folder)
+        with step("evaluate by the hidden preference"):
+            report = self._evaluate(judge, policy)
+        verdicts = gates.check(report)
+        self._record(policy, report, verdicts)
+        promoted = all(gate.is_passed for gate in verdicts)
+        if promoted:
+            self.client.promote(policy.name, reason=f"night {number}: every gate passed")
+        tasks = self._order_next(number, policy) if promoted else 0
+        return self._summary(report, verdicts, policy.name if promoted else None, tasks)
+
+    def _evaluate(self, judge: Path, policy: Path) -> dict:
+        from tests.loop.labelers import agreement
+
+        count = self.scale.test_prompts
+        return world.report(self.seed, agreement()[0], self.base, self.sft, judge, policy, count=count)
+
+    def _record(self, policy: Path, report: dict, verdicts: list[gates.Gate]) -> None:
+        metrics = {key: value for key, value in report.items() if key not in {"samples", "seed"}}
+        metrics["gates"] = {gate.name: gate.is_passed for gate in verdicts}
+        config = {"prompts": report["prompts"], "seed": self.seed}
+        self.client.record_evaluation(policy.name, name="hidden preference", metrics=metrics, config=config)
+
+    def _order_next(self, number: int, policy: Path) -> int:
+        """The promoted policy's samples, beside its predecessor's, as the next ranking tasks; returns how many there are."""
+        from labeling.models import Task, TaskResponse
+
+        name = f"night {number}"
+        self._sample(f"samples-night-{number}", limit=self.scale.next_tasks, split="train", policies=2)
+        self.client.create_batch(
+            name=name, kind="ranking", k=world.K, only_new=True, must_include=[policy.name], group="training"
+        )
+        tasks = Task.objects.filter(batch__name=name)
+        theirs = TaskResponse.objects.filter(task__in=tasks, response__model_version__name=policy.name)
+        if theirs.values("task").distinct().count() != tasks.count():
+            raise RuntimeError(f"batch {name}: a task lacks responses of {policy.name}")
+        return tasks.count()
+
+    def _summary(self, report: dict, verdicts: list[gates.Gate], promoted: str | None, new_tasks: int) -> dict:
+        versus_sft = report["ppo_vs_sft"]
+        return {
+            "ok": all(gate.is_passed for gate in verdicts),
+            "seed": self.seed,
+            "counts": counts(),
+            "labeler_agreement": report["labeler_agreement"],
+            "rm": report["rm"],
+            "win_rate_sft_vs_base": report["sft_vs_base"]["rate"],
+            "win_rate_vs_sft": versus_sft["rate"],
+            "win_rate_vs_sft_by_use_case": {case: rate["rate"] for case, rate in versus_sft["by_use_case"].items()},
+            "intervals": {"sft_vs_base": report["sft_vs_base"], "ppo_vs_sft": versus_sft},
+            "gold_reward": report["gold_reward"],
+            "proxy_reward": report["proxy_reward"],
+            "kl": report["kl"],
+            "beta": report["beta"],
+            "reward_std": report["reward_std"],
+            "distinct_responses": report["distinct_responses"],
+            "prompt_dependence": report["prompt_dependence"],
+            "gates": [vars(gate) | {"passed": gate.is_passed} for gate in verdicts],
+            "promoted": promoted,
+            "new_ranking_tasks": new_tasks,
+            "samples": report["samples"],
+        }
+
+    # What the steps share --------------------------------------------------------------------------------------------
+
+    def _export(self) -> Path:
+        with step("export"):
+            export = self.client.build_export(SIMULATED, poll_seconds=0.2)
+            return self.client.fetch_export(export["name"], self.exports)
+
+    def _start_stage(self, stage: str, out: Path, **fields) -> subprocess.Popen:
+        config = CONFIGS / f"tiny_{stage}.toml"
+        fields = {"config": config, "out": out, "seed": self.seed, "threads": THREADS} | fields
+        fields |= self.scale.flags.get(stage, {})
+        return start([sys.executable, "-m", "training", stage, *flags(fields)], self.folder, out.name)
+
+    def _stage(self, stage: str, out: Path, **fields) -> None:
+        with step(stage):
+            finish(self._start_stage(stage, out, **fields))
+
+    def _sample(self, name: str, **fields) -> None:
+        """K responses for prompts that have no ranking task yet, brought to the web half."""
+        fields |= {"out": self.folder / f"{name}.jsonl", "k": world.K, "without_tasks": "ranking", "seed": self.seed}
+        command = [sys.executable, "-m", "training", "sample", "--from-server", "--push", *flags(fields)]
+        with step(f"sample {fields['limit']} × {world.K}"):
+            finish(start(command, self.folder, name))
+
+
+def counts() -> dict[str, int]:
+    """Rows in the database at the end of a night."""
+    from labeling.models import Export, ModelVersion, Prompt, Response, Submission
+
+    return {
+        "prompts": Prompt.objects.count(),
+        "responses": Response.objects.count(),
+        "demonstrations": Submission.objects.filter(kind="demonstration").count(),
+        "rankings": Submission.objects.filter(kind="ranking").count(),
+        "exports": Export.objects.count(),
+        "model_versions": ModelVersion.objects.count(),
+    }
+
+
+def flags(fields: dict) -> list[str]:
+    return [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Say how long a step took."""
+    started = time.monotonic()
+    yield
+    print(f"{time.monotonic() - started:7.1f} s  {name}", flush=True)
+
+
+def start(command: list[str], folder: Path, name: str) -> subprocess.Popen:
+    """Start one of Heed's commands; what it prints goes to logs/NAME.log."""
+    log = (folder / "logs" / f"{name}.log").open("w")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    process.log = Path(log.name)  # type: ignore[attr-defined]
+    log.close()
+    return process
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Wait for a command. Raises RuntimeError with the end of its log if it failed."""
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if code:
+        raise RuntimeError(f"{' '.join(process.args)} ended with {code}:\n{process.log.read_text()[-3000:]}")  # type: ignore[attr-defined]
+
+
+# ---- what is printed and written ------------------------------------------------------------------------------------
+
+
+def print_night(night: dict) -> None:
+    """Samples side by side, then the table and the gates."""
+    for sample in night["samples"]:
+        print(f"\nprompt  {sample['prompt']}")
+        for name in ("base", "sft", "ppo"):
+            print(f"  {name:>4}  {sample[name]}")
+    rows = [
+        ("labelers agree on", f"{night['labeler_agreement']:.1%} of pairs"),
+        ("reward model, noisy validation labels", f"{night['rm']['accuracy_valid']:.1%}"),
+        ("reward model, hidden preference", f"{night['rm']['gold_accuracy']:.1%}"),
+        ("SFT beats base", interval(night["intervals"]["sft_vs_base"])),
+        ("PPO beats SFT", interval(night["intervals"]["ppo_vs_sft"])),
+    ]
+    for case, rate in night["intervals"]["ppo_vs_sft"]["by_use_case"].items():
+        rows.append((f"  {USE_CASES.get(case, case)}", interval(rate)))
+    for title in ("gold_reward", "proxy_reward", "distinct_responses", "prompt_dependence"):
+        values = "   ".join(f"{name} {value:.2f}" for name, value in night[title].items())
+        rows.append((title.replace("_", " "), values))
+    rows.append(("KL to SFT, nats per response", f"{night['kl']:.2f} at β = {night['beta']}"))
+    rows.append(("spread of the reward on SFT samples", f"{night['reward_std']:.2f}"))
+    rows.append(("promoted", f"{night['promoted'] or 'nothing'}; {night['new_ranking_tasks']} new ranking tasks"))
+    print()
+    for label, value in rows:
+        print(f"  {label:<38} {value}")
+    print()
+    for gate in night["gates"]:
+        sign = "≤" if gate["is_ceiling"] else "≥"
+        print(
+            f"  {'pass' if gate['passed'] else 'FAIL'}  {gate['name']:<36} {gate['value']:8.3f} {sign} {gate['bound']}"
+        )
+
+
+def interval(rate: dict) -> str:
+    return f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}], n = {rate['n']}"
+
+
+def write_summary(folder: Path, nights: list[dict], seconds: float) -> dict:
+    """summary.json: the last night's fields, and with several nights a list of them all."""
+    summary = nights[-1] | {"ok": all(night["ok"] for night in nights), "seconds": round(seconds, 1)}
+    if len(nights) > 1:
+        summary["nights"] = [night | {"win_rate_vs_round0": night["win_rate_vs_sft"]} for night in nights]
+    contract.write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
+    return summary
+
+
+def main() -> int:
+    """Run the loop; the exit status says whether every gate held."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nights", type=int, default=1, help="how many nights in a row")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts, people, weights and sampling")
+    parser.add_argument("--smoke", action="store_true", help="tiny: every step, and models that the gates must refuse")
+    arguments = parser.parse_args()
+    if arguments.nights < 1:
+        parser.error("--nights must be at least 1")
+    folder = ROOT / "var" / ("loop-smoke" if arguments.smoke else "loop")
+    (folder / "summary.json").unlink(missing_ok=True)
+    started = time.monotonic()
+    with step("start"):
+        site = contextlib.ExitStack()
+        site.enter_context(throwaway_site(folder / "site"))
+    with site:
+        django.setup()
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        loop = Loop(folder / "site", arguments.seed, SMOKE if arguments.smoke else Scale())
+        loop.found()
+        nights = []
+        for number in range(1, arguments.nights + 1):
+            nights.append(loop.night(number))
+            print_night(nights[-1])
+    summary = write_summary(folder, nights, time.monotonic() - started)
+    print(f"{time.monotonic() - started:7.1f} s  all")
+    verdict = "every gate held" if summary["ok"] else "a gate FAILED"
+    print(f"\n{verdict} in {summary['seconds']:.0f} s; the figures are in {folder / 'summary.json'}")
+    return 0 if summary["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
