@@ -1,7 +1,7 @@
 """The front door: home by role, invitation links, health, and refused forms."""
 
 from django.contrib.auth.decorators import login_not_required
-from django.db import connection
+from django.db import OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET
@@ -32,9 +32,12 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
 @login_not_required
 @require_GET
 def healthz(request: HttpRequest) -> HttpResponse:
-    """200 when this process answers and its database does."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    """200 when this process answers and its database does, 503 while the database is away."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except OperationalError:
+        return JsonResponse({"ok": False, "problem": "the database does not answer"}, status=503)
     return JsonResponse({"ok": True})
 
 
