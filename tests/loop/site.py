@@ -52,6 +52,10 @@ def throwaway_site(folder: Path) -> Iterator[str]:
         postgres.wait_until_ready(os.environ["DATABASE_URL"], START_SECONDS, folder)
         subprocess.run([*manage, "migrate", "-v0"], cwd=ROOT, check=True, timeout=START_SECONDS * 2)
         web = ["gunicorn", "labeling.wsgi", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "4"]
+        web += [
+            "--graceful-timeout",
+            "2",
+        ]  # a client that keeps its connection open would hold the end up for 30 seconds
         processes.append(_start(folder, "web", [sys.executable, "-m", *web]))
         processes.append(_start(folder, "worker", [*manage, "procrastinate", "worker"]))
         _wait_for(os.environ["HEED_URL"] + "/healthz", processes[1], folder)
