@@ -113,18 +113,17 @@ class Loop:
     def _order_first_rankings(self) -> None:
         """Samples of SFT for training and validation; some tasks for two labelers, some for the held-out group."""
         scale = self.scale
+        for split, limit in (("train", scale.rankings), ("valid", scale.rankings // 10), ("test", scale.held_out)):
+            self._sample(f"samples-{split}", limit=limit, split=split, model=self.sft)
         orders = [
-            ("rankings train", "train", scale.rankings - scale.overlap, {}),
             ("rankings train twice", "train", scale.overlap, {"overlap": 2}),
+            ("rankings train", "train", scale.rankings - scale.overlap, {}),
             ("rankings valid", "valid", scale.rankings // 10, {}),
             ("rankings held-out", "test", scale.held_out, {"group": "held_out"}),
         ]
-        for number, (name, split, limit, more) in enumerate(orders):
-            self._sample(f"samples-{number}", limit=limit, split=split, model=self.sft)
-            more = {"group": "training"} | more
-            self.client.create_batch(
-                name=name, kind="ranking", k=world.K, split=split, limit=limit, only_new=True, **more
-            )
+        for name, split, limit, more in orders:
+            fields = {"group": "training", "only_new": True, "k": world.K, "split": split, "limit": limit} | more
+            self.client.create_batch(name=name, kind="ranking", **fields)
 
     # A night ---------------------------------------------------------------------------------------------------------
 
