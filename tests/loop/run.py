@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import django
 
+from labeling.tether import end_with_parent
 from tests.loop import gates, world
 from tests.loop.site import ROOT, throwaway_site
 from training import contract, tinyworld
@@ -253,7 +255,8 @@ def step(name: str) -> Iterator[None]:
 def start(command: list[str], folder: Path, name: str) -> subprocess.Popen:
     """Start one of Heed's commands; what it prints goes to logs/NAME.log."""
     log = (folder / "logs" / f"{name}.log").open("w")
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    tether = end_with_parent(signal.SIGTERM)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, preexec_fn=tether)
     process.log = Path(log.name)  # type: ignore[attr-defined]
     log.close()
     return process

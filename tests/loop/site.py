@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from labeling import postgres
+from labeling.tether import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
@@ -77,7 +78,7 @@ def remove_site(folder: Path) -> None:
 def _start(folder: Path, name: str, command: list[str]) -> subprocess.Popen:
     with (folder / "logs" / f"{name}.log").open("w") as log:
         return subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=postgres.end_with_parent(signal.SIGTERM)
+            command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent(signal.SIGTERM)
         )
 
 
