@@ -151,7 +151,7 @@ def _checked(
             try:
                 row = columns.apply(row, _fields(kind))
             except KeyError as error:
-                found.add(place, f"there is no column {error.args[0]!r}")
+                found.add(place, f"there is no column {error.args[0]!r}, or its cell is empty")
                 continue
         item = check_row(
             row,
