@@ -99,6 +99,7 @@ def measure_policy(
     config: Config, export: Export, reward_model, counts: Counter[str], device: torch.device
 ) -> dict[str, float | None]:
     """All figures of a policy: on demonstrations, and on one sample per prompt of the split."""
+    assert config.policy is not None  # noqa: S101 the caller asks only then
     policy, tokenizer = models.load_policy(config.policy, device), models.load_tokenizer(config.policy)
     reference = models.load_policy(config.reference, device) if config.reference else None
     rows = read_demonstrations(export, config.split, counts)
@@ -156,8 +157,9 @@ def measure_rollout(
     }
     if reference is not None:
         reference_BR = response_logprobs(reference, *sequence_of(rollout), rollout.responses_BR, config.temperature)
-        for name, kind in (("kl", "k1"), ("kl_k3", "k3")):  # k1 may come out negative on a few prompts, k3 cannot
-            values[name] = advantages.kl_estimates(logprobs_BR, reference_BR, keep_BR, kind).tolist()
+        # k1 may come out negative on a few prompts, k3 cannot
+        values["kl"] = advantages.kl_estimates(logprobs_BR, reference_BR, keep_BR, "k1").tolist()
+        values["kl_k3"] = advantages.kl_estimates(logprobs_BR, reference_BR, keep_BR, "k3").tolist()
     if reward_model is not None:
         values["reward"] = end_scores(reward_model, rollout).tolist()
     return values

@@ -129,7 +129,8 @@ def load_tokenizer(folder: str | os.PathLike[str]):
 
 def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
     """A causal language model in float32, in evaluation mode (dropout off)."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.to(device).eval()
 
 
 def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):

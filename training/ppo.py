@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -101,7 +101,7 @@ class Players(NamedTuple):
     critic: torch.nn.Module
     reference: torch.nn.Module
     reward_model: torch.nn.Module
-    tokenizer: object
+    tokenizer: Any
 
 
 class Experience(NamedTuple):
@@ -145,7 +145,13 @@ def run(config: Config) -> Path:
     }
     if before:
         metrics["kl_coef_per_reward_std"] = config.kl_coef / before["reward_std_before"]
-    lineage = {"stage": "ppo", "parents": parents, "export": export.ref, "config": to_dict(config), "seed": config.seed}
+    lineage: dict[str, Any] = {
+        "stage": "ppo",
+        "parents": parents,
+        "export": export.ref,
+        "config": to_dict(config),
+        "seed": config.seed,
+    }
     models.publish(config.out, players.policy.cpu(), players.tokenizer, metrics=metrics, log=log, **lineage)
     state.clear()
     return Path(config.out)
@@ -159,11 +165,10 @@ def load_players(config: Config, device: torch.device) -> Players:
     tokenizer = models.load_tokenizer(config.policy)
     if models.load_tokenizer(config.reward_model).get_vocab() != tokenizer.get_vocab():
         raise StageError(f"{config.reward_model}: its tokenizer differs from that of {config.policy}")
-    frozen = [models.load_policy(config.policy, device), models.load_reward_model(config.reward_model, device)]
-    for model in frozen:
-        model.requires_grad_(False)
+    reference = models.load_policy(config.policy, device).requires_grad_(False)
+    reward_model = models.load_reward_model(config.reward_model, device).requires_grad_(False)
     policy, critic = models.load_policy(config.policy, device), models.load_reward_model(config.reward_model, device)
-    return Players(policy, critic, *frozen, tokenizer)
+    return Players(policy, critic, reference, reward_model, tokenizer)
 
 
 def train_policy(config: Config, state: RunState, players: Players, prompts: list[list[int]]) -> list[dict]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,10 @@ def run(config: Config) -> Path:
     train = packing.pack(encoded[config.valid_documents :], config.row_tokens, tokenizer.pad_token_id)
     torch.manual_seed(config.seed)
     sizes = {"width": config.width, "layers": config.layers, "heads": config.heads, "mlp_width": config.mlp_width}
-    model = models.new_model(tokenizer, **sizes, max_tokens=config.max_tokens, init_std=config.init_std).to(device)
+    model: torch.nn.Module = models.new_model(
+        tokenizer, **sizes, max_tokens=config.max_tokens, init_std=config.init_std
+    )
+    model.to(device)
     log = train_model(config, state, model, train, device)
     metrics = {
         "valid_loss": mean_loss(model, valid, config.batch_rows, device),
@@ -99,7 +103,13 @@ def run(config: Config) -> Path:
         "epochs": round(config.steps * config.batch_rows / len(train.ids_BT), 3),
         **counts,
     }
-    lineage = {"stage": "pretrain", "parents": {}, "export": None, "config": to_dict(config), "seed": config.seed}
+    lineage: dict[str, Any] = {
+        "stage": "pretrain",
+        "parents": {},
+        "export": None,
+        "config": to_dict(config),
+        "seed": config.seed,
+    }
     models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
     state.clear()
     return Path(config.out)

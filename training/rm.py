@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -105,7 +106,13 @@ def run(config: Config) -> Path:
         "demonstrations_valid_mean": demonstration_mean(model, export, "valid", tokenizer, config, device),
         **counts,
     }
-    lineage = {"stage": "rm", "parents": parents, "export": export.ref, "config": to_dict(config), "seed": config.seed}
+    lineage: dict[str, Any] = {
+        "stage": "rm",
+        "parents": parents,
+        "export": export.ref,
+        "config": to_dict(config),
+        "seed": config.seed,
+    }
     models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
     state.clear()
     return Path(config.out)

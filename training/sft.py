@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -100,7 +101,13 @@ def run(config: Config) -> Path:
         "demonstrations_valid": len(valid),
         **counts,
     }
-    lineage = {"stage": "sft", "parents": parents, "export": export.ref, "config": to_dict(config), "seed": config.seed}
+    lineage: dict[str, Any] = {
+        "stage": "sft",
+        "parents": parents,
+        "export": export.ref,
+        "config": to_dict(config),
+        "seed": config.seed,
+    }
     models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
     state.clear()
     return Path(config.out)

@@ -161,6 +161,7 @@ def _story(ask: Ask, rng: random.Random, coverage: float) -> list[str]:
 def _fact_answer(ask: Ask, rng: random.Random, coverage: float) -> list[str]:
     """Sentences about the subject: the fact asked for with probability `coverage`, else a wrong or a different one."""
     ((slot, value),) = ask.items.items()
+    assert ask.subject is not None  # noqa: S101 every facts prompt has one
     if rng.random() >= coverage:
         if rng.random() < 0.5:
             value = rng.choice(FACT_SLOTS[slot])

@@ -1,6 +1,7 @@
 """People: accounts that log in by e-mail, their roles, their group, and invitations."""
 
 from datetime import timedelta
+from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
@@ -28,7 +29,7 @@ class Group(models.TextChoices):
     HELD_OUT = "held_out", _("held-out")
 
 
-class UserManager(BaseUserManager):
+class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields) -> "User":
         """A person with a hashed password (None: cannot log in by password). Raises ValueError without an e-mail."""
         if not email:
@@ -43,8 +44,9 @@ class UserManager(BaseUserManager):
         user.grant(Role.ADMIN)
         return user
 
-    def get_by_natural_key(self, email: str) -> "User":
-        return self.get(email=email.lower())
+    def get_by_natural_key(self, username: str | None) -> "User":
+        """The person with this e-mail address, whatever its case."""
+        return self.get(email=(username or "").lower())
 
     def with_role(self, *roles: str):
         """Active people who hold one of the roles."""
@@ -66,7 +68,7 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     USERNAME_FIELD = "email"
     EMAIL_FIELD = "email"
-    REQUIRED_FIELDS: list[str] = []
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
     objects = UserManager()
 
     class Meta:

@@ -7,10 +7,11 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET
 
 from labeling.actions import people
+from labeling.views.access import Request
 
 
 @require_GET
-def home(request: HttpRequest) -> HttpResponse:
+def home(request: Request) -> HttpResponse:
     """Where a day starts: labelers at their queue, reviewers in the console, applicants on a waiting page."""
     if request.user.is_labeler:
         return redirect("tasks")

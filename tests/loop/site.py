@@ -77,9 +77,7 @@ def remove_site(folder: Path) -> None:
 
 def _start(folder: Path, name: str, command: list[str]) -> subprocess.Popen:
     with (folder / "logs" / f"{name}.log").open("w") as log:
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent(signal.SIGTERM)
-        )
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=end_with_parent(signal.SIGTERM))
 
 
 def _wait_for(url: str, process: subprocess.Popen, folder: Path) -> None:
