@@ -1,6 +1,7 @@
 """Exports: frozen, numbered, checksummed folders of labels. Asked again for the same data, the existing one is the answer."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +22,12 @@ from training.contract import (
     ContractError,
     ExportManifest,
     encode_manifest,
+    read_export,
     remove_half_built,
     write_export,
 )
+
+log = logging.getLogger(__name__)
 
 CHOICES = {
     "splits": set(Split.values),
@@ -132,6 +136,7 @@ def _publish(export: Export, staging: Path) -> Export:
         status=Export.Status.READY, query=export.query, data_sha256=manifest.data_sha256
     ).first()
     if existing:
+        _ensure_intact(existing, staging)
         export.status, export.same_as, export.finished_at = Export.Status.SAME, existing, timezone.now()
         export.save(update_fields=["status", "same_as", "finished_at"])
         return export
@@ -146,7 +151,24 @@ def _publish(export: Export, staging: Path) -> Export:
     return export
 
 
-def _write(export: Export, path: Path, number: int) -> ExportManifest:
+def _ensure_intact(existing: Export, staging: Path) -> None:
+    """Put a missing or damaged folder back, byte for byte, from the same data; what was there is set aside, not deleted."""
+    try:
+        read_export(existing.folder)
+        return
+    except ContractError as error:
+        log.warning("export %s: %s; it is written anew from the same data", existing.name, error)
+    stored = existing.manifest
+    moment = {name: stored[name] for name in ("created_at", "code_version")}
+    manifest = _write(existing, staging / "again" / existing.name, existing.number, **moment)
+    if _as_json(manifest) != stored:
+        raise ContractError(f"{existing.folder}: missing or damaged, and this version of Heed writes it differently")
+    if existing.folder.exists():
+        existing.folder.rename(staging.parent / f"damaged-{existing.name}-{timezone.now():%Y%m%dT%H%M%S%f}")
+    (staging / "again" / existing.name).rename(existing.folder)
+
+
+def _write(export: Export, path: Path, number: int, **moment: str) -> ExportManifest:
     PseudonymKey.secret()  # made now if never before: a snapshot is read-only
     with _one_snapshot(), ExportRows(check_query(export.query)) as rows:
         return write_export(
@@ -156,6 +178,7 @@ def _write(export: Export, path: Path, number: int) -> ExportManifest:
             demonstrations=rows.demonstrations(),
             rankings=rows.rankings(),
             query=export.query,
+            **moment,
         )
 
 

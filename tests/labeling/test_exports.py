@@ -188,6 +188,24 @@ def test_the_same_selection_of_the_same_data_is_the_same_export(labeler, export_
     assert read_export(first.folder).manifest.name == "v0001"
 
 
+@pytest.mark.parametrize("harm", ["gone", "flipped", "left out"])
+def test_a_harmed_export_is_put_back_byte_for_byte(labeler, export_dir, harm):
+    submit(make_ranking_batch().tasks.get(), labeler)
+    first = exports.build(query={}, by=None)
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    if harm == "gone":
+        first.folder.rename(export_dir / "elsewhere")
+    elif harm == "flipped":
+        data = bytearray(before["rankings.jsonl"])
+        data[500] ^= 1
+        (first.folder / "rankings.jsonl").write_bytes(data)
+    else:
+        (first.folder / "README.md").unlink()
+    assert exports.build(query={}, by=None) == first
+    assert {path.name: path.read_bytes() for path in read_export(first.folder).path.iterdir()} == before
+    assert len(list(export_dir.glob("damaged-v0001-*"))) == (harm != "gone")
+
+
 def test_the_same_data_has_the_same_bytes_however_it_lies_in_the_tables(labeler, export_dir):
     """Rows rewritten in another physical order, JSON keys in another order: nothing of that is in the files."""
     batch = make_ranking_batch(prompts=5, overlap=2)
