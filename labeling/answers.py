@@ -72,11 +72,7 @@ def from_fields(
     if kind == Kind.DEMONSTRATION:
         return answer | {"text": clean_text(fields.get("text", ""))}, []
     known = {card.letter: card for card in cards}
-    problems = [
-        problem(_("Response %s") % name.split("-")[1], _("is not a response of this task"))
-        for name in fields
-        if name.split("-")[0] in {"place", "quality", "flag"} and name.split("-")[1] not in known
-    ]
+    problems = _unknown_fields(fields, known, {flag["name"] for flag in schema.response_flags})
     places: dict[int, list[str]] = {}
     ratings = {}
     for letter, card in known.items():
@@ -90,6 +86,26 @@ def from_fields(
         }
     tiers = [places[place] for place in sorted(places)]
     return answer | {"tiers": tiers, "ratings": ratings, "all_bad": bool(fields.get("all_bad"))}, problems
+
+
+def _unknown_fields(fields: Mapping[str, str], known: Mapping[str, Card], flags: set[str]) -> list[dict]:
+    """What names no response or flag of this task, and flags that say neither yes nor no."""
+    problems = []
+    for name, value in fields.items():
+        what, _dash, rest = name.partition("-")
+        if what not in {"place", "quality", "flag"}:
+            continue
+        letter, _dash, flag = rest.partition("-")
+        place = _("Response %s") % letter
+        if letter not in known:
+            problems.append(problem(place, _("is not a response of this task")))
+        elif what == "flag" and flag not in flags:
+            problems.append(problem(place, _("unknown flag %r") % flag))
+        elif what == "flag" and value not in {"", *FLAG_VALUES}:
+            problems.append(
+                problem(place, _("flag %(flag)s: %(value)r is neither yes nor no") % {"flag": flag, "value": value})
+            )
+    return problems
 
 
 def to_fields(answer: dict, cards: list[Card]) -> dict[str, str]:

@@ -324,7 +324,8 @@ def _explain(error: Exception) -> str:
             name = reason.removeprefix(marker).rstrip("`")
             field = f"{field}.{name}" if field else name
             reason = "missing" if "missing" in marker else "unknown field"
-    reason = reason[:1].lower() + reason[1:]
+    if not reason[:2].isupper():  # "JSON is malformed" stays
+        reason = reason[:1].lower() + reason[1:]
     return f"field {field}: {reason}" if field else reason
 
 

@@ -4,10 +4,11 @@ from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from labeling import answers
 from labeling.actions.tasks import lock_labeler, take_seat
-from labeling.errors import Conflict, Forbidden
+from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Origin, Revision, Slot, Submission, Task, TaskResponse, User
 
 
@@ -17,7 +18,8 @@ def submit(*, task: Task, submit_key: UUID, answer: dict, problems: list[dict] |
 
     `answer` has a Revision's fields: {"text"} or {"tiers", "ratings", "all_bad"}, with "prompt_flags" and "comment". Identical
     responses share a tier; naming one of them is enough. The same `submit_key`, or the same answer again, changes nothing
-    and returns the same submission. If the seat was lost and is taken, the work is kept as surplus.
+    and returns the same submission; but what was returned must be changed
+    before it is handed in again. If the seat was lost and is taken, the work is kept as surplus.
 
     Raises Invalid naming every place that is wrong (`problems`: what the door found already), Conflict if it has been accepted or
     rejected meanwhile, Forbidden if the task was never given to this labeler. Nothing is changed then.
@@ -37,6 +39,9 @@ def submit(*, task: Task, submit_key: UUID, answer: dict, problems: list[dict] |
         _add_revision(submission, submit_key, fields)
     elif not all(getattr(submission.current, name) == value for name, value in fields.items()):
         _revise(submission, submit_key, fields, draft)
+    elif submission.status == Submission.Status.RETURNED:
+        what = _("Your answer"), _("is as it was when it was returned: change it first")
+        raise Invalid(" ".join(what), [answers.problem(*what)])
     if draft is not None:
         draft.delete()
     return submission

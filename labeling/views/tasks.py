@@ -121,7 +121,7 @@ def claim(request: Request) -> HttpResponse:
     kind, batch = request.POST.get("kind", ""), request.POST.get("batch", "")
     if kind and kind not in Kind.values:
         raise Invalid(f"Unknown kind of task: {kind}")
-    if batch and not batch.isdigit():
+    if batch and not (batch.isascii() and batch.isdigit()):
         raise Invalid(f"Unknown batch: {batch}")
     slot = actions.claim_next(kind=kind, batch_id=int(batch) if batch else None, by=request.user)
     if slot is None:

@@ -325,6 +325,8 @@ def test_contradictions_are_refused(tmp_path):
 def test_a_wrong_mapping_is_refused(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"text": "x"}])
     assert "there is no column 'txt'" in refused("import_prompts", path, "--map", "prompt=txt")
+    nested = write(tmp_path / "n.jsonl", [{"list": [1]}])
+    assert "no column 'list.²'" in refused("import_prompts", nested, "--map", "prompt=list.²")
     assert "promt is no field" in refused("import_prompts", path, "--map", "promt=text")
     assert "expected FIELD=" in refused("import_prompts", path, "--map", "prompt")
     assert "filled twice" in refused("import_prompts", path, "--map", "prompt=text", "--constant", "prompt=x")

@@ -250,6 +250,16 @@ def test_a_correction_is_a_new_revision(demonstration, labeler, reviewer):
     assert not Draft.objects.exists()
 
 
+def test_what_was_returned_must_be_changed(demonstration, labeler, reviewer):
+    submission = hand_in(demonstration, labeler, text="first")
+    review(submission, reviewer, "returned", "Longer, please")
+    actions.reopen(submission=submission, by=labeler)
+    with pytest.raises(Invalid, match="change it first"):
+        hand_in(demonstration, labeler, text="first")
+    submission.refresh_from_db()
+    assert (submission.status, submission.revision_count, Draft.objects.count()) == ("returned", 1, 1)
+
+
 @pytest.mark.parametrize("verdict", ["accepted", "rejected"])
 def test_after_the_review_nothing_changes(demonstration, labeler, reviewer, verdict):
     submission = hand_in(demonstration, labeler, text="first")
@@ -317,7 +327,9 @@ def test_submit_for_the_script_answers_json(labeler_client, demonstration):
     assert done.json() == {"url": "/tasks/"}
 
 
-@pytest.mark.parametrize("change", ["left out", "foreign letter", "place in words", "no key"])
+@pytest.mark.parametrize(
+    "change", ["left out", "foreign letter", "no letter", "unknown flag", "odd flag", "place in words", "no key"]
+)
 def test_a_wrong_form_answers_422_and_changes_nothing(labeler_client, labeler, ranking, change):
     fields = ranking_fields(ranking, labeler) | {"comment": "typed with care"}
     letter = next(name for name in fields if name.startswith("place-"))[-1]
@@ -326,6 +338,12 @@ def test_a_wrong_form_answers_422_and_changes_nothing(labeler_client, labeler, r
         named = f"Response {letter}"
     elif change == "foreign letter":
         fields["place-Z"], named = "1", "Response Z"
+    elif change == "no letter":
+        fields["place"], named = "1", "is not a response of this task"
+    elif change == "unknown flag":
+        fields[f"flag-{letter}-nonsense"], named = "yes", "unknown flag"
+    elif change == "odd flag":
+        fields[f"flag-{letter}-opinion"], named = "maybe", "neither yes nor no"
     elif change == "place in words":
         fields[f"place-{letter}"], named = "first", f"Response {letter}"
     else:

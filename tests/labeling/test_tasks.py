@@ -342,6 +342,10 @@ def test_queue_when_all_is_done(labeler_client):
     assert "All done" in labeler_client.get("/tasks/").text
 
 
+def test_a_batch_that_is_no_number_is_refused(labeler_client, demonstration):
+    assert labeler_client.post("/tasks/next", {"batch": "²"}).status_code == 422
+
+
 def test_next_leads_to_the_task_twice_the_same(labeler_client, demonstration):
     builders.task(demonstration.batch, builders.prompt("another"))
     first, second = labeler_client.post("/tasks/next"), labeler_client.post("/tasks/next")
