@@ -16,8 +16,10 @@ if "HEED_TEST_BASE" not in os.environ:
     os.environ["HEED_TEST_BASE"] = tempfile.mkdtemp(prefix="heed-test-")
 TEST_BASE = Path(os.environ["HEED_TEST_BASE"])
 TEST_BASE.chmod(0o711)  # the database server, another user when root runs the tests, must pass through
-os.environ["HEED_VAR"] = str(TEST_BASE / "var")
-(TEST_BASE / "var" / "static").mkdir(parents=True, exist_ok=True)  # whitenoise warns where there is none
+# Workers of pytest-xdist have a database each, so each needs exports of its own: both call their first one v0001.
+_var = TEST_BASE / "var" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+os.environ["HEED_VAR"] = str(_var)
+(_var / "static").mkdir(parents=True, exist_ok=True)  # whitenoise warns where there is none
 IS_EMBEDDED = os.environ.get("DATABASE_URL", "").strip() in ("", embedded_url(TEST_BASE))
 if IS_EMBEDDED:
     os.environ["DATABASE_URL"] = embedded_url(TEST_BASE)

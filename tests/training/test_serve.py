@@ -19,7 +19,7 @@ from training.contract import hash_file, read_model_manifest, write_model_manife
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_for(condition, seconds: float = 60.0):
+def wait_for(condition, seconds: float = 150.0):
     """The first true value of `condition`, or an AssertionError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
