@@ -6,9 +6,11 @@ the same token as EOS.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -129,17 +131,26 @@ def shuffled_batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
 
     A pure function of its arguments: after a kill, skipping as many batches as were done gives the same data again.
     """
+    for step in itertools.count():
+        yield batch_at(count, batch, seed, step)
+
+
+def batch_at(count: int, batch: int, seed: int, step: int) -> list[int]:
+    """The batch that `shuffled_batches` gives at one step, without the ones before it."""
     if count == 0:
         raise ValueError("nothing to train on: the selection is empty")
-    pending: list[int] = []
-    epoch = 0
-    while True:
-        while len(pending) < batch:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            pending += torch.randperm(count, generator=generator).tolist()
-            epoch += 1
-        yield pending[:batch]
-        pending = pending[batch:]
+    epoch, start = divmod(step * batch, count)
+    pending = list(_order(count, seed, epoch)[start : start + batch])
+    while len(pending) < batch:
+        epoch += 1
+        pending += _order(count, seed, epoch)[: batch - len(pending)]
+    return pending
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return tuple(torch.randperm(count, generator=generator).tolist())
 
 
 # ---- which labels count ---------------------------------------------------------------------------------------------

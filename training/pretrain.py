@@ -6,23 +6,18 @@ gradient clipping at 1, cosine to 10 % after a warm-up (GPT-3, appendix B).
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from training import models, packing, tinyworld
+from training import corpus, models, packing
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
-from training.data import LengthLimits, OnTooLong, shuffled_batches
-from training.errors import StageError
+from training.data import OnTooLong
 from training.optimizers import adamw, apply_step, cosine_schedule
 
 
@@ -83,24 +78,29 @@ def run(config: Config) -> Path:
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
-    documents = list(read_documents(config))
-    tokenizer = models.train_tokenizer(plain_texts(documents), config.vocab_size, config.max_tokens)
+    documents = list(corpus.read_documents(config.text, config.documents + config.valid_documents, config.seed))
+    tokenizer = models.train_tokenizer(corpus.plain_texts(documents), config.vocab_size, config.max_tokens)
     counts: Counter[str] = Counter()
-    encoded = encode_documents(tokenizer, documents, config, counts)
-    valid = packing.pack(encoded[: config.valid_documents], config.row_tokens, tokenizer.pad_token_id)
-    train = packing.pack(encoded[config.valid_documents :], config.row_tokens, tokenizer.pad_token_id)
+    text = corpus.build(
+        tokenizer,
+        documents,
+        row_tokens=config.row_tokens,
+        valid_documents=config.valid_documents,
+        on_too_long=config.on_too_long,
+        counts=counts,
+    )
     torch.manual_seed(config.seed)
     sizes = {"width": config.width, "layers": config.layers, "heads": config.heads, "mlp_width": config.mlp_width}
     model: torch.nn.Module = models.new_model(
         tokenizer, **sizes, max_tokens=config.max_tokens, init_std=config.init_std
     )
     model.to(device)
-    log = train_model(config, state, model, train, device)
+    log = train_model(config, state, model, text.train, device)
     metrics = {
-        "valid_loss": mean_loss(model, valid, config.batch_rows, device),
+        "valid_loss": corpus.mean_loss(model, text.valid, config.batch_rows, device),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "documents": len(encoded),
-        "epochs": round(config.steps * config.batch_rows / len(train.ids_BT), 3),
+        "documents": text.documents,
+        "epochs": round(config.steps * config.batch_rows / len(text.train.ids_BT), 3),
         **counts,
     }
     lineage: dict[str, Any] = {
@@ -121,14 +121,14 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
     first, log = restore(state.load(), model=model, optimizer=optimizer)
-    batches = itertools.islice(shuffled_batches(len(train.ids_BT), config.batch_rows, config.seed), first, None)
     model.train()
     with (
         stop_request() as stop,
         tqdm(total=config.steps, initial=first, desc="pretrain", unit="step", disable=None) as bar,
     ):
         for step in range(first, config.steps):
-            loss_sum, tokens = packed_loss(model, train, next(batches), device)
+            rows = corpus.rows_at(len(train.ids_BT), config.batch_rows, config.seed, step)
+            loss_sum, tokens = corpus.loss_sum(model, train, rows, device)
             loss = loss_sum / tokens
             loss.backward()
             factor = cosine_schedule(step, config.steps, warmup_steps=config.warmup_steps)
@@ -142,64 +142,3 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
             if stop.is_set:
                 raise KeyboardInterrupt
     return log
-
-
-def packed_loss(model, rows: packing.PackedRows, chosen: list[int], device: torch.device) -> tuple[torch.Tensor, int]:
-    """(sum of −log p over next tokens of the same document, their number) for the chosen rows."""
-    batch = packing.PackedRows(*(tensor[chosen].to(device) for tensor in rows))
-    labels_BT, loss_BT = packing.targets(batch)
-    mask = packing.attention_mask(batch.segments_BT)
-    output = model(input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False)
-    logits = output.logits.flatten(0, 1).float()
-    labels = torch.where(loss_BT, labels_BT, -100).flatten()
-    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), int(loss_BT.sum())
-
-
-@torch.no_grad()
-def mean_loss(model, rows: packing.PackedRows, batch: int, device: torch.device) -> float:
-    """Nats per token over all rows."""
-    model.eval()
-    indices = list(range(len(rows.ids_BT)))
-    parts = [packed_loss(model, rows, indices[i : i + batch], device) for i in range(0, len(indices), batch)]
-    return sum(loss.item() for loss, _ in parts) / sum(tokens for _, tokens in parts)
-
-
-# ---- documents ------------------------------------------------------------------------------------------------------
-
-Document = list[dict[str, str]] | str
-
-
-def read_documents(config: Config) -> Iterator[Document]:
-    """Documents of the tiny world, or of the file `text`. Raises StageError naming file and line."""
-    if config.text is None:
-        yield from tinyworld.documents(config.documents + config.valid_documents, config.seed)
-        return
-    with open(config.text, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                yield (
-                    row["text"]
-                    if "text" in row
-                    else [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise StageError(f"{config.text} line {number}: needs text or messages ({error!r})") from None
-
-
-def plain_texts(documents: list[Document]) -> Iterator[str]:
-    """What the tokenizer learns its merges from: the texts without the template."""
-    for document in documents:
-        yield from [document] if isinstance(document, str) else [message["content"] for message in document]
-
-
-def encode_documents(tokenizer, documents: list[Document], config: Config, counts: Counter[str]) -> list[list[int]]:
-    """Token ids, each ending in EOS, dialogues by the chat template; documents longer than a row raise or are dropped."""
-    texts = [d if isinstance(d, str) else tokenizer.apply_chat_template(d, tokenize=False) for d in documents]
-    limits = LengthLimits(prompt_tokens=0, response_tokens=config.row_tokens, on_too_long=config.on_too_long)
-    encoded = []
-    for number, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"], start=1):
-        ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
-        if limits.admits(f"document {number}", 0, len(ids), counts):
-            encoded.append(ids)
-    return encoded

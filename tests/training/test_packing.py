@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from training import packing, pretrain
+from training import corpus, packing
 
 
 @given(st.lists(st.integers(1, 16), max_size=60))
@@ -27,7 +27,7 @@ def test_packed_loss_equals_unpacked_loss(policy):
     packed = packing.pack(documents, capacity=24, pad_id=1)
     assert len(packed.ids_BT) < len(documents), "rows hold several documents"
     policy.eval()
-    total, tokens = pretrain.packed_loss(policy, packed, list(range(len(packed.ids_BT))), torch.device("cpu"))
+    total, tokens = corpus.loss_sum(policy, packed, list(range(len(packed.ids_BT))), "cpu")
     alone = 0.0
     for document in documents:
         ids = torch.tensor([document])

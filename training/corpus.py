@@ -1,0 +1,143 @@
+"""Pretraining text as packed rows: for pretraining itself, for SFT's pretraining mix and for PPO-ptx.
+
+    text = corpus.load(tokenizer, "text.jsonl", row_tokens=128, valid_documents=500)
+    rows = corpus.rows_at(len(text.train.ids_BT), batch=8, seed=0, step=17)      # the same rows whenever it is asked
+    loss_sum, tokens = corpus.loss_sum(model, text.train, rows, device)          # nats, and what to divide them by
+    before = corpus.mean_loss(model, text.valid, batch=32, device=device)        # held-out nats per token
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from training import packing, tinyworld
+from training.data import LengthLimits, OnTooLong, batch_at
+from training.errors import StageError
+
+Document = list[dict[str, str]] | str
+"""A plain text, or the messages of a dialogue."""
+
+
+class Corpus(NamedTuple):
+    """Packed rows to train on and rows held out, of `documents` documents together."""
+
+    train: packing.PackedRows
+    valid: packing.PackedRows
+    documents: int
+
+
+def load(
+    tokenizer,
+    path: str | None,
+    *,
+    row_tokens: int,
+    valid_documents: int,
+    documents: int = 40_000,
+    seed: int = 0,
+    on_too_long: OnTooLong = "raise",
+    counts: Counter[str] | None = None,
+) -> Corpus:
+    """The corpus of a JSONL file of {"text"} or {"messages"} rows, or, without one, `documents` of the tiny world.
+
+    The first `valid_documents` are held out (of the tiny world they come on top). `counts` gets what was dropped.
+    """
+    found = list(read_documents(path, documents + valid_documents, seed))
+    counts = Counter() if counts is None else counts
+    return build(
+        tokenizer, found, row_tokens=row_tokens, valid_documents=valid_documents, on_too_long=on_too_long, counts=counts
+    )
+
+
+def build(
+    tokenizer,
+    documents: Sequence[Document],
+    *,
+    row_tokens: int,
+    valid_documents: int,
+    on_too_long: OnTooLong,
+    counts: Counter[str],
+) -> Corpus:
+    """Documents as packed rows, the first `valid_documents` of those kept apart. Raises StageError when none are left."""
+    encoded = encode_documents(tokenizer, documents, row_tokens, on_too_long, counts)
+    if len(encoded) <= valid_documents:
+        raise StageError(f"{len(encoded)} documents of text, of which {valid_documents} are held out: none to train on")
+    valid = packing.pack(encoded[:valid_documents], row_tokens, tokenizer.pad_token_id)
+    train = packing.pack(encoded[valid_documents:], row_tokens, tokenizer.pad_token_id)
+    return Corpus(train, valid, len(encoded))
+
+
+def read_documents(path: str | None, count: int, seed: int) -> Iterator[Document]:
+    """All documents of a JSONL file, or `count` of the tiny world. Raises StageError naming file and line."""
+    if path is None:
+        yield from tinyworld.documents(count, seed)
+        return
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                yield (
+                    row["text"]
+                    if "text" in row
+                    else [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise StageError(f"{path} line {number}: needs text or messages ({error!r})") from None
+
+
+def plain_texts(documents: Iterable[Document]) -> Iterator[str]:
+    """What a tokenizer learns its merges from: the texts without the template."""
+    for document in documents:
+        yield from [document] if isinstance(document, str) else [message["content"] for message in document]
+
+
+def encode_documents(
+    tokenizer, documents: Sequence[Document], row_tokens: int, on_too_long: OnTooLong, counts: Counter[str]
+) -> list[list[int]]:
+    """Token ids, each ending in EOS, dialogues by the chat template; documents longer than a row raise or are dropped."""
+    texts = [d if isinstance(d, str) else tokenizer.apply_chat_template(d, tokenize=False) for d in documents]
+    limits = LengthLimits(prompt_tokens=0, response_tokens=row_tokens, on_too_long=on_too_long)
+    encoded = []
+    for number, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"], start=1):
+        ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+        if limits.admits(f"document {number}", 0, len(ids), counts):
+            encoded.append(ids)
+    return encoded
+
+
+def rows_at(count: int, batch: int, seed: int, step: int) -> list[int]:
+    """The rows of one step, a pure function of its arguments: a resumed run needs no cursor but its step number."""
+    return batch_at(count, batch, seed, step)
+
+
+def loss_sum(
+    model, rows: packing.PackedRows, chosen: Sequence[int], device: torch.device | str
+) -> tuple[torch.Tensor, int]:
+    """(sum of −log p over next tokens of the same document, their number) for the chosen rows.
+
+    The first token of a document is no target: it has nothing before it.
+    """
+    batch = packing.PackedRows(*(tensor[list(chosen)].to(device) for tensor in rows))
+    labels_BT, loss_BT = packing.targets(batch)
+    mask = packing.attention_mask(batch.segments_BT)
+    output = model(input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False)
+    logits = output.logits.flatten(0, 1).float()
+    labels = torch.where(loss_BT, labels_BT, -100).flatten()
+    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), int(loss_BT.sum())
+
+
+@torch.no_grad()
+def mean_loss(model, rows: packing.PackedRows, batch: int, device: torch.device | str) -> float:
+    """Language-model loss over all rows, in nats per token. Leaves the model in evaluation mode."""
+    model.eval()
+    indices = range(len(rows.ids_BT))
+    parts = [loss_sum(model, rows, indices[i : i + batch], device) for i in range(0, len(indices), batch)]
+    return sum(loss.item() for loss, _ in parts) / sum(tokens for _, tokens in parts)
