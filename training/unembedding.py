@@ -136,7 +136,7 @@ def linear_token_logprobs(
     """
     hidden_NH, weight_VH, bias_V = _autocast(hidden_NH, weight_VH, bias_V)
     chunk = chunk or _chunk_tokens(weight_VH)
-    return _TokenLogprobs.apply(hidden_NH, weight_VH, bias_V, targets_N, temperature, chunk)  # type: ignore[no-untyped-call]
+    return _TokenLogprobs.apply(hidden_NH, weight_VH, bias_V, targets_N, temperature, chunk)
 
 
 def linear_loss_sum(
@@ -154,7 +154,7 @@ def linear_loss_sum(
     """
     hidden_NH, weight_VH, bias_V = _autocast(hidden_NH, weight_VH, bias_V)
     chunk = chunk or _chunk_tokens(weight_VH)
-    return _LossSum.apply(hidden_NH, weight_VH, bias_V, targets_N, weight_N, chunk)  # type: ignore[no-untyped-call]
+    return _LossSum.apply(hidden_NH, weight_VH, bias_V, targets_N, weight_N, chunk)
 
 
 def _chunk_tokens(weight_VH: torch.Tensor) -> int:
