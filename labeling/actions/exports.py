@@ -159,16 +159,18 @@ def _ensure_intact(existing: Export, staging: Path) -> None:
     except ContractError as error:
         log.warning("export %s: %s; it is written anew from the same data", existing.name, error)
     stored = existing.manifest
-    moment = {name: stored[name] for name in ("created_at", "code_version")}
-    manifest = _write(existing, staging / "again" / existing.name, existing.number, **moment)
+    again = staging / "again" / existing.name
+    manifest = _write(existing, again, stored["version"], stored["created_at"], stored["code_version"])
     if _as_json(manifest) != stored:
         raise ContractError(f"{existing.folder}: missing or damaged, and this version of Heed writes it differently")
     if existing.folder.exists():
         existing.folder.rename(staging.parent / f"damaged-{existing.name}-{timezone.now():%Y%m%dT%H%M%S%f}")
-    (staging / "again" / existing.name).rename(existing.folder)
+    again.rename(existing.folder)
 
 
-def _write(export: Export, path: Path, number: int, **moment: str) -> ExportManifest:
+def _write(
+    export: Export, path: Path, number: int, created_at: str | None = None, code_version: str | None = None
+) -> ExportManifest:
     PseudonymKey.secret()  # made now if never before: a snapshot is read-only
     with _one_snapshot(), ExportRows(check_query(export.query)) as rows:
         return write_export(
@@ -178,7 +180,8 @@ def _write(export: Export, path: Path, number: int, **moment: str) -> ExportMani
             demonstrations=rows.demonstrations(),
             rankings=rows.rankings(),
             query=export.query,
-            **moment,
+            created_at=created_at,
+            code_version=code_version,
         )
 
 
