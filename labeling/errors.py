@@ -25,6 +25,18 @@ class Conflict(HeedError):
     code = "conflict"
 
 
+class SavedElsewhere(Conflict):
+    """Another page has saved other work on the same task since the asker last heard of it. Both are kept."""
+
+    code = "saved_elsewhere"
+
+
+class HandedInElsewhere(Conflict):
+    """The task was handed in since the asker last heard of it. Asking again, knowing that, makes a correction."""
+
+    code = "handed_in_elsewhere"
+
+
 class Forbidden(HeedError):
     """This person may not do this."""
 

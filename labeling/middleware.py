@@ -1,14 +1,14 @@
 """What every request passes through besides Django's own."""
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 
 from labeling.errors import HeedError
 
 
 class DomainErrors:
-    """Translates domain errors of HTML views once: 403, 409 or 422 with the message, as a page or an HTMX fragment."""
+    """Translates domain errors of HTML views once: 403, 409 or 422 with the message, as a page, an HTMX fragment or JSON."""
 
     def __init__(self, get_response):
         self.get_response = get_response
@@ -19,6 +19,9 @@ class DomainErrors:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, HeedError):
             return None
+        if request.headers.get("Accept", "") == "application/json":  # a page's own script
+            problems = getattr(error, "errors", None) or [{"place": "", "message": str(error), "field": ""}]
+            return JsonResponse({"code": error.code, "problems": problems}, status=error.status)
         template = "errors/refused.html#message" if getattr(request, "htmx", False) else "errors/refused.html"
         return render(request, template, {"error": error}, status=error.status)
 

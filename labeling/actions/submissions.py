@@ -7,44 +7,66 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions.tasks import lock_labeler, take_seat
-from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.actions.tasks import Seen, lock_labeler, take_seat
+from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
 from labeling.models import Draft, Origin, Revision, Slot, Submission, Task, TaskResponse, User
 
 
 @transaction.atomic
-def submit(*, task: Task, submit_key: UUID, answer: dict, problems: list[dict] | None = None, by: User) -> Submission:
+def submit(
+    *,
+    task: Task,
+    submit_key: UUID,
+    answer: dict,
+    problems: list[dict] | None = None,
+    seen: Seen | None = None,
+    by: User,
+) -> Submission:
     """Hand an answer in: the first time as a submission, later (until it is reviewed) as a new revision of it.
 
     `answer` has a Revision's fields: {"text"} or {"tiers", "ratings", "all_bad"}, with "prompt_flags" and "comment". Identical
-    responses share a tier; naming one of them is enough. The same `submit_key`, or the same answer again, changes nothing
-    and returns the same submission; but what was returned must be changed
-    before it is handed in again. If the seat was lost and is taken, the work is kept as surplus.
+    responses share a tier; naming one of them is enough. The same answer again changes nothing and returns the same submission,
+    but what was returned must be changed before it is handed in again. If the seat was lost and is taken, the work is kept as
+    surplus. `seen`: what the page knew that sends this (None: the asker has looked just now); a draft that this page has
+    saved later than what it hands in is kept, as a correction begun.
 
-    Raises Invalid naming every place that is wrong (`problems`: what the door found already), Conflict if it has been accepted or
-    rejected meanwhile, Forbidden if the task was never given to this labeler. Nothing is changed then.
+    Raises Invalid naming every place that is wrong (`problems`: what the door found already), SavedElsewhere or
+    HandedInElsewhere if another page did so since, Conflict if it has been accepted or rejected meanwhile, Forbidden if the task was
+    never given to this labeler. Nothing is changed then.
     """
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     submission = Submission.objects.select_for_update().filter(task=task, labeler=user).first()
-    if submission and submission.revisions.filter(submit_key=submit_key).exists():
-        return submission
     if draft is None and submission is None:
         raise Forbidden(f"Task {task.uuid} was not given to you.")
     schema = submission.schema if submission else task.batch.schema
     cards = _cards(task, (submission or draft).shown_order)  # type: ignore[union-attr]
     fields = answers.checked(answer, kind=task.kind, cards=cards, schema=schema, problems=problems)
+    if submission and _is_repeat(submission, submit_key, fields):
+        return submission
+    if draft and seen:
+        seen.check(draft, submission)
     if submission is None:
         submission = _first(task, user, draft)  # type: ignore[arg-type]
         _add_revision(submission, submit_key, fields)
-    elif not all(getattr(submission.current, name) == value for name, value in fields.items()):
-        _revise(submission, submit_key, fields, draft)
+    elif not _says(submission.current, fields):
+        _revise(submission, submit_key, fields, draft, seen)
     elif submission.status == Submission.Status.RETURNED:
         what = _("Your answer"), _("is as it was when it was returned: change it first")
         raise Invalid(" ".join(what), [answers.problem(*what)])
-    if draft is not None:
+    if draft is not None and not (seen and draft.version > max(seen.base, seen.version)):
         draft.delete()
     return submission
+
+
+def _is_repeat(submission: Submission, submit_key: UUID, fields: dict) -> bool:
+    """True if this very answer arrived under this key before: a double click, or an answer that was lost on its way."""
+    before = submission.revisions.filter(submit_key=submit_key).first()
+    return before is not None and _says(before, fields)
+
+
+def _says(revision: Revision, fields: dict) -> bool:
+    return all(getattr(revision, name) == value for name, value in fields.items())
 
 
 def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
@@ -80,12 +102,15 @@ def _add_revision(submission: Submission, submit_key: UUID, fields: dict) -> Non
     Revision.objects.create(submission=submission, number=submission.revision_count, submit_key=submit_key, **fields)
 
 
-def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None) -> None:
+def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None, seen: Seen | None) -> None:
     """A correction: waits for review again."""
     if not submission.is_open_to_change:
         raise Conflict(
             "This has been reviewed meanwhile and can no longer be changed. What you typed is kept in your draft."
         )
+    is_used = submission.revisions.filter(submit_key=submit_key).exists()
+    if is_used or (seen and seen.revision != submission.revision_count):
+        raise HandedInElsewhere(f"Submission {submission.uuid} has {submission.revision_count} revisions by now.")
     submission.revision_count += 1
     submission.status, submission.updated_at = Submission.Status.SUBMITTED, timezone.now()
     submission.active_seconds += draft.active_seconds if draft else 0

@@ -5,6 +5,7 @@ refers to them waits), then the draft, then the slot. Different labelers meet on
 """
 
 import random
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -14,7 +15,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from labeling import answers
-from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
 from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
 from labeling.models.tasks import SlotQuerySet
 
@@ -195,35 +196,54 @@ def _seat(task: Task, user: User) -> Seat:
     return "held" if take_seat(task, user, timezone.now()) else "lost"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a page knew when it sent its work, so that a stale one never undoes newer work.
+
+    A page names itself (`editor`; one without a script cannot), numbers its saves upwards (`version`), and says which save of the
+    draft it last heard of (`base`) and how many revisions had been handed in then (`revision`).
+    """
+
+    base: int
+    version: int
+    revision: int
+    editor: str = ""
+
+    def check(self, draft: Draft, submission: Submission | None) -> None:
+        """Raise SavedElsewhere if another page has saved since."""
+        if self.editor and draft.content.get("editor") == self.editor:
+            return
+        if (draft.version, submission.revision_count if submission else 0) != (self.base, self.revision):
+            raise SavedElsewhere(
+                f"Task {draft.task.uuid} was worked on elsewhere meanwhile: version {draft.version}, yours began at {self.base}."
+            )
+
+
 @transaction.atomic
-def save_draft(
-    *, task: Task, content: dict, version: int, base: int, editor: str, active_seconds: int = 0, by: User
-) -> tuple[Draft, Seat]:
+def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: int = 0, by: User) -> tuple[Draft, Seat]:
     """Keep the answer so far, and the seat with it. Kept even when the seat is lost or the work was handed in already.
 
-    A page names itself (`editor`), numbers its saves upwards (`version`), and says which save it last heard of (`base`). Of two
-    saves by one page the later wins, in whatever order they arrive. Raises Conflict if another page has saved since `base`:
+    Of two saves by one page the later wins, in whatever order they arrive. Raises SavedElsewhere if another page has saved since:
     its work is not overwritten, and the asker still holds their own. `active_seconds`: all time of work on this draft.
     """
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
+    submission = Submission.objects.filter(task=task, labeler=user).first()
+    content = content | {"editor": seen.editor}
     if draft is None:
-        return _late_save(task, content | {"editor": editor}, version, user), "submitted"
-    if draft.version != base and draft.content.get("editor") != editor:
-        message = f"Task {task.uuid} was saved elsewhere meanwhile: version {draft.version}, yours began at {base}."
-        raise Conflict(message)
-    if version > draft.version:
+        return _late_save(task, content, seen.version, submission, user), "submitted"
+    seen.check(draft, submission)
+    if seen.version > draft.version:
         now = timezone.now()
-        draft.content, draft.version, draft.saved_at = content | {"editor": editor}, version, now
+        draft.content, draft.version, draft.saved_at = content, seen.version, now
         elapsed = int((now - draft.created_at).total_seconds())
         draft.active_seconds = max(draft.active_seconds, min(active_seconds, elapsed))
         draft.save()
     return draft, _seat(task, user)
 
 
-def _late_save(task: Task, content: dict, version: int, user: User) -> Draft:
+def _late_save(task: Task, content: dict, version: int, submission: Submission | None, user: User) -> Draft:
     """A save that arrives after its submit: what was handed in needs no draft; anything else is kept, as a correction begun."""
-    submission = Submission.objects.filter(task=task, labeler=user).first()
     if submission is None:
         raise Forbidden(f"Task {task.uuid} is not open before you.")
     draft = Draft(task=task, labeler=user, shown_order=submission.shown_order, content=content, version=version)

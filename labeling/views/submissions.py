@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import submissions as actions
-from labeling.models import Draft, Kind, Revision, Role, Submission, TaskResponse
+from labeling.models import Draft, Kind, Role, Submission, TaskResponse
 from labeling.views.access import Request, role_required
 
 PER_PAGE = 25
@@ -58,26 +58,35 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     for review in submission.reviews.all():
         reviews.setdefault(review.revision_id, []).append(review)
     revisions = [
-        _shown(revision, cards, submission.schema, reviews.get(revision.pk, []))
+        {
+            "revision": revision,
+            "reviews": reviews.get(revision.pk, []),
+            "answer": _shown(actions.answer_of(revision), cards, submission.schema),
+        }
         for revision in submission.revisions.order_by("-number")
     ]
+    correction = Draft.objects.filter(task=submission.task, labeler=request.user).first()
     context = {
         "submission": submission,
         "revisions": revisions,
-        "correction": Draft.objects.filter(task=submission.task, labeler=request.user).first(),
+        "correction": correction,
+        "too_late": _shown(correction.content, cards, submission.schema)
+        if correction and not submission.is_open_to_change
+        else None,
     }
     return render(request, "submissions/submission.html", context)
 
 
-def _shown(revision: Revision, cards: list[answers.Card], schema, reviews: list) -> dict:
-    """What the template needs of a revision: letters, never ids; only what was answered."""
+def _shown(answer: dict, cards: list[answers.Card], schema) -> dict:
+    """What the template needs of an answer: letters, never ids; only what was answered."""
     card_of = {card.uuids[0]: card for card in cards}
     labels = {flag["name"]: flag["label"] for flag in [*schema.response_flags, *schema.prompt_flags]}
+    ratings = answer.get("ratings") or {}
     tiers: list[list[dict]] = []
-    for tier in revision.tiers or []:
+    for tier in answer.get("tiers") or []:
         tiers.append([])
         for card in [card_of[response_uuid] for response_uuid in tier if response_uuid in card_of]:
-            rating = revision.ratings.get(card.uuids[0], {})
+            rating = ratings.get(card.uuids[0], {})
             tiers[-1].append(
                 {
                     "label": card.label,
@@ -88,10 +97,11 @@ def _shown(revision: Revision, cards: list[answers.Card], schema, reviews: list)
                 }
             )
     return {
-        "revision": revision,
-        "reviews": reviews,
+        "text": answer.get("text"),
         "tiers": tiers,
-        "prompt_flags": _answered(revision.prompt_flags, labels),
+        "all_bad": answer.get("all_bad"),
+        "prompt_flags": _answered(answer.get("prompt_flags") or {}, labels),
+        "comment": answer.get("comment"),
     }
 
 

@@ -1,7 +1,8 @@
 """A labeler's day: the queue, the page of a task, and what its forms and script send."""
 
 import uuid
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from django.contrib import messages
 from django.db.models import Q
@@ -18,7 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from labeling import answers
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
-from labeling.errors import Conflict, Invalid
+from labeling.errors import Conflict, HandedInElsewhere, Invalid, SavedElsewhere
 from labeling.models import Batch, Draft, Kind, Review, Role, Skip, Slot, Submission, Task, TaskResponse, User
 from labeling.views.access import Request, role_required
 
@@ -184,6 +185,7 @@ def _page(
     seat: str,
     fields: dict | None = None,
     problems: list[dict] | None = None,
+    is_stale: bool = False,
 ) -> HttpResponse:
     """The form, filled from the draft or, when it was refused, with what was sent."""
     cards = _cards(task, draft.shown_order)
@@ -201,7 +203,8 @@ def _page(
         "prompt_flags": [flag | {"value": fields.get(f"prompt-{flag['name']}", "")} for flag in schema.prompt_flags],
         "quality_range": schema.quality_range,
         "problems": problems or [],
-        "submit_key": request.POST.get("submit_key") or uuid.uuid4(),
+        "submit_key": (not is_stale and request.POST.get("submit_key")) or uuid.uuid4(),
+        "revision": submission.revision_count if submission else 0,
         # Names the copy that the browser keeps while the connection is lost: one per task and person.
         "draft_key": salted_hmac("draft", f"{task.pk}:{request.user.pk}").hexdigest()[:20],
         "is_plain": "plain" in request.GET,
@@ -210,7 +213,8 @@ def _page(
         "editor": uuid.uuid4(),
         "words": _words(),
     }
-    return render(request, f"tasks/{task.kind}.html", context, status=422 if problems else 200)
+    status = 409 if is_stale else 422 if problems else 200
+    return render(request, f"tasks/{task.kind}.html", context, status=status)
 
 
 def _shown(card: answers.Card, fields: dict, schema) -> dict:
@@ -242,6 +246,7 @@ def _words() -> dict[str, str]:
         "notSubmitted": _(
             "Not submitted: there is no connection. Your work is kept here; submit again when it is back."
         ),
+        "backOnline": _("The connection is back: submit again."),
         "undone": _("Undone"),
         "nothingToUndo": _("Nothing to undo"),
         "rated": _("{letter}: rated {value}"),
@@ -256,7 +261,7 @@ def _words() -> dict[str, str]:
         "notAllBad": _("All are bad: no"),
         "answered": _("{n} answered"),
         "words": _("{n} words"),
-        "done": _("All rated and ranked. Ctrl + Enter submits."),
+        "done": _("All rated and ranked."),
         "rateFirst": _("Rate the responses first; then they can be put in order by their ratings."),
         "ordered": _("Put in order by rating. Equal ratings are tied; move what differs."),
     }
@@ -278,21 +283,32 @@ def save_draft(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Keep what is typed. 200 with the version kept and the state of the seat; 409 if another page has saved meanwhile."""
     task = _task(request, task_uuid)
     content, _problems = _answer(request, task)
+    active_seconds = _number(request, "active_seconds")
     try:
         draft, seat = actions.save_draft(
-            task=task,
-            content=content,
-            version=_number(request, "version"),
-            base=_number(request, "base"),
-            editor=request.POST.get("editor", "")[:40],
-            active_seconds=_number(request, "active_seconds"),
-            by=request.user,
+            task=task, content=content, seen=_seen(request), active_seconds=active_seconds, by=request.user
         )
-    except Conflict as conflict:
-        current = Draft.objects.get(task=task, labeler=request.user)
-        answer = {"version": current.version, "saved_at": _clock(current.saved_at), "message": str(conflict)}
-        return JsonResponse(answer, status=409)
+    except SavedElsewhere as conflict:
+        return JsonResponse(_newest(request, task) | {"message": str(conflict)}, status=409)
     return JsonResponse({"version": draft.version, "saved_at": _clock(draft.saved_at), "seat": seat})
+
+
+def _seen(request: Request) -> actions.Seen:
+    """What the page that sends this knew."""
+    base, version, revision = (_number(request, name) for name in ("base", "version", "revision"))
+    return actions.Seen(base=base, version=version, revision=revision, editor=request.POST.get("editor", "")[:40])
+
+
+def _newest(request: Request, task: Task) -> dict:
+    """What a page must know by now, before it may send again: the draft's version, the revisions handed in, a new key."""
+    draft = Draft.objects.filter(task=task, labeler=request.user).first()
+    submission = Submission.objects.filter(task=task, labeler=request.user).first()
+    return {
+        "version": draft.version if draft else 0,
+        "saved_at": _clock(draft.saved_at if draft else submission.updated_at),  # type: ignore[union-attr]
+        "revision": submission.revision_count if submission else 0,
+        "submit_key": str(uuid.uuid4()),
+    }
 
 
 def _clock(moment) -> str:
@@ -318,25 +334,39 @@ def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
         key = uuid.UUID(request.POST.get("submit_key", ""))
     except ValueError:
         raise Invalid("submit_key: not a UUID. Reload the page and submit again.") from None
+    seen = _seen(request)
     try:
         submission = submission_actions.submit(
-            task=task, submit_key=key, answer=answer, problems=problems, by=request.user
+            task=task, submit_key=key, answer=answer, problems=problems, seen=seen, by=request.user
         )
     except Invalid as error:
         return _refused(request, task, error)
     except Conflict as conflict:
-        _keep(request, task, answer)
-        if _wants_json(request):
-            return JsonResponse({"problems": [answers.problem("", str(conflict))]}, status=409)
-        raise
+        return _stale(request, task, answer, seen, conflict)
     return _handed_in(request, submission)
 
 
-def _keep(request: Request, task: Task, answer: dict) -> None:
-    """What was sent and cannot count becomes the draft, over whatever was there."""
-    draft = Draft.objects.filter(task=task, labeler=request.user).first()
-    base = draft.version if draft else 0
-    actions.save_draft(task=task, content=answer, version=base + 1, base=base, editor="", by=request.user)
+def _stale(request: Request, task: Task, answer: dict, seen: actions.Seen, conflict: Conflict) -> HttpResponse:
+    """409: something newer is there. What was sent becomes the draft, unless the draft is another page's newer work."""
+    message = str(conflict)
+    if isinstance(conflict, HandedInElsewhere):
+        message = _("You have handed this in already. Submit once more to replace that by what is here.")
+    elif isinstance(conflict, SavedElsewhere):
+        message = _(
+            "There is newer work of yours on this task, from another tab. Submit once more to use what is here."
+        )
+    with suppress(SavedElsewhere):
+        kept = replace(seen, version=max(seen.version, seen.base) + 1)
+        actions.save_draft(task=task, content=answer, seen=kept, by=request.user)
+    newest = _newest(request, task)
+    problems = [answers.problem("", message)]
+    if _wants_json(request):
+        return JsonResponse(newest | {"problems": problems, "code": conflict.code}, status=409)
+    submission = Submission.objects.filter(task=task, labeler=request.user).first()
+    if submission and not submission.is_open_to_change:
+        raise conflict
+    draft = Draft.objects.get(task=task, labeler=request.user)
+    return _page(request, task, draft, submission, "held", request.POST.dict(), problems, is_stale=True)
 
 
 def _refused(request: Request, task: Task, error: Invalid) -> HttpResponse:
@@ -398,7 +428,8 @@ def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     task = _task(request, task_uuid)
     # Without the page's script nothing was saved as they typed.
     if not _wants_json(request) and Draft.objects.filter(task=task, labeler=request.user, version=0).exists():
-        _keep(request, task, _answer(request, task)[0])
+        seen = actions.Seen(base=0, version=1, revision=0)
+        actions.save_draft(task=task, content=_answer(request, task)[0], seen=seen, by=request.user)
     actions.release(task=task, by=request.user)
     messages.info(request, _("Put back. What you typed is kept, should you return to it."))
     return _go(request, reverse("tasks"))

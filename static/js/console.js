@@ -19,7 +19,7 @@ document.addEventListener("keydown", (event) => {
 // A button with data-needs="id" is not pressed while that field is empty: the field is shown instead.
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-needs]");
-  const field = button && document.getElementById(button.dataset.needs);
+  const field = button && byId(button.dataset.needs);
   if (!field) return;
   if (field.value.trim()) return;
   event.preventDefault();
@@ -28,7 +28,7 @@ document.addEventListener("click", (event) => {
 });
 
 // Ticks: all at once, and the actions on them appear when there are any.
-const ticks = () => [...document.querySelectorAll("input[name=seen]")];
+const ticks = () => allOf("input[name=seen]");
 document.addEventListener("change", (event) => {
   const all = event.target.closest("[data-tick-all]");
   if (all) ticks().forEach((tick) => (tick.checked = all.checked));
@@ -48,5 +48,5 @@ document.addEventListener("submit", (event) => {
   event.target.querySelectorAll("input, select").forEach((field) => (field.disabled = field.value === ""));
 });
 window.addEventListener("pageshow", () => {
-  document.querySelectorAll("[data-filters] :disabled").forEach((field) => (field.disabled = false));
+  allOf("[data-filters] :disabled").forEach((field) => (field.disabled = false));
 });

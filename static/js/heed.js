@@ -1,6 +1,9 @@
 // Small behaviours that every page shares. Each works on an attribute, so that templates say what they want.
 "use strict";
 
+const byId = (id) => document.getElementById(id);
+const allOf = (selector) => [...document.querySelectorAll(selector)];
+
 // A form that was sent is not sent again by a second click. Idempotent actions on the server are the real guard.
 document.addEventListener("submit", (event) => {
   const form = event.target;
@@ -16,18 +19,18 @@ document.addEventListener("submit", (event) => {
 
 // The back button may show the page as it was left: its forms can be sent again.
 window.addEventListener("pageshow", () => {
-  document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent);
+  allOf("form[data-sent]").forEach((form) => delete form.dataset.sent);
 });
 
 // Menus close on Escape and on a click elsewhere.
 document.addEventListener("click", (event) => {
-  document.querySelectorAll("details.menu[open]").forEach((menu) => {
+  allOf("details.menu[open]").forEach((menu) => {
     if (!menu.contains(event.target)) menu.open = false;
   });
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  document.querySelectorAll("details.menu[open]").forEach((menu) => {
+  allOf("details.menu[open]").forEach((menu) => {
     menu.open = false;
     menu.querySelector("summary").focus();
   });
@@ -36,7 +39,7 @@ document.addEventListener("keydown", (event) => {
 // <button data-dialog="id"> opens a <dialog>; <button data-close> inside closes it.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-dialog]");
-  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+  if (opener) byId(opener.dataset.dialog).showModal();
   const closer = event.target.closest("dialog [data-close]");
   if (closer) closer.closest("dialog").close();
 });

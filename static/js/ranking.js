@@ -2,12 +2,13 @@
 // them by drag or keys, and undoes. Drafts, submitting and restoring are task.js's.
 "use strict";
 
-const responses = [...document.querySelectorAll(".response")];
+const responses = allOf(".response");
 const cards = new Map(responses.map((card) => [card.dataset.letter, card]));
+const letters = [...cards.keys()];
 const board = { history: [], selected: null, last: null, now: null };
-const tiersList = document.getElementById("tiers");
-const tray = document.getElementById("tray");
-const say = (text) => (document.getElementById("announce").textContent = text);
+const tiersList = byId("tiers");
+const tray = byId("tray");
+const say = (text) => (byId("announce").textContent = text);
 const fmt = (text, values) => text.replace(/{(\w+)}/g, (_, name) => values[name]);
 const label = (letter) => cards.get(letter).dataset.label;
 
@@ -17,13 +18,13 @@ const placeOf = (letter) => Number(form.elements["place-" + letter].value);
 const qualityOf = (letter) => Number(form.elements["quality-" + letter].value);
 
 function readTiers() {
-  const places = [...new Set([...cards.keys()].map(placeOf))].filter(Boolean).sort((a, b) => a - b);
-  return places.map((place) => [...cards.keys()].filter((letter) => placeOf(letter) === place));
+  const places = [...new Set(letters.map(placeOf))].filter(Boolean).sort((a, b) => a - b);
+  return places.map((place) => letters.filter((letter) => placeOf(letter) === place));
 }
 
 function writeTiers(tiers) {
   const full = tiers.filter((tier) => tier.length);
-  for (const letter of cards.keys()) {
+  for (const letter of letters) {
     const place = full.findIndex((tier) => tier.includes(letter)) + 1;
     form.elements["place-" + letter].value = place || "";
   }
@@ -31,7 +32,7 @@ function writeTiers(tiers) {
 }
 
 const without = (tiers, letter) => tiers.map((tier) => tier.filter((other) => other !== letter));
-const unranked = () => [...cards.keys()].filter((letter) => !placeOf(letter));
+const unranked = () => letters.filter((letter) => !placeOf(letter));
 
 // What undo goes back to: everything but texts, which have their own undo.
 function snapshot() {
@@ -122,16 +123,16 @@ function draw() {
   });
   tiersList.replaceChildren(gap(), ...rows.flatMap((row) => [row, gap()]));
   tray.replaceChildren(...unranked().map(chip));
-  document.querySelectorAll("#board .tier-cards").forEach(makeSortable);
+  allOf("#board .tier-cards").forEach(makeSortable);
   if (focused) focusChip(focused);
   responses.forEach((card) => {
     card.classList.toggle("is-selected", card.dataset.letter === board.selected);
     card.classList.toggle("is-rated", qualityOf(card.dataset.letter) > 0);
   });
   const n = cards.size;
-  const rated = [...cards.keys()].filter(qualityOf).length;
+  const rated = letters.filter(qualityOf).length;
   const ranked = n - unranked().length;
-  document.getElementById("progress").textContent =
+  byId("progress").textContent =
     rated === n && ranked === n ? words.done : fmt(words.progress, { rated, ranked, n });
 }
 
@@ -151,13 +152,13 @@ function makeSortable(element) {
     delay: 150,
     delayOnTouchOnly: true,
     emptyInsertThreshold: 8,
-    onStart: () => document.getElementById("board").classList.add("is-dragging"),
+    onStart: () => byId("board").classList.add("is-dragging"),
     onEnd: dropped,
   });
 }
 
 function dropped(event) {
-  document.getElementById("board").classList.remove("is-dragging");
+  byId("board").classList.remove("is-dragging");
   const letter = event.item.dataset.letter;
   const tiers = [...tiersList.querySelectorAll(".tier-cards")].map((tier) =>
     [...tier.children].map((item) => item.dataset.letter),
@@ -207,11 +208,21 @@ function takeOut(letter) {
   say(where(letter));
 }
 
+// What is unranked goes where its rating belongs among the rest; with everything ranked, all are put in order anew.
 function byRating() {
-  const rated = unranked().filter(qualityOf);
+  const rated = letters.filter(qualityOf);
   if (!rated.length) return say(words.rateFirst);
-  const values = [...new Set(rated.map(qualityOf))].sort((a, b) => b - a);
-  writeTiers([...readTiers(), ...values.map((value) => rated.filter((letter) => qualityOf(letter) === value))]);
+  const loose = rated.filter((letter) => !placeOf(letter));
+  const moving = loose.length ? loose : rated;
+  const tiers = readTiers().map((tier) => tier.filter((letter) => !moving.includes(letter))).filter((tier) => tier.length);
+  for (const letter of moving) {
+    const quality = qualityOf(letter);
+    const equal = tiers.find((tier) => tier.every((other) => qualityOf(other) === quality));
+    const lower = tiers.findIndex((tier) => tier.every((other) => qualityOf(other) < quality));
+    if (equal) equal.push(letter);
+    else tiers.splice(lower < 0 ? tiers.length : lower, 0, [letter]);
+  }
+  writeTiers(tiers);
   say(words.ordered);
 }
 
@@ -237,13 +248,12 @@ function select(letter, focus = true) {
 }
 
 function next() {
-  const letters = [...cards.keys()];
   const from = letters.indexOf(board.selected) + 1;
   const order = [...letters.slice(from), ...letters.slice(0, from)];
   select(order.find((letter) => !qualityOf(letter) || !placeOf(letter)) || order[0]);
 }
 
-document.getElementById("board").addEventListener("click", (event) => {
+byId("board").addEventListener("click", (event) => {
   const button = event.target.closest(".chip");
   if (!button) return;
   select(button.dataset.letter, false);
@@ -261,13 +271,13 @@ document.querySelector(".responses").addEventListener("pointerdown", (event) => 
 
 // Keys --------------------------------------------------------------------------------------------------------
 
-const keysOn = document.getElementById("keys-on");
-const help = document.getElementById("keys");
+const keysOn = byId("keys-on");
+const help = byId("keys");
 keysOn.checked = localStorage.getItem("heed-keys") !== "off";
 keysOn.addEventListener("change", () => localStorage.setItem("heed-keys", keysOn.checked ? "on" : "off"));
 
 function unfold(id) {
-  const part = document.getElementById(id);
+  const part = byId(id);
   part.open = true;
   part.scrollIntoView({ block: "nearest" });
   part.querySelector("select, input:checked, textarea").focus();
@@ -278,10 +288,10 @@ const commands = {
   n: next,
   o: byRating,
   u: undo,
-  x: () => document.getElementById("all_bad").click(),
-  p: () => (document.getElementById("prompt").scrollIntoView(), document.getElementById("prompt").focus()),
-  m: () => document.getElementById("comment").focus(),
-  s: () => document.getElementById("skip") && unfold("skip"),
+  x: () => byId("all_bad").click(),
+  p: () => (byId("prompt").scrollIntoView(), byId("prompt").focus()),
+  m: () => byId("comment").focus(),
+  s: () => byId("skip") && unfold("skip"),
   "?": () => help.showModal(),
 };
 const onSelected = {
@@ -326,9 +336,9 @@ document.addEventListener("keydown", (event) => {
   if (command(event) !== false) event.preventDefault();
 });
 
-document.getElementById("undo").addEventListener("click", undo);
-document.getElementById("by-rating").addEventListener("click", byRating);
-document.getElementById("all_bad").addEventListener("change", (event) => say(event.target.checked ? words.allBad : words.notAllBad));
+byId("undo").addEventListener("click", undo);
+byId("by-rating").addEventListener("click", byRating);
+byId("all_bad").addEventListener("change", (event) => say(event.target.checked ? words.allBad : words.notAllBad));
 form.addEventListener("change", (event) => {
   if (!event.target.name) return; // Sortable's lists send "change" too
   if (event.target.name.startsWith("place-")) board.last = event.target.name.slice(6);
@@ -339,7 +349,7 @@ form.addEventListener("heed:filled", () => {
   draw();
 });
 
-document.getElementById("board").hidden = false;
+byId("board").hidden = false;
 document.body.classList.add("has-board");
 board.now = snapshot();
 draw();

@@ -2,18 +2,19 @@
 // and taken off this computer when the server has it. Submitting goes the same way, with its key, so that it counts once.
 "use strict";
 
-const form = document.getElementById("task-form");
-const words = JSON.parse(document.getElementById("words").textContent);
+const form = byId("task-form");
+const words = JSON.parse(byId("words").textContent);
 const LOCAL = "heed-draft-" + form.dataset.draftKey;
 const SAVE_AFTER = 800; // ms without a change
 const RETRY_AFTER = 5000;
 const PATIENCE = 30000; // after which a server that is silent counts as not there
 const TICK = 15; // seconds between looks for signs of work
+const OURS = ["csrfmiddlewaretoken", "submit_key", "base", "revision"]; // fields that belong to one loading of the page
 
 const page = {
   editor: form.dataset.editor, // names this page, so that the server can tell two tabs apart
-  base: Number(form.dataset.version), // the save that this page last heard of
-  version: Number(form.dataset.version), // rises with every save sent
+  base: Number(form.base.value), // the save that this page last heard of
+  version: Number(form.base.value), // rises with every save sent
   dirty: false,
   sending: false,
   sent: null, // the save on its way
@@ -24,16 +25,31 @@ const page = {
   lastContact: Date.now(),
 };
 
-// The form as text, without what belongs to one loading of the page.
 function typed() {
   const fields = new URLSearchParams(new FormData(form));
-  ["csrfmiddlewaretoken", "submit_key"].forEach((name) => fields.delete(name));
+  OURS.forEach((name) => fields.delete(name));
   return fields;
+}
+
+// With what this page knows, so that the server can tell when it is behind.
+function stamped(fields) {
+  const { editor, base, version } = page;
+  const revision = form.revision.value;
+  Object.entries({ editor, base, version, revision }).forEach(([name, value]) => fields.set(name, value));
+  return fields;
+}
+
+// From now on this page knows what the server has.
+function catchUp({ version, revision, submit_key }) {
+  page.base = version;
+  page.version = Math.max(page.version, version);
+  form.revision.value = revision;
+  form.submit_key.value = submit_key;
 }
 
 function fill(fields) {
   for (const element of form.elements) {
-    if (!element.name || ["csrfmiddlewaretoken", "submit_key"].includes(element.name) || element.type === "submit") continue;
+    if (!element.name || OURS.includes(element.name) || element.type === "submit") continue;
     const value = fields.get(element.name) || "";
     if (element.type === "radio") element.checked = element.value === value;
     else if (element.type === "checkbox") element.checked = value !== "";
@@ -47,7 +63,8 @@ function fill(fields) {
 function keepLocally() {
   try {
     const { editor, base, version } = page;
-    localStorage.setItem(LOCAL, JSON.stringify({ editor, base, version, fields: typed().toString() }));
+    const kept = { editor, base, version, revision: form.revision.value, fields: typed().toString() };
+    localStorage.setItem(LOCAL, JSON.stringify(kept));
   } catch {
     // Private mode or a full disk: the server's copy is then the only one.
   }
@@ -82,6 +99,7 @@ function restoreLocal() {
   if (kept.fields === typed().toString()) return dropLocal();
   page.editor = kept.editor;
   page.base = kept.base;
+  form.revision.value = kept.revision || 0;
   page.version = Math.max(page.version, kept.version);
   fill(new URLSearchParams(kept.fields));
   page.dirty = true;
@@ -91,19 +109,19 @@ function restoreLocal() {
 // To the server -----------------------------------------------------------------------------------------------
 
 function show(state, detail) {
-  const line = document.getElementById("save-state");
+  const line = byId("save-state");
   line.textContent = words[state] + (detail ? " " + detail : "");
   line.dataset.state = state;
   // A notice stays until it is settled: one that goes while a save is tried would slip away under the pointer.
   for (const [id, when] of [["notice-logged-out", "loggedOut"], ["notice-elsewhere", "elsewhere"]]) {
-    if (state === when || state === "saved") document.getElementById(id).hidden = state !== when;
+    if (state === when || state === "saved") byId(id).hidden = state !== when;
   }
 }
 
 function notice(seat) {
-  document.getElementById("notice-lost").hidden = seat !== "lost";
+  byId("notice-lost").hidden = seat !== "lost";
   if (!document.querySelector(".task-bar .tag-info")) {
-    document.getElementById("notice-submitted").hidden = seat !== "submitted";
+    byId("notice-submitted").hidden = seat !== "submitted";
   }
 }
 
@@ -128,10 +146,7 @@ async function save(leaving = false) {
   page.dirty = false;
   page.sending = true;
   page.version += 1;
-  const fields = typed();
-  fields.set("version", page.version);
-  fields.set("base", page.base);
-  fields.set("editor", page.editor);
+  const fields = stamped(typed());
   fields.set("active_seconds", page.activeSeconds);
   if (!leaving) show("saving");
   // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
@@ -143,26 +158,32 @@ async function save(leaving = false) {
 }
 
 function saved(data) {
+  const isNewest = data.version >= page.version; // else a later save is still on its way
   page.base = Math.max(page.base, data.version);
   page.version = Math.max(page.version, data.version);
   page.lastContact = Date.now();
   notice(data.seat);
+  if (page.isOffline) byId("problems").querySelector("ul").textContent = words.backOnline;
+  page.isOffline = false;
   if (page.dirty) return save();
-  dropLocal();
+  if (isNewest) dropLocal();
   show("saved", data.saved_at);
 }
 
 function notSaved(status, data) {
   page.dirty = true;
   keepLocally();
-  if (status === 409 && data) {
-    page.held = true;
-    page.theirs = data.version;
-    document.getElementById("elsewhere-time").textContent = data.saved_at;
-    return show("elsewhere");
-  }
+  if (status === 409 && data) return elsewhere(data);
   show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused");
   if (status === 0 || status >= 500) page.timer = setTimeout(save, RETRY_AFTER);
+}
+
+function elsewhere(data) {
+  page.held = true;
+  page.theirs = data;
+  byId("elsewhere-time").textContent = data.saved_at;
+  show("elsewhere");
+  byId("notice-elsewhere").scrollIntoView({ block: "center" });
 }
 
 function changed() {
@@ -184,13 +205,13 @@ window.addEventListener("pagehide", () => save(true));
 // A page brought back from memory may be older than what the server has.
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-document.getElementById("keep-this").addEventListener("click", () => {
+byId("keep-this").addEventListener("click", () => {
   page.held = false;
-  page.base = page.theirs;
-  page.version = Math.max(page.version, page.theirs);
+  catchUp(page.theirs);
+  page.theirs = null;
   save();
 });
-document.getElementById("take-other").addEventListener("click", () => {
+byId("take-other").addEventListener("click", () => {
   dropLocal();
   page.dirty = false;
   location.reload();
@@ -216,7 +237,7 @@ setInterval(async () => {
 // Handing in --------------------------------------------------------------------------------------------------
 
 function refuse(problems) {
-  const box = document.getElementById("problems");
+  const box = byId("problems");
   box.querySelector("ul").replaceChildren(
     ...problems.map(({ place, message, field }) => {
       const item = document.createElement("li");
@@ -240,31 +261,39 @@ form.addEventListener("submit", async (event) => {
   await save();
   clearTimeout(page.timer);
   keepLocally();
+  if (page.theirs) {
+    delete form.dataset.submitting;
+    return elsewhere(page.theirs);
+  }
   const button = event.submitter;
-  const fields = new URLSearchParams(new FormData(form, button));
-  const url = (button && button.getAttribute("formaction")) || form.getAttribute("action");
-  const { status, data } = await post(url, fields);
+  const aside = button && button.getAttribute("formaction"); // to skip or to put back, which hand nothing in
+  const fields = stamped(new URLSearchParams(new FormData(form, button)));
+  const { status, data } = await post(aside || form.getAttribute("action"), fields);
   if (status === 200 && data) {
     page.held = true;
-    page.dirty = false;
-    dropLocal();
+    if (!aside || !page.dirty) dropLocal();
     return location.assign(data.url);
   }
   delete form.dataset.submitting;
+  if (status === 409 && data) {
+    if (data.code === "saved_elsewhere") return elsewhere(data);
+    catchUp(data);
+  }
   if (status === 422 || status === 409) refuse((data && data.problems) || [{ place: "", message: words.refused }]);
   else {
     page.dirty = true;
     show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : "server");
-    if (status !== 401 && status !== 403) refuse([{ place: "", message: words.notSubmitted }]);
+    page.isOffline = status !== 401 && status !== 403;
+    if (page.isOffline) refuse([{ place: "", message: words.notSubmitted }]);
     document.querySelector(".message[role=alert]:not([hidden])").scrollIntoView({ block: "center" });
     page.timer = setTimeout(save, RETRY_AFTER);
   }
 });
 
 // Links in the list of problems lead to the field, opening what hides it.
-document.getElementById("problems").addEventListener("click", (event) => {
+byId("problems").addEventListener("click", (event) => {
   const link = event.target.closest("a");
-  const target = link && document.getElementById(link.hash.slice(1));
+  const target = link && byId(link.hash.slice(1));
   if (!target) return;
   event.preventDefault();
   const hidden = target.closest("details:not([open])");
@@ -280,14 +309,14 @@ document.addEventListener("keydown", (event) => {
 });
 
 function countFlags() {
-  document.querySelectorAll("[data-count-flags]").forEach((place) => {
+  allOf("[data-count-flags]").forEach((place) => {
     const n = place.closest("details").querySelectorAll("input[type=radio]:checked:not([value=''])").length;
     place.textContent = n ? words.answered.replace("{n}", n) : "";
   });
 }
 
 function countText() {
-  document.querySelectorAll("[data-count]").forEach((place) => {
+  allOf("[data-count]").forEach((place) => {
     const text = form.elements[place.dataset.count].value;
     const n = text.trim() ? text.trim().split(/\s+/).length : 0;
     place.textContent = words.words.replace("{n}", n);

@@ -192,6 +192,24 @@ def test_every_move_by_keys_and_undo(open_page, posts, labeler):
     expect(page.locator("#reason")).to_be_focused()
 
 
+def test_order_by_rating_puts_each_where_its_rating_belongs(open_page, posts, labeler):
+    make_task(posts[1])
+    page = open_page(labeler)
+    open_task(page)
+    for letter, quality in zip("abcdefgh", "62425617", strict=True):  # I stays unrated
+        page.keyboard.press(letter)
+        page.keyboard.press(quality)
+    for letter in "cai":  # by hand against their ratings: C (4) before A (6), and I without one
+        page.keyboard.press(letter)
+        page.keyboard.press("Enter")
+    page.keyboard.press("o")
+    assert tiers_of(page) == [["H"], ["E"], ["C"], ["A", "F"], ["B", "D"], ["G"], ["I"]]
+    page.keyboard.press("o")  # all are ranked now, so all that is rated is put in order
+    assert tiers_of(page) == [["H"], ["A", "F"], ["E"], ["C"], ["B", "D"], ["G"], ["I"]]
+    page.keyboard.press("u")
+    assert tiers_of(page) == [["H"], ["E"], ["C"], ["A", "F"], ["B", "D"], ["G"], ["I"]]
+
+
 # Nothing is lost -----------------------------------------------------------------------------------------------
 
 
@@ -255,6 +273,75 @@ def test_submitting_twice_from_two_tabs_counts_once(open_browser, posts, labeler
     assert Submission.objects.count() == Revision.objects.count() == 1
 
 
+def test_a_stale_tab_cannot_submit_over_newer_work(open_browser, posts, labeler):
+    make_task(posts[3])
+    browser = open_browser(labeler)
+    first = browser.new_page()
+    open_task(first)
+    rate_all(first)
+    saved(first)
+    second = browser.new_page()
+    second.goto(first.url)
+    expect(second.locator("#board")).to_be_visible()
+    first.locator("#comment").fill("improved in the first tab")
+    saved(first)
+    first.close()
+    second.keyboard.press("Control+Enter")
+    expect(second.locator("#notice-elsewhere")).to_be_in_viewport()
+    assert not Submission.objects.exists()
+    second.keyboard.press("Control+Enter")  # asking again is no choice
+    expect(second.locator("#notice-elsewhere")).to_be_in_viewport()
+    assert not Submission.objects.exists()
+    second.get_by_role("button", name="Take the other").click()
+    expect(second.locator("#comment")).to_have_value("improved in the first tab")
+    second.keyboard.press("Control+Enter")
+    second.wait_for_url("**/tasks/")
+    assert Submission.objects.get().current.comment == "improved in the first tab"
+
+
+def test_changed_after_a_submit_whose_answer_was_lost(open_page, posts, labeler):
+    """The server has the first answer, the page does not know; the change must count, and only when it is asked for."""
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    rate_all(page)
+    saved(page)
+    page.route("**/submit", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#problems")).to_contain_text("there is no connection")
+    assert Revision.objects.get().comment == ""
+    page.locator("#comment").fill("a second thought")
+    saved(page)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#problems")).to_contain_text("You have handed this in already")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url("**/tasks/")
+    assert [each.comment for each in Revision.objects.order_by("number")] == ["", "a second thought"]
+    assert not Draft.objects.exists()
+
+
+def test_left_while_an_earlier_save_was_on_its_way(open_page, posts, labeler):
+    """That save's answer must not throw away what was typed after it: the last save may never arrive."""
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    held = []
+    page.route("**/draft", lambda route: held.append(route))
+    kept = "Object.keys(localStorage).filter((key) => key.startsWith('heed-draft-')).length"
+    page.locator("#comment").fill("first")
+    page.wait_for_timeout(1000)
+    page.locator("#comment").fill("first, and second")
+    page.evaluate("window.dispatchEvent(new Event('pagehide'))")  # what leaving does first
+    page.wait_for_timeout(200)
+    assert len(held) == 2
+    held[0].continue_()
+    saved(page)
+    assert page.evaluate(kept) == 1
+    held[1].continue_()
+    page.wait_for_function(f"() => {kept} === 0")
+    assert Draft.objects.get().content["comment"] == "first, and second"
+
+
 def test_what_is_missing_is_named_and_nothing_is_lost(open_page, posts, labeler):
     make_task(posts[4])
     page = open_page(labeler)
@@ -294,6 +381,7 @@ def test_a_lost_connection_loses_nothing(open_browser, posts, labeler):
     browser.set_offline(False)
     saved(page)
     assert Draft.objects.get().content["comment"] == "typed on a train"
+    expect(page.locator("#problems")).to_contain_text("The connection is back: submit again.")
 
 
 def test_what_was_typed_offline_survives_closing_the_page(open_browser, posts, labeler):

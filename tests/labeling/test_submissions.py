@@ -13,7 +13,7 @@ from django.utils import timezone
 from labeling import answers
 from labeling.actions import submissions as actions
 from labeling.actions import tasks as task_actions
-from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid, SavedElsewhere
 from labeling.models import Draft, Review, Revision, Slot, Submission
 from tests import builders
 
@@ -90,8 +90,49 @@ def test_group_and_origin_are_frozen(make_user):
 def test_the_same_key_counts_once(demonstration, labeler):
     key = uuid.uuid4()
     first = hand_in(demonstration, labeler, key)
-    assert hand_in(demonstration, labeler, key, text="a repeated key with another text") == first
+    assert hand_in(demonstration, labeler, key) == first
     assert Revision.objects.count() == 1
+
+
+def test_the_same_key_with_another_answer_is_no_repeat(demonstration, labeler):
+    """The answer to a submit was lost, the page was changed and sent again: the change must not be taken for counted."""
+    key = uuid.uuid4()
+    hand_in(demonstration, labeler, key)
+    with pytest.raises(HandedInElsewhere):
+        hand_in(demonstration, labeler, key, text="changed since")
+    assert Revision.objects.get().text == "An apple."
+
+
+def seen(draft=None, revision=0, editor="tab 1", version=0) -> task_actions.Seen:
+    return task_actions.Seen(base=draft.version if draft else 0, version=version, revision=revision, editor=editor)
+
+
+def test_a_stale_tab_cannot_hand_in_over_newer_work(demonstration, labeler):
+    stale = seen(editor="tab 2")
+    task_actions.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
+    with pytest.raises(SavedElsewhere):
+        actions.submit(task=demonstration, submit_key=uuid.uuid4(), answer={"text": "older"}, seen=stale, by=labeler)
+    assert not Submission.objects.exists()
+    assert Draft.objects.get().content["text"] == "newer"
+
+
+def test_a_stale_tab_cannot_replace_what_was_handed_in(demonstration, labeler):
+    hand_in(demonstration, labeler, text="newer")
+    with pytest.raises(HandedInElsewhere):
+        actions.submit(task=demonstration, submit_key=uuid.uuid4(), answer={"text": "older"}, seen=seen(), by=labeler)
+    assert Revision.objects.get().text == "newer"
+
+
+def test_what_was_typed_while_a_submit_was_on_its_way_is_kept(demonstration, labeler):
+    """The page's next save arrived before the submit that it was typed after."""
+    sent = seen(version=1)
+    for version, text in ((1, "handed in"), (2, "handed in, and more")):
+        task_actions.save_draft(task=demonstration, content={"text": text}, seen=seen(version=version), by=labeler)
+    submission = actions.submit(
+        task=demonstration, submit_key=uuid.uuid4(), answer={"text": "handed in"}, seen=sent, by=labeler
+    )
+    assert submission.current.text == "handed in"
+    assert Draft.objects.get().content["text"] == "handed in, and more"
 
 
 def test_the_same_answer_counts_once_whatever_its_key(demonstration, labeler):
@@ -380,6 +421,56 @@ def test_a_correction_after_the_review_is_kept_and_shown(labeler_client, labeler
     fields = {"text": "too late a change", "submit_key": str(uuid.uuid4())}
     assert labeler_client.post(submit_url(demonstration), fields).status_code == 409
     assert "too late a change" in labeler_client.get(f"/history/{submission.uuid}/").text
+
+
+def test_a_ranking_corrected_too_late_is_shown_whole(labeler_client, labeler, reviewer, ranking):
+    fields = ranking_fields(ranking, labeler)
+    labeler_client.post(submit_url(ranking), fields)
+    submission = Submission.objects.get()
+    review(submission, reviewer, "rejected")
+    letters = [name[-1] for name in fields if name.startswith("place-")]
+    late = fields | {f"quality-{letters[0]}": "2", "comment": "a second thought", "submit_key": str(uuid.uuid4())}
+    assert labeler_client.post(submit_url(ranking), late | {"revision": "1"}).status_code == 409
+    page = labeler_client.get(f"/history/{submission.uuid}/")
+    kept = page.text.split("no longer counts")[1].split("<section")[0]
+    assert "rated 2" in kept and "a second thought" in kept and "Plum" in kept
+
+
+@pytest.mark.parametrize("wants", ["application/json", "text/html"])
+def test_a_stale_page_keeps_its_text_and_may_submit_once_more(labeler_client, labeler, demonstration, wants):
+    """409 with everything that was typed; sent again with what the answer says, it counts as a correction."""
+    hand_in(demonstration, labeler, text="newer")
+    fields = {"text": "older", "submit_key": str(uuid.uuid4()), "base": "0", "revision": "0"}
+    refused = labeler_client.post(submit_url(demonstration), fields, headers={"Accept": wants})
+    assert refused.status_code == 409 and Revision.objects.get().text == "newer"
+    assert Draft.objects.get().content["text"] == "older"
+    if wants == "application/json":
+        answer = refused.json()
+        assert answer["code"] == "handed_in_elsewhere" and answer["problems"][0]["message"]
+        again = {"base": answer["version"], "revision": answer["revision"], "submit_key": answer["submit_key"]}
+    else:
+        assert "older" in refused.text and "Submit once more" in refused.text
+        draft, context = refused.context["draft"], refused.context
+        again = {"base": draft.version, "revision": context["revision"], "submit_key": context["submit_key"]}
+    assert labeler_client.post(submit_url(demonstration), fields | again, headers={"Accept": wants}).status_code != 409
+    assert [each.text for each in Revision.objects.order_by("number")] == ["newer", "older"]
+
+
+def test_two_pages_without_a_script_ask_before_one_replaces_the_other(labeler_client, labeler, demonstration):
+    task_actions.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
+    fields = {"text": "older", "submit_key": str(uuid.uuid4()), "base": "0", "revision": "0"}
+    refused = labeler_client.post(submit_url(demonstration), fields)
+    assert refused.status_code == 409 and "older" in refused.text and "from another tab" in refused.text
+    assert Draft.objects.get().content["text"] == "newer" and not Submission.objects.exists()
+    labeler_client.post(submit_url(demonstration), fields | {"base": refused.context["draft"].version})
+    assert Revision.objects.get().text == "older"
+
+
+@pytest.mark.parametrize("field", ["submit_key", "version"])
+def test_the_script_is_answered_in_json_whatever_is_wrong(labeler_client, demonstration, field):
+    fields = {"text": "x", "submit_key": str(uuid.uuid4()), field: "nonsense"}
+    refused = labeler_client.post(submit_url(demonstration), fields, headers={"Accept": "application/json"})
+    assert refused.status_code == 422 and field in refused.json()["problems"][0]["message"]
 
 
 def test_history_lists_ones_own(labeler_client, labeler, labeler2_client, demonstration, ranking, reviewer):

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
-from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.errors import Forbidden, Invalid, SavedElsewhere
 from labeling.models import Author, Draft, Skip, Slot, Submission
 from tests import builders
 
@@ -215,8 +215,9 @@ def test_a_claim_does_not_wait_for_a_locked_seat(make_user):
 # Working -------------------------------------------------------------------------------------------------------
 
 
-def save(task, by, version, base=0, editor="tab 1", **content):
-    return actions.save_draft(task=task, content=content, version=version, base=base, editor=editor, by=by)
+def save(task, by, version, base=0, editor="tab 1", revision=0, **content):
+    seen = actions.Seen(base=base, version=version, revision=revision, editor=editor)
+    return actions.save_draft(task=task, content=content, seen=seen, by=by)
 
 
 def test_draft_is_kept_and_renews_the_lease(demonstration, labeler):
@@ -238,11 +239,31 @@ def test_an_older_save_never_overwrites_a_newer_one(demonstration, labeler):
 def test_another_tab_is_refused_until_it_says_so(demonstration, labeler):
     claimed(demonstration, labeler)
     save(demonstration, labeler, 1, text="tab 1")
-    with pytest.raises(Conflict):
+    with pytest.raises(SavedElsewhere):
         save(demonstration, labeler, 5, base=0, editor="tab 2", text="tab 2")
     assert draft_of(demonstration, labeler).content["text"] == "tab 1"
     save(demonstration, labeler, 2, base=1, editor="tab 2", text="tab 2 on purpose")
     assert draft_of(demonstration, labeler).content["text"] == "tab 2 on purpose"
+
+
+def test_pages_without_a_script_are_never_taken_for_one_page(demonstration, labeler):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, editor="", text="first page")
+    with pytest.raises(SavedElsewhere):
+        save(demonstration, labeler, 2, editor="", text="second page, opened before")
+
+
+def test_a_page_from_before_the_submit_never_overwrites_a_correction(demonstration, labeler):
+    """The correction's draft counts its saves anew, so its version alone says nothing to an older page."""
+    claimed(demonstration, labeler)
+    submission = submission_actions.submit(
+        task=demonstration, submit_key=uuid.uuid4(), answer={"text": "done"}, by=labeler
+    )
+    submission_actions.reopen(submission=submission, by=labeler)
+    save(demonstration, labeler, 1, editor="tab 1", revision=1, text="a correction")
+    with pytest.raises(SavedElsewhere):
+        save(demonstration, labeler, 2, base=1, editor="tab 2", revision=0, text="from before")
+    assert draft_of(demonstration, labeler).content["text"] == "a correction"
 
 
 def test_a_draft_is_kept_after_the_seat_is_lost(demonstration, labeler, labeler2):
@@ -267,9 +288,10 @@ def test_a_late_save_after_the_submit_is_kept_only_if_it_differs(demonstration, 
 def test_time_worked_cannot_exceed_time_passed(demonstration, labeler):
     claimed(demonstration, labeler)
     Draft.objects.update(created_at=timezone.now() - timedelta(seconds=100))
-    arguments = {"task": demonstration, "content": {}, "base": 0, "editor": "e", "by": labeler}
-    assert actions.save_draft(version=1, active_seconds=40, **arguments)[0].active_seconds == 40
-    assert actions.save_draft(version=2, active_seconds=9999, **arguments)[0].active_seconds <= 101
+    first, second = (actions.Seen(base=0, version=version, revision=0, editor="e") for version in (1, 2))
+    arguments = {"task": demonstration, "content": {}, "by": labeler}
+    assert actions.save_draft(seen=first, active_seconds=40, **arguments)[0].active_seconds == 40
+    assert actions.save_draft(seen=second, active_seconds=9999, **arguments)[0].active_seconds <= 101
 
 
 def test_nothing_works_on_a_task_that_was_not_given(demonstration, labeler):
