@@ -7,6 +7,7 @@ from labeling.views import batches, exports, home, imports, model_versions, peop
 
 urlpatterns = [
     path("", home.home, name="home"),
+    path("favicon.ico", home.favicon),
     path("healthz", home.healthz, name="healthz"),
     path("invitation/<str:secret>/", home.invitation, name="invitation"),
     path("tasks/", tasks.queue, name="tasks"),

@@ -4,6 +4,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.db import OperationalError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.templatetags.static import static
 from django.views.decorators.http import require_GET
 
 from labeling.actions import people
@@ -28,6 +29,13 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
     if people.open_invitation(request) is None:
         return render(request, "account/invitation_gone.html", status=410)
     return redirect("account_signup")
+
+
+@login_not_required
+@require_GET
+def favicon(request: HttpRequest) -> HttpResponse:
+    """Browsers ask for this address on pages that are not ours to mark, a downloaded file's among them."""
+    return redirect(static("img/heed.svg"))
 
 
 @login_not_required

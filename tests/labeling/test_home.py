@@ -36,3 +36,7 @@ def test_home_is_where_a_roles_day_starts(role, target, make_user, client_for):
 def test_applicants_wait_and_strangers_log_in(applicant, client_for, client):
     assert b"appl" in client_for(applicant).get("/").content.lower()
     assert client.get("/")["Location"].startswith("/accounts/login/")
+
+
+def test_favicon_answers_everyone(client):
+    assert client.get("/favicon.ico").url.endswith("heed.svg")
