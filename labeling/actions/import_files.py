@@ -171,6 +171,7 @@ def _read_csv(
 ) -> Iterator[tuple[str, Row]]:
     """Rows by the header's names; empty cells are left out. A broken quote or byte ends the reading: rows after it lie."""
     reader = csv.reader(_whole_texts(lines), delimiter=delimiter, strict=True)
+    begins = 1
     try:
         header = next(reader, None)
         if header is None or not _check_header(header, file_name, report):
@@ -185,7 +186,9 @@ def _read_csv(
                 continue
             yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
     except csv.Error as error:
-        report(f"{file_name} line {reader.line_num}", f"broken {'CSV' if delimiter == ',' else 'TSV'}: {error}")
+        # A quote that was never closed swallows what follows: the mistake is where the record began, not where reading failed.
+        read_to = f" (read on to line {reader.line_num})" if reader.line_num > begins else ""
+        report(f"{file_name} line {begins}", f"broken {'CSV' if delimiter == ',' else 'TSV'}: {error}{read_to}")
     except _Unreadable:
         return
 

@@ -276,6 +276,11 @@ def test_a_wrong_response_row_is_refused_with_line_and_field(tmp_path, row, mess
         ("p.jsonl", b"\n\n", "p.jsonl: there are no rows"),
         ("p.csv", b"prompt,kind\nfine,plain\nx,plain,extra\n", "p.csv line 3: 3 cells, but the header has 2"),
         ("p.csv", b'prompt\nfine\n"two\nlines"\n"broken" quote\n', "p.csv line 5: broken CSV"),
+        (
+            "p.csv",
+            b'prompt\nfine\n"never closed\nfine\nfine\n',
+            "p.csv line 3: broken CSV: unexpected end of data (read on",
+        ),
         ("p.csv", b'prompt\nfine\n"never closed\n', "p.csv line 3: broken CSV: unexpected end of data"),
         ("p.csv", b"prompt\nfine\nna\xefve\n", "p.csv line 3: not UTF-8: byte 0xef at position 3"),
         ("p.csv", b"prompt,prompt\na,b\n", "p.csv line 1: the header names the column 'prompt' twice"),
