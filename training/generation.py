@@ -13,8 +13,8 @@ import torch
 from transformers import DynamicCache
 
 from training.data import pad_left
-from training.losses import token_logprobs
 from training.models import positions_of, scores_at_end, token_scores
+from training.unembedding import logprobs_at
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch when fewer than this share of its rows still run: copying the cache costs about a step."""
@@ -157,12 +157,17 @@ def sequence_of(rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 
 def response_logprobs(model, ids_BT, keep_BT, positions_BT, responses_BR, temperature: float) -> torch.Tensor:
-    """log π of each response token, from the logits one position before it → (B, R)."""
+    """log π of each response token, from the hidden state one position before it → (B, R) in float32; 0 on padding.
+
+    The temperature must be the one that sampled. Logits are computed for kept response tokens only, some at a time.
+    """
     width = responses_BR.shape[1]
-    output = model(
-        input_ids=ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False, logits_to_keep=width + 1
-    )
-    return token_logprobs(output.logits[:, :-1], responses_BR, temperature)
+    response_keep_BR = keep_BT[:, -width:]
+    before_BT = torch.zeros_like(keep_BT)
+    before_BT[:, -width - 1 : -1] = response_keep_BR
+    labels_BT = ids_BT.roll(-1, dims=1)
+    logprobs_N = logprobs_at(model, ids_BT, keep_BT, positions_BT, labels_BT, before_BT, temperature)
+    return logprobs_N.new_zeros(responses_BR.shape).masked_scatter(response_keep_BR, logprobs_N)
 
 
 def end_scores(reward_model, rollout: Rollout) -> torch.Tensor:

@@ -50,27 +50,40 @@ class PolicyLoss(NamedTuple):
 
 
 def policy_loss(
-    logprobs_BT: torch.Tensor, old_BT: torch.Tensor, advantages_BT: torch.Tensor, keep_BT: torch.Tensor, clip: float
+    logprobs_BT: torch.Tensor,
+    old_BT: torch.Tensor,
+    advantages_BT: torch.Tensor,
+    keep_BT: torch.Tensor,
+    clip: float,
+    count: torch.Tensor | int | None = None,
 ) -> PolicyLoss:
-    """PPO's clipped surrogate, mean over kept tokens (Schulman et al. 2017, eq. 7)."""
+    """PPO's clipped surrogate, mean over kept tokens (Schulman et al. 2017, eq. 7).
+
+    For a part of a minibatch, `count` is the number of kept tokens of the whole: the parts' figures then add up to the whole's.
+    """
     ratio_BT = torch.exp(logprobs_BT - old_BT)
     plain_BT = -advantages_BT * ratio_BT
     clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
-    kept = keep_BT.sum()
+    kept = keep_BT.sum() if count is None else count
     loss = (torch.maximum(plain_BT, clipped_BT) * keep_BT).sum() / kept
     clip_share = ((clipped_BT > plain_BT) & keep_BT).sum() / kept
     return PolicyLoss(loss, clip_share, (ratio_BT * keep_BT).sum() / kept)
 
 
 def value_loss(
-    values_BT: torch.Tensor, old_BT: torch.Tensor, returns_BT: torch.Tensor, keep_BT: torch.Tensor, clip: float
+    values_BT: torch.Tensor,
+    old_BT: torch.Tensor,
+    returns_BT: torch.Tensor,
+    keep_BT: torch.Tensor,
+    clip: float,
+    count: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """Half the squared error, the worse of clipped and unclipped, mean over kept tokens; clip ≤ 0 switches clipping off.
 
-    Value clipping is not in the paper; it follows lm-human-preferences.
+    Value clipping is not in the paper; it follows lm-human-preferences. `count` as in `policy_loss`.
     """
     error_BT = (values_BT - returns_BT) ** 2
     if clip > 0:
         clipped_BT = old_BT + (values_BT - old_BT).clamp(-clip, clip)
         error_BT = torch.maximum(error_BT, (clipped_BT - returns_BT) ** 2)
-    return 0.5 * (error_BT * keep_BT).sum() / keep_BT.sum()
+    return 0.5 * (error_BT * keep_BT).sum() / (keep_BT.sum() if count is None else count)

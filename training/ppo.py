@@ -2,30 +2,33 @@
 
 A bandit: one prompt, one response, the reward at its end; a per-token KL penalty to the policy it started from. The critic
 starts as the reward model. Not in the paper, from lm-human-preferences' code: GAE λ 0.95, value clipping, whitened
-advantages. Sampling is from the full distribution only: the KL under top-p or top-k is not defined.
-
-Shapes: B episodes, P prompt tokens, R response tokens. Masks True = keep.
+advantages. Sampling is from the full distribution only: the KL under top-p or top-k is not defined. With `ptx_coef` it is
+PPO-ptx (training/ptx.py).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from training import advantages, models
+from training import corpus, models, ptx
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
 from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batches
+from training.ema import WeightAverage
 from training.errors import StageError
-from training.generation import Rollout, end_scores, response_logprobs, sample, sequence_of
+from training.experience import Experience, Players, Shaping, gain_experience, parts_of, response_values, rows_of
+from training.generation import Rollout, end_scores, response_logprobs, sample
+from training.kl_control import KlController
 from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
 
@@ -50,6 +53,7 @@ class Config:
     minibatch: int = option(64, help="episodes per optimiser step (paper: 64)")
     inner_epochs: int = option(1, help="passes over each rollout (paper: 1)")
     kl_coef: float = option(0.02, help="β: per-token KL penalty in units of reward per nat (paper: 0.02)")
+    kl_target: float | None = option(None, help="nats per response that β is steered to; none: β is fixed (the paper)")
     clip: float = option(0.2, help="PPO clipping range of the ratio (paper: 0.2)")
     value_clip: float = option(0.0, help="clipping range of the value; 0: off (not in the paper)")
     discount: float = option(1.0, help="discount per token (paper: none)")
@@ -63,7 +67,24 @@ class Config:
     value_learning_rate: float = option(9e-6, help="learning rate of the critic (paper: 9e-6)")
     warmup_iterations: int = option(10, help="iterations over which rates grow from 0.1× (paper: 10)")
     adam_epsilon: float = option(1e-5, help="AdamW epsilon")
-    clip_norm: float = option(1.0, help="gradient norm clipping, of policy and critic each")
+    clip_norm: float = option(1.0, help="gradient norm clipping, of policy (ptx included) and critic each")
+    ema_decay: float = option(
+        0.0, help="decay per optimiser step of the weight average published; 0: none (paper: 0.992)"
+    )
+    ptx_coef: float = option(0.0, help="γ: weight of the gradient on pretraining text; 0: none (paper: 27.8)")
+    ptx_reduction: ptx.Reduction = option(
+        "token_mean", help="loss on text: token_mean, or sequence_sum (sum over a packed row, mean over rows)"
+    )
+    ptx_examples: float = option(8.0, help="packed rows of text per episode (paper: 8 examples)")
+    ptx_text: str | None = option(
+        None,
+        help='JSONL of {"text"} or {"messages"} rows, or tinyworld; held-out loss on it is measured before and after',
+    )
+    ptx_documents: int = option(40_000, help="documents that the tiny world writes for ptx_text=tinyworld")
+    ptx_row_tokens: int = option(2048, help="tokens per packed row of text")
+    ptx_valid_documents: int = option(500, help="documents of the text held out, to measure on")
+    ptx_only: bool = option(False, help="only the gradient on text, no RL: the control beside PPO-ptx")
+    parts: int = option(1, help="passes a minibatch is split into, to save memory; the gradient stays the same")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
     on_too_long: OnTooLong = option("raise", help="what to do with a prompt past this limit")
@@ -76,8 +97,17 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
-        for name in ("iterations", "episodes", "minibatch", "inner_epochs", "response_tokens", "checkpoint_every"):
+        for name in (
+            "iterations",
+            "episodes",
+            "minibatch",
+            "inner_epochs",
+            "response_tokens",
+            "checkpoint_every",
+            "parts",
+        ):
             require(getattr(self, name) > 0, name, "must be positive")
+        require(self.parts <= self.minibatch, "parts", "must not exceed minibatch")
         require(self.episodes % self.minibatch == 0, "episodes", "must be a multiple of minibatch")
         require(self.kl_coef >= 0, "kl_coef", "must not be negative")
         require(self.temperature > 0, "temperature", "must be positive")
@@ -87,35 +117,32 @@ class Config:
         require(self.no_eos_penalty >= 0, "no_eos_penalty", "must not be negative")
         for name in ("learning_rate", "value_learning_rate", "clip_norm"):
             require(getattr(self, name) > 0, name, "must be positive")
+        require(self.kl_target is None or self.kl_target > 0, "kl_target", "must be positive")
+        require(0 <= self.ema_decay < 1, "ema_decay", "must be at least 0 and less than 1")
+        self._validate_ptx()
+
+    def _validate_ptx(self) -> None:
+        require(self.ptx_coef >= 0, "ptx_coef", "must not be negative")
+        require(self.ptx_coef == 0 or self.ptx_text is not None, "ptx_text", "needed for ptx_coef")
+        require(self.ptx_coef > 0 or not self.ptx_only, "ptx_only", "needs a ptx_coef")
+        rows = self.minibatch * self.ptx_examples
+        require(rows >= 1 and rows == int(rows), "ptx_examples", "times minibatch must be a whole number of rows")
+        for name in ("ptx_documents", "ptx_row_tokens", "ptx_valid_documents"):
+            require(getattr(self, name) > 0, name, "must be positive")
+
+    def shaping(self, kl_coef: float) -> Shaping:
+        """How experience.py is to turn scores into advantages, at this β."""
+        return Shaping(self.temperature, kl_coef, self.no_eos_penalty, self.no_eos_mode, self.discount, self.gae_lambda)
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows of a forward pass, in scoring as in training."""
+        return -(-self.minibatch // self.parts)
 
     @property
     def limits(self) -> LengthLimits:
         """The length limits as data.py takes them."""
         return LengthLimits(self.prompt_tokens, self.response_tokens, self.on_too_long)
-
-
-class Players(NamedTuple):
-    """The four models of PPO and the tokenizer they share. Only policy and critic are trained."""
-
-    policy: torch.nn.Module
-    critic: torch.nn.Module
-    reference: torch.nn.Module
-    reward_model: torch.nn.Module
-    tokenizer: Any
-
-
-class Experience(NamedTuple):
-    """What one rollout gave, ready to train on. Everything but ids, mask and positions has one column per response token."""
-
-    ids_BT: torch.Tensor
-    keep_BT: torch.Tensor
-    positions_BT: torch.Tensor
-    responses_BR: torch.Tensor
-    response_keep_BR: torch.Tensor
-    logprobs_BR: torch.Tensor
-    values_BR: torch.Tensor
-    advantages_BR: torch.Tensor
-    returns_BR: torch.Tensor
 
 
 def run(config: Config) -> Path:
@@ -133,17 +160,20 @@ def run(config: Config) -> Path:
     counts: Counter[str] = Counter()
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
     valid = read_prompts(export, players.tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
-    before = measure(config, players, valid, "before")
-    log = train_policy(config, state, players, train)
+    text = load_text(config, players.tokenizer, counts)
+    before = measure(config, players, valid, text, "before")
+    log = train_policy(config, state, players, train, text)
     metrics = {
         **before,
-        **measure(config, players, valid, "after"),
+        **measure(config, players, valid, text, "after"),
         "kl_coef": config.kl_coef,
         "episodes": config.iterations * config.episodes,
         "prompts": len(train),
         **counts,
     }
-    if before:
+    if config.kl_target is not None:
+        metrics["kl_coef_after"] = log[-1]["kl_coef"]
+    if "reward_std_before" in before:
         metrics["kl_coef_per_reward_std"] = config.kl_coef / before["reward_std_before"]
     lineage: dict[str, Any] = {
         "stage": "ppo",
@@ -171,12 +201,36 @@ def load_players(config: Config, device: torch.device) -> Players:
     return Players(policy, critic, reference, reward_model, tokenizer)
 
 
-def train_policy(config: Config, state: RunState, players: Players, prompts: list[list[int]]) -> list[dict]:
-    """The loop: query → respond → score → KL reward → advantages → clipped steps → log. Returns the log."""
+def load_text(config: Config, tokenizer, counts: Counter[str]) -> corpus.Corpus | None:
+    """The pretraining text, in packed rows; None without `ptx_text`."""
+    if config.ptx_text is None:
+        return None
+    return corpus.load(
+        tokenizer,
+        None if config.ptx_text == "tinyworld" else config.ptx_text,
+        row_tokens=config.ptx_row_tokens,
+        valid_documents=config.ptx_valid_documents,
+        documents=config.ptx_documents,
+        seed=config.seed,
+        on_too_long=config.on_too_long,
+        counts=counts,
+    )
+
+
+def train_policy(
+    config: Config, state: RunState, players: Players, prompts: list[list[int]], text: corpus.Corpus | None
+) -> list[dict]:
+    """The loop: query → respond → score → KL reward → advantages → clipped steps → log. Returns the log.
+
+    Leaves the weights to publish in `players.policy`: the average of them, where there is one.
+    """
     rates = {"weight_decay": 0.0, "epsilon": config.adam_epsilon}
     policy_adam = adamw(players.policy, learning_rate=config.learning_rate, **rates)
     critic_adam = adamw(players.critic, learning_rate=config.value_learning_rate, **rates)
+    average = WeightAverage(players.policy, config.ema_decay) if config.ema_decay else None
+    control, extra = KlController(config.kl_coef, config.kl_target), ptx_of(config, text)
     parts = {"policy": players.policy, "critic": players.critic, "policy_adam": policy_adam, "critic_adam": critic_adam}
+    parts |= {"kl_control": control} | ({"average": average} if average else {})
     first, log = restore(state.load(), **parts)
     queries = itertools.islice(shuffled_batches(len(prompts), config.episodes, config.seed), first, None)
     with (
@@ -185,27 +239,61 @@ def train_policy(config: Config, state: RunState, players: Players, prompts: lis
     ):
         for iteration in range(first, config.iterations):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
-            rollout = respond(config, players, [prompts[i] for i in next(queries)], generator)
-            experience, stats = gain_experience(config, players, rollout)
-            if iteration == 0:
-                check_kl_is_zero(stats)
+            chosen = [prompts[i] for i in next(queries)]
+            experience, stats = collect(config, players, chosen, generator, control.coef, iteration)
             order = minibatches(config, generator)
             for number, rows in enumerate(order):
-                part = Experience(*(tensor[rows] for tensor in experience))
-                losses = backward_losses(config, players, part)
-                if number == 0:
+                losses = add_gradients(config, players, experience, rows, extra, iteration * len(order) + number)
+                check_finite(iteration, losses)
+                if number == 0 and experience is not None:
                     check_ratio_is_one(losses["ratio"], iteration)
                 factor = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
-                apply_step(policy_adam, players.policy, config.learning_rate * factor, config.clip_norm)
-                apply_step(critic_adam, players.critic, config.value_learning_rate * factor, config.clip_norm)
-            log.append({"iteration": iteration, **stats, **losses})
-            bar.set_postfix(score=f"{stats['score']:.2f}", kl=f"{stats['kl']:.2f}")
+                rate, value_rate = config.learning_rate * factor, config.value_learning_rate * factor
+                losses["gradient_norm"] = apply_step(policy_adam, players.policy, rate, config.clip_norm)
+                losses["value_gradient_norm"] = apply_step(critic_adam, players.critic, value_rate, config.clip_norm)
+                check_finite(iteration, losses)
+                if average:
+                    average.update(players.policy)
+            log.append({"iteration": iteration, "kl_coef": control.coef, **stats, **losses})
+            if stats:
+                control.update(stats["kl"])
+                bar.set_postfix(score=f"{stats['score']:.2f}", kl=f"{stats['kl']:.2f}")
             bar.update()
             if stop.is_set or (iteration + 1) % config.checkpoint_every == 0:
                 state.save(iteration + 1, capture(iteration + 1, log, **parts))
             if stop.is_set:
                 raise KeyboardInterrupt
+    if average:
+        average.copy_into(players.policy)
     return log
+
+
+def ptx_of(config: Config, text: corpus.Corpus | None) -> ptx.Ptx | None:
+    """What ptx trains on; None without γ."""
+    if text is None or config.ptx_coef == 0:
+        return None
+    rows = int(config.minibatch * config.ptx_examples)
+    return ptx.Ptx(text, config.ptx_coef, config.ptx_reduction, rows, config.parts, config.seed)
+
+
+def collect(
+    config: Config,
+    players: Players,
+    prompts: Sequence[list[int]],
+    generator: torch.Generator,
+    kl_coef: float,
+    iteration: int,
+) -> tuple[Experience | None, dict[str, float]]:
+    """One rollout, scored and checked, with its figures; nothing for the control without RL."""
+    if config.ptx_only:
+        return None, {}
+    rollout = respond(config, players, prompts, generator)
+    experience, stats = gain_experience(players, rollout, config.shaping(kl_coef), config.rows_per_pass)
+    values = {"values": experience.values_BR.sum().item(), "advantages": experience.advantages_BR.sum().item()}
+    check_finite(iteration, stats | values)
+    if iteration == 0:
+        check_kl_is_zero(stats)
+    return experience, stats
 
 
 def respond(config: Config, players: Players, prompts: Sequence[list[int]], generator: torch.Generator) -> Rollout:
@@ -221,62 +309,56 @@ def respond(config: Config, players: Players, prompts: Sequence[list[int]], gene
     )
 
 
-@torch.no_grad()
-def gain_experience(config: Config, players: Players, rollout: Rollout) -> tuple[Experience, dict[str, float]]:
-    """Score a rollout, and turn scores and KL into whitened advantages and returns; with the figures for the log."""
-    ids_BT, keep_BT, positions_BT = sequence_of(rollout)
-    responses_BR, response_keep_BR = rollout.responses_BR, rollout.response_keep_BR
-    inputs = (ids_BT, keep_BT, positions_BT, responses_BR)
-    logprobs_BR = response_logprobs(players.policy, *inputs, config.temperature)
-    reference_BR = response_logprobs(players.reference, *inputs, config.temperature)
-    values_BR = response_values(players.critic, *inputs)
-    raw_B = end_scores(players.reward_model, rollout)
-    scores_B = advantages.shape_scores(raw_B, rollout.finished_B, config.no_eos_penalty, config.no_eos_mode)
-    rewards_BR = advantages.token_rewards(scores_B, logprobs_BR, reference_BR, response_keep_BR, config.kl_coef)
-    advantages_BR, returns_BR = advantages.gae(
-        rewards_BR, values_BR, response_keep_BR, discount=config.discount, gae_lambda=config.gae_lambda
-    )
-    advantages_BR = advantages.whiten(advantages_BR, response_keep_BR)
-    k1_B, k3_B = (advantages.kl_estimates(logprobs_BR, reference_BR, response_keep_BR, kind) for kind in ("k1", "k3"))
-    stats = {
-        "score": scores_B.mean().item(),
-        "kl": k1_B.mean().item(),
-        "kl_k3": k3_B.mean().item(),
-        "length": rollout.lengths_B.float().mean().item(),
-        "finished": rollout.finished_B.float().mean().item(),
-        "entropy": -(logprobs_BR * response_keep_BR).sum().item() / int(response_keep_BR.sum()),
-    }
-    experience = Experience(*inputs, response_keep_BR, logprobs_BR, values_BR, advantages_BR, returns_BR)
-    return experience, stats
-
-
-def response_values(critic, ids_BT, keep_BT, positions_BT, responses_BR) -> torch.Tensor:
-    """The critic's value of the state in which each response token was chosen, so one position before it → (B, R)."""
-    values_BT = models.token_scores(critic, ids_BT, keep_BT, positions_BT)
-    return values_BT[:, -responses_BR.shape[1] - 1 : -1]
-
-
 def minibatches(config: Config, generator: torch.Generator) -> list[torch.Tensor]:
     """Rows of each optimiser step: every episode once per inner epoch, in a new order each."""
     orders = [torch.randperm(config.episodes, generator=generator) for _ in range(config.inner_epochs)]
     return [rows for order in orders for rows in order.split(config.minibatch)]
 
 
-def backward_losses(config: Config, players: Players, part: Experience) -> dict[str, float]:
-    """Gradients of the policy loss and of the value loss on one minibatch, each a mean over its kept tokens."""
-    inputs = (part.ids_BT, part.keep_BT, part.positions_BT, part.responses_BR)
-    logprobs_BR = response_logprobs(players.policy, *inputs, config.temperature)
-    policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, part.response_keep_BR, config.clip)
-    policy.loss.backward()
-    values_BR = response_values(players.critic, *inputs)
-    value = value_loss(values_BR, part.values_BR, part.returns_BR, part.response_keep_BR, config.value_clip)
-    value.backward()
-    return {
-        "policy_loss": policy.loss.item(),
-        "value_loss": value.item(),
-        "clip_share": policy.clip_share.item(),
-        "ratio": policy.ratio.item(),
-    }
+def add_gradients(
+    config: Config,
+    players: Players,
+    experience: Experience | None,
+    rows: torch.Tensor,
+    extra: ptx.Ptx | None,
+    step: int,
+) -> dict[str, float]:
+    """The gradients of one optimiser step: PPO's on these episodes, then γ times that on text; returns the losses."""
+    losses = {} if experience is None else backward_losses(config, players, rows_of(experience, rows))
+    if extra is not None:
+        losses |= ptx.add_gradient(players.policy, extra, step, next(players.policy.parameters()).device)
+    return losses
+
+
+def backward_losses(config: Config, players: Players, batch: Experience) -> dict[str, float]:
+    """Gradients of the policy loss and of the value loss on one minibatch, each a mean over its kept tokens.
+
+    Every part divides by the kept tokens of the whole minibatch, so the number of parts changes nothing but rounding.
+    """
+    count = batch.sequences.response_keep_BR.sum()
+    totals: dict[str, float] = {}
+    for part in parts_of(batch, config.parts):
+        keep_BR = part.sequences.response_keep_BR
+        logprobs_BR = response_logprobs(players.policy, *part.sequences.inputs, config.temperature)
+        policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
+        policy.loss.backward()
+        values_BR = response_values(players.critic, *part.sequences.inputs)
+        value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
+        value.backward()
+        figures = {"policy_loss": policy.loss, "value_loss": value}
+        figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio}
+        for name, figure in figures.items():
+            totals[name] = totals.get(name, 0.0) + figure.item()
+    return totals
+
+
+def check_finite(iteration: int, figures: dict[str, float]) -> None:
+    """Raise StageError that names what is not a finite number: the weights would be lost one step later."""
+    lost = [name for name, value in figures.items() if not math.isfinite(value)]
+    if lost:
+        raise StageError(
+            f"iteration {iteration}: not a finite number: {', '.join(lost)}; the last checkpoint still stands"
+        )
 
 
 def check_kl_is_zero(stats: dict[str, float]) -> None:
@@ -294,20 +376,24 @@ def check_ratio_is_one(ratio: float, iteration: int) -> None:
 
 
 @torch.no_grad()
-def measure(config: Config, players: Players, prompts: list[list[int]], when: str) -> dict[str, float]:
-    """Reward (mean, deviation), KL (sum over tokens, mean over episodes) and length on validation prompts."""
-    if not prompts:
-        return {}
+def measure(
+    config: Config, players: Players, prompts: list[list[int]], text: corpus.Corpus | None, when: str
+) -> dict[str, float]:
+    """On validation prompts: reward (mean, deviation), KL (sum over tokens, mean over episodes), length; and loss on text."""
+    figures: dict[str, float] = {}
+    if text is not None:
+        device = next(players.policy.parameters()).device
+        figures["lm_loss"] = corpus.mean_loss(players.policy, text.valid, config.minibatch, device)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + 999_983)
     rewards: list[torch.Tensor] = []
-    figures: dict[str, float] = {}
     for start in range(0, len(prompts), config.episodes):
         rollout = respond(config, players, prompts[start : start + config.episodes], generator)
         rewards.append(end_scores(players.reward_model, rollout))
-        _, stats = gain_experience(config, players, rollout)
+        _, stats = gain_experience(players, rollout, config.shaping(config.kl_coef), config.rows_per_pass)
         share = len(rollout.lengths_B) / len(prompts)
         for name in ("kl", "kl_k3", "length", "finished"):
             figures[name] = figures.get(name, 0.0) + stats[name] * share
-    reward = torch.cat(rewards)
-    figures |= {"reward_mean": float(reward.mean()), "reward_std": float(reward.std())}
+    if rewards:
+        reward = torch.cat(rewards)
+        figures |= {"reward_mean": float(reward.mean()), "reward_std": float(reward.std())}
     return {f"{name}_{when}": value for name, value in figures.items()}

@@ -5,6 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from training import data, generation, models, ppo
+from training.experience import Players, gain_experience, response_values
 
 ASKS = ["Write a story about a fox.", "Hi", "Tell me where the owl lives, and what it eats, please."]
 
@@ -119,11 +120,11 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero(lively, reward_model, toke
     import copy
 
     judge = models.load_reward_model(reward_model)
-    players = ppo.Players(lively, copy.deepcopy(judge), copy.deepcopy(lively), judge, tokenizer)
+    players = Players(lively, copy.deepcopy(judge), copy.deepcopy(lively), judge, tokenizer)
     fields = {"out": "x", "policy": "x", "reward_model": "x", "export": "x"}
     config = ppo.Config(**fields, episodes=4, minibatch=4, temperature=temperature, response_tokens=12)
     rollout = ppo.respond(config, players, prompts, torch.Generator().manual_seed(0))
-    experience, stats = ppo.gain_experience(config, players, rollout)
+    experience, stats = gain_experience(players, rollout, config.shaping(config.kl_coef))
     ppo.check_kl_is_zero(stats)
     losses = ppo.backward_losses(config, players, experience)
     assert losses["ratio"] == pytest.approx(1.0, abs=1e-3)
@@ -134,7 +135,7 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero(lively, reward_model, toke
 
 def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model, tokenizer, prompts):
     judge = models.load_reward_model(reward_model)
-    players = ppo.Players(lively, judge, lively, judge, tokenizer)
+    players = Players(lively, judge, lively, judge, tokenizer)
     fields = {"out": "x", "policy": "x", "reward_model": "x", "export": "x", "response_tokens": 12}
     cold = ppo.respond(ppo.Config(**fields, temperature=1e-4), players, prompts, torch.Generator().manual_seed(0))
     assert cold.tokens() == sample(lively, tokenizer, prompts, temperature=0.0).tokens()
@@ -143,7 +144,7 @@ def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model
 def test_a_value_is_of_the_state_before_its_token(reward_model, lively, tokenizer, prompts):
     critic = models.load_reward_model(reward_model)
     rollout = sample(lively, tokenizer, prompts)
-    values = ppo.response_values(critic, *generation.sequence_of(rollout), rollout.responses_BR)
+    values = response_values(critic, *generation.sequence_of(rollout), rollout.responses_BR)
     for row, (prompt, response) in enumerate(zip(prompts, rollout.tokens(), strict=True)):
         ids = torch.tensor([prompt + response])
         states = models.token_scores(

@@ -25,6 +25,14 @@ SMALL = {
     "heads": 2,
     "mlp-width": 32,
 }
+PTX = {
+    "ptx-coef": 0.5,
+    "ptx-text": "tinyworld",
+    "ptx-documents": 40,
+    "ptx-valid-documents": 4,
+    "ptx-row-tokens": 256,
+    "ptx-examples": 0.25,
+}
 LIMITS = {"prompt-tokens": 200, "response-tokens": 200}
 
 
@@ -45,6 +53,10 @@ def commands(base, sft_model, reward_model, export):
             "minibatch": 4,
             "learning-rate": 1e-3,
             "valid-episodes": 8,
+            "parts": 2,
+            "ema-decay": 0.9,
+            "kl-target": 0.5,
+            **PTX,
         },
     }
 
@@ -156,6 +168,11 @@ def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, r
     [
         ("ppo", ["--temperature", "0"], "temperature"),
         ("ppo", ["--top-p", "0.9"], "--top-p"),
+        ("ppo", ["--top-k", "50"], "--top-k"),
+        ("ppo", ["--ptx-coef", "1"], "ptx_text"),
+        ("ppo", ["--ptx-only"], "ptx_only"),
+        ("ppo", ["--ptx-examples", "0.3", "--minibatch", "64"], "ptx_examples"),
+        ("ppo", ["--ema-decay", "1"], "ema_decay"),
         ("sft", ["--epochs", "0"], "epochs"),
         ("rm", ["--parts", "99"], "parts"),
     ],
