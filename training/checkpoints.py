@@ -7,6 +7,7 @@ in `checkpoint-00000120.pt.sha256`. The folder goes when the model is published.
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import hashlib
 import io
@@ -115,6 +116,28 @@ class RunState:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"{self.folder}: another process is working on this run") from None
+
+    def part(self, name: str) -> RunState:
+        """A run within this one, such as a fold: checkpoints of its own under this one's folder, and gone with it."""
+        part = copy.copy(self)
+        part.out = self.folder / name
+        part.folder = self.folder / f"{name}.run"
+        part.fingerprint = hashlib.sha256(f"{self.fingerprint} {name}".encode()).hexdigest()
+        return part
+
+    def read_result(self) -> Any:
+        """What this part came to, or None while it is unfinished."""
+        path = self.folder / "result.json"
+        saved = json.loads(path.read_bytes()) if path.exists() else {}
+        return saved.get("result") if saved.get("fingerprint") == self.fingerprint else None
+
+    def write_result(self, result: Any) -> None:
+        """Keep what this part came to; its checkpoints have done their work and go."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"fingerprint": self.fingerprint, "result": result})
+        write_atomically(self.folder / "result.json", content.encode())
+        for checkpoint in self.folder.glob("checkpoint-*"):
+            checkpoint.unlink()
 
     def clear(self) -> None:
         """Remove the checkpoints: the model is published."""

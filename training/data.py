@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -192,7 +192,8 @@ def encode_demonstrations(
 class Comparison:
     """One labeler's ranking of K responses: examples, their (better, worse) pairs without ties, and C(K, 2).
 
-    `models[i]` names the policy that wrote response i. One Comparison is one batch element of the reward model.
+    `ties` are the tied pairs; `models[i]` names the policy that wrote response i; `labeler` is the pseudonym of who ranked.
+    One Comparison is one batch element of the reward model.
     """
 
     examples: list[Example]
@@ -201,11 +202,18 @@ class Comparison:
     models: list[str | None]
     group: str
     use_case: str | None
+    ties: list[tuple[int, int]] = field(default_factory=list)
+    labeler: str | None = None
 
 
 def pairs_of(tiers: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """All (better, worse) pairs that tiers imply, best tier first; members of one tier are ties and make none."""
     return [(w, l) for high, low in combinations(tiers, 2) for w in high for l in low]
+
+
+def ties_of(tiers: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """All pairs of members of one tier."""
+    return [pair for tier in tiers for pair in combinations(tier, 2)]
 
 
 def encode_ranking(tokenizer, row: RankingRow, ranking: Ranking) -> Comparison:
@@ -216,16 +224,35 @@ def encode_ranking(tokenizer, row: RankingRow, ranking: Ranking) -> Comparison:
         Example(prompt + encode_response(tokenizer, r.text, finished=r.finish_reason != "length"), len(prompt))
         for r in row.responses
     ]
-    pairs = pairs_of([[index[i] for i in tier] for tier in ranking.tiers])
+    tiers = [[index[i] for i in tier] for tier in ranking.tiers]
     models = [response.model for response in row.responses]
     k = len(examples)
-    return Comparison(examples, pairs, k * (k - 1) // 2, models, row.labeler_group, row.use_case)
+    return Comparison(
+        examples,
+        pairs_of(tiers),
+        k * (k - 1) // 2,
+        models,
+        row.labeler_group,
+        row.use_case,
+        ties_of(tiers),
+        ranking.labeler,
+    )
 
 
 def read_comparisons(
-    export: Export, tokenizer, split: str, limits: LengthLimits, counts: Counter[str], *, for_training: bool
+    export: Export,
+    tokenizer,
+    split: str,
+    limits: LengthLimits,
+    counts: Counter[str],
+    *,
+    for_training: bool,
+    with_all_tied: bool = False,
 ) -> list[Comparison]:
-    """The split's rankings with at least one pair. `for_training` leaves out held-out labelers' (and counts them)."""
+    """The split's rankings with at least one pair. `for_training` leaves out held-out labelers' (and counts them).
+
+    `with_all_tied` keeps those whose responses all tie, for a loss that has a term for ties.
+    """
     comparisons = []
     for row in export.rankings():
         if row.split != split:
@@ -237,7 +264,7 @@ def read_comparisons(
             comparison = encode_ranking(tokenizer, row, ranking)
             longest = max(comparison.examples, key=lambda example: len(example.ids))
             place = f"ranking {ranking.ranking_id} of task {row.task_id}"
-            if not comparison.pairs:
+            if not comparison.pairs and not (with_all_tied and comparison.ties):
                 counts["skipped_all_tied"] += 1
             elif limits.admits(place, longest.prompt_tokens, longest.response_tokens, counts):
                 comparisons.append(comparison)

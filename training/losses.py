@@ -27,18 +27,37 @@ def next_token_loss_sum(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, loss_BT:
     return F.cross_entropy(logits_BTV[:, :-1][kept_BT].float(), ids_BT[:, 1:][kept_BT], reduction="sum")
 
 
-def ranking_loss(rewards_N: torch.Tensor, comparisons: Sequence[tuple[Sequence[tuple[int, int]], int]]) -> torch.Tensor:
+class IndexedRanking(NamedTuple):
+    """A ranking as indices into a batch's responses: (better, worse) pairs, its C(K,2), and the tied pairs that count."""
+
+    pairs: Sequence[tuple[int, int]]
+    pair_count: int
+    ties: Sequence[tuple[int, int]] = ()
+
+
+def ranking_loss(
+    rewards_N: torch.Tensor, rankings: Sequence[tuple[Sequence[tuple[int, int]], int] | IndexedRanking]
+) -> torch.Tensor:
     """−1/C(K,2) · Σ log σ(r_better − r_worse) per ranking, averaged over rankings (InstructGPT, section 3.5, eq. 1).
 
-    `rewards_N` holds the responses of all rankings; `comparisons` has, for each ranking, its (better, worse) indices into
-    rewards_N and its C(K,2). Ties make no pair and still count in C(K,2), so a ranking full of ties weighs little.
+    `rewards_N` holds the responses of all rankings; `rankings` has, for each, its (better, worse) indices into rewards_N and
+    its C(K,2). Ties make no pair and still count in C(K,2), so a ranking full of ties weighs little. Tied pairs that are given
+    (ours, not the paper's) each add −½ · [log σ(r_a − r_b) + log σ(r_b − r_a)], the cross-entropy to even odds: least, log 2,
+    where the rewards are equal.
     """
-    better = [w for pairs, _ in comparisons for w, _ in pairs]
-    worse = [l for pairs, _ in comparisons for _, l in pairs]
-    weights = [1 / count for pairs, count in comparisons for _ in pairs]
-    margins_P = rewards_N[better] - rewards_N[worse]
-    weights_P = torch.tensor(weights, dtype=rewards_N.dtype, device=rewards_N.device)
-    return -(weights_P * F.logsigmoid(margins_P)).sum() / len(comparisons)
+    entries = [IndexedRanking(*ranking) for ranking in rankings]
+    total = _log_odds(rewards_N, [(a, b, 1 / e.pair_count) for e in entries for a, b in e.pairs])
+    ties = [(a, b, 0.5 / e.pair_count) for e in entries for a, b in e.ties]
+    if ties:
+        total = total + _log_odds(rewards_N, ties + [(b, a, weight) for a, b, weight in ties])
+    return -total / len(entries)
+
+
+def _log_odds(scores_N: torch.Tensor, weighted: Sequence[tuple[int, int, float]]) -> torch.Tensor:
+    """Σ weight · log σ(score_a − score_b)."""
+    a, b = (torch.tensor([entry[i] for entry in weighted], dtype=torch.long, device=scores_N.device) for i in (0, 1))
+    weights_P = torch.tensor([entry[2] for entry in weighted], dtype=scores_N.dtype, device=scores_N.device)
+    return (weights_P * F.logsigmoid(scores_N[a] - scores_N[b])).sum()
 
 
 class PolicyLoss(NamedTuple):

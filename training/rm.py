@@ -1,7 +1,8 @@
 """The reward model, trained on an export's rankings (InstructGPT, section 3.5 and appendix C.2).
 
-All C(K,2) comparisons of a ranking are one batch element, with one forward pass per response; ties are dropped; after
-training a bias makes labelers' demonstrations score 0 on average.
+All C(K,2) comparisons of a ranking are one batch element; the prompt runs once for all its responses where that pays
+(rankings.py); ties are dropped, or on request pull their rewards together; after training a bias makes labelers'
+demonstrations score 0 on average.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from training import models
+from training import models, rankings
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -25,14 +26,16 @@ from training.data import (
     Example,
     LengthLimits,
     OnTooLong,
-    collate,
     encode_demonstrations,
     read_comparisons,
     read_demonstrations,
     shuffled_batches,
 )
-from training.losses import ranking_loss
+from training.errors import StageError
+from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.ranking_metrics import Tally, fold_labelers, summarize_folds
+from training.rankings import Runner
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class Config:
     clip_norm: float = option(1.0, help="gradient norm clipping")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
+    encoding: rankings.Encoding = option(
+        "auto", help="how a ranking runs: all pairs, one pass per response, a shared prompt, or shared where it pays"
+    )
+    ties: Literal["drop", "equal"] = option(
+        "drop", help="tied pairs: left out (paper), or pulled to equal rewards by the cross-entropy to even odds"
+    )
+    labeler_folds: int = option(
+        0, help="also train this many models, each without one share of the labelers, and measure on them (paper: 5)"
+    )
     on_too_long: OnTooLong = option("raise", help="what to do with a ranking that holds a response past these limits")
     seed: int = option(0, help="seed of head and order")
     log_every: int = option(5, help="steps between log rows")
@@ -74,6 +86,7 @@ class Config:
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.parts <= self.batch_size, "parts", "must not exceed batch_size")
         require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.labeler_folds == 0 or self.labeler_folds > 1, "labeler_folds", "must be 0, or at least 2")
 
     @property
     def limits(self) -> LengthLimits:
@@ -91,19 +104,29 @@ def run(config: Config) -> Path:
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
     tokenizer = models.load_tokenizer(config.sft_model)
-    pad_id = tokenizer.pad_token_id
     counts: Counter[str] = Counter()
-    train = read_comparisons(export, tokenizer, "train", config.limits, counts, for_training=True)
-    torch.manual_seed(config.seed)
-    model = models.reward_model_from(config.sft_model, config.seed).to(device)
-    log = train_model(config, state, model, train, pad_id, device)
-    centre = demonstration_mean(model, export, "train", tokenizer, config, device)
-    model.config.reward_bias -= centre or 0.0
+    train = read_comparisons(
+        export,
+        tokenizer,
+        "train",
+        config.limits,
+        counts,
+        for_training=True,
+        with_all_tied=config.ties == "equal",
+    )
+    saved = state.load()
+    folds = train_folds(config, state, train, tokenizer.pad_token_id, device) if config.labeler_folds else {}
+    runner, log = train_model(config, state, saved, train, tokenizer.pad_token_id, device)
+    centre = demonstration_mean(runner, export, "train", tokenizer, config)
+    runner.model.config.reward_bias -= centre or 0.0
     metrics = {
-        **accuracies(model, export, tokenizer, config.limits, config.batch_size, device),
+        **accuracies(runner.model, export, tokenizer, config.limits, config.batch_size, device, runner.encoding),
         "rankings": len(train),
         "pairs": sum(len(comparison.pairs) for comparison in train),
-        "demonstrations_valid_mean": demonstration_mean(model, export, "valid", tokenizer, config, device),
+        "ties": sum(len(comparison.ties) for comparison in train),
+        "demonstrations_valid_mean": demonstration_mean(runner, export, "valid", tokenizer, config),
+        "encoding": runner.encoding,
+        **folds,
         **counts,
     }
     lineage: dict[str, Any] = {
@@ -113,26 +136,35 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
     state.clear()
     return Path(config.out)
 
 
 def train_model(
-    config: Config, state: RunState, model, train: list[Comparison], pad_id: int, device: torch.device
-) -> list[dict]:
-    """The loop: one batch of rankings a step. Returns the log."""
+    config: Config,
+    state: RunState,
+    saved: dict[str, Any] | None,
+    train: list[Comparison],
+    pad_id: int,
+    device: torch.device,
+    name: str = "rm",
+) -> tuple[Runner, list[dict]]:
+    """The loop: one batch of rankings a step, from the checkpoint `saved` if there is one. Returns the trained model and the log."""
+    torch.manual_seed(config.seed)
+    model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    runner = rankings.runner_for(model, config.encoding, pad_id)
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
     steps = max(1, len(train) * config.epochs // config.batch_size)
-    first, log = restore(state.load(), model=model, optimizer=optimizer)
+    first, log = restore(saved, model=model, optimizer=optimizer)
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
     model.train()
-    with stop_request() as stop, tqdm(total=steps, initial=first, desc="rm", unit="step", disable=None) as bar:
+    with stop_request() as stop, tqdm(total=steps, initial=first, desc=name, unit="step", disable=None) as bar:
         for step in range(first, steps):
             chosen = [train[i] for i in next(batches)]
-            loss, accuracy = backward_mean(model, chosen, config.parts, pad_id, device)
+            loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
             apply_step(optimizer, model, rate, config.clip_norm)
             if step % config.log_every == 0 or step == steps - 1:
@@ -143,81 +175,122 @@ def train_model(
                 state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
             if stop.is_set:
                 raise KeyboardInterrupt
-    return log
+    return runner, log
 
 
-def backward_mean(model, batch: list[Comparison], parts: int, pad_id: int, device: torch.device) -> tuple[float, float]:
+def train_folds(config: Config, state: RunState, train: list[Comparison], pad_id: int, device: torch.device) -> dict:
+    """One model per share of the labelers, trained on the others' rankings and measured on theirs (section 3.5).
+
+    The models are not kept. Each fold's accuracy is, in OUT.run/, so that a killed run goes on with the fold it was at, and in that
+    from its own checkpoint.
+    """
+    figures = []
+    for number, labelers in enumerate(fold_labelers(train, config.labeler_folds, config.seed), start=1):
+        fold = state.part(f"fold-{number}")
+        if (done := fold.read_result()) is None:
+            kept = [comparison for comparison in train if comparison.labeler not in labelers]
+            held_out = [comparison for comparison in train if comparison.labeler in labelers]
+            title = f"rm, fold {number} of {config.labeler_folds}"
+            runner, _ = train_model(config, fold, fold.load(), kept, pad_id, device, title)
+            tally = Tally("fold")
+            for comparison, rewards_K in zip(
+                held_out, score_rankings(runner, held_out, config.batch_size), strict=True
+            ):
+                tally.add(comparison, rewards_K)
+            done = tally.metrics().get("accuracy_fold")
+            if done is None:
+                raise StageError(f"labeler fold {number}: its labelers ordered nothing, so it has no accuracy")
+            fold.write_result(done)
+        figures.append(done)
+    return summarize_folds(figures)
+
+
+def backward_mean(
+    runner: Runner, batch: list[Comparison], parts: int, *, with_ties: bool = False
+) -> tuple[float, float]:
     """Accumulate the gradient of the mean loss over the batch's rankings; returns (loss, accuracy on its pairs)."""
     size = -(-len(batch) // parts)
     total, right = 0.0, 0
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
-        rewards_N, comparisons = rewards_of(model, part, pad_id, device)
-        loss = ranking_loss(rewards_N, comparisons) * len(part) / len(batch)
+        rewards_N, indexed = rewards_of(runner, part, with_ties=with_ties)
+        loss = ranking_loss(rewards_N, indexed) * len(part) / len(batch)
         loss.backward()
         total += loss.item()
-        right += sum(int(rewards_N[w] > rewards_N[l]) for pairs, _ in comparisons for w, l in pairs)
-    return total, right / sum(len(comparison.pairs) for comparison in batch)
+        rewards = rewards_N.tolist()
+        right += sum(rewards[w] > rewards[l] for ranking in indexed for w, l in ranking.pairs)
+    return total, right / max(1, sum(len(comparison.pairs) for comparison in batch))
 
 
 def rewards_of(
-    model, batch: Sequence[Comparison], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, list[tuple[list[tuple[int, int]], int]]]:
-    """(rewards of all responses of the batch, each ranking's pairs as indices into them with its C(K,2))."""
-    examples = [example for comparison in batch for example in comparison.examples]
-    comparisons, offset = [], 0
-    for comparison in batch:
-        comparisons.append(([(w + offset, l + offset) for w, l in comparison.pairs], comparison.pair_count))
-        offset += len(comparison.examples)
-    return score_examples(model, examples, pad_id, device), comparisons
+    runner: Runner, batch: Sequence[Comparison], *, with_ties: bool = False
+) -> tuple[torch.Tensor, list[IndexedRanking]]:
+    """(rewards of the batch's responses, bias included; each ranking's pairs as indices into them)."""
+    examples, indexed = rankings.flatten(batch, runner.encoding, with_ties=with_ties)
+    return rewards_at_end(runner, examples), indexed
 
 
-def score_examples(model, examples: Sequence[Example], pad_id: int, device: torch.device) -> torch.Tensor:
-    """The reward of each example, read at its last token → (N,)."""
-    batch = collate(examples, pad_id, device)
-    return models.scores_at_end(
-        models.token_scores(model, batch.ids_BT, batch.keep_BT, batch.positions_BT), batch.lengths_B
-    )
+def rewards_at_end(runner: Runner, examples: Sequence[Example]) -> torch.Tensor:
+    """The reward of each example, read at its last token alone → (N,)."""
+    hidden_Nd = runner.last_hidden(examples)
+    return models.head_of(runner.model)(hidden_Nd).squeeze(-1) + runner.model.config.reward_bias
+
+
+@torch.no_grad()
+def score_rankings(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
+    """The rewards of each ranking's responses, `batch` rankings at a time. Leaves the model in evaluation mode."""
+    runner.model.eval()
+    scored: list[list[float]] = []
+    for start in range(0, len(comparisons), batch):
+        part = comparisons[start : start + batch]
+        rewards = iter(rewards_at_end(runner, [example for c in part for example in c.examples]).tolist())
+        scored += [list(itertools.islice(rewards, len(c.examples))) for c in part]
+    return scored
 
 
 @torch.no_grad()
 def score_all(model, examples: Sequence[Example], pad_id: int, batch: int, device: torch.device) -> torch.Tensor:
-    """The rewards of any number of examples, batch by batch, on the CPU → (N,). Leaves the model in evaluation mode."""
-    model.eval()
-    starts = range(0, len(examples), batch)
-    return torch.cat([score_examples(model, examples[i : i + batch], pad_id, device).cpu() for i in starts])
+    """The rewards of any number of examples, `batch` at a time, on the CPU → (N,). Leaves the model in evaluation mode."""
+    model.to(device).eval()
+    runner = Runner(model, "responses", pad_id)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    parts = [[examples[i] for i in order[start : start + batch]] for start in range(0, len(order), batch)]
+    rewards_N = torch.cat([rewards_at_end(runner, part).cpu() for part in parts])
+    return rewards_N[torch.tensor(order).argsort()]
 
 
-def demonstration_mean(
-    model, export: Export, split: str, tokenizer, config: Config, device: torch.device
-) -> float | None:
+def demonstration_mean(runner: Runner, export: Export, split: str, tokenizer, config: Config) -> float | None:
     """Mean reward of the split's demonstrations; None when it has none."""
     rows = read_demonstrations(export, split, Counter())
     examples = encode_demonstrations(tokenizer, rows, config.limits, Counter())
     if not examples:
         return None
-    return float(score_all(model, examples, tokenizer.pad_token_id, config.batch_size * 4, device).mean())
+    return float(score_all(runner.model, examples, runner.pad_id, config.batch_size * 4, runner.device).mean())
 
 
-def accuracies(model, export: Export, tokenizer, limits: LengthLimits, batch: int, device: torch.device) -> dict:
-    """Share of non-tied pairs that the model orders as the labelers did: by split, labeler group and use case.
+def accuracies(
+    model,
+    export: Export,
+    tokenizer,
+    limits: LengthLimits,
+    batch: int,
+    device: torch.device,
+    encoding: rankings.Encoding = "auto",
+) -> dict:
+    """Share of non-tied pairs that the model orders as the labelers did: by split, labeler group, use case, K and policies.
 
     Held-out labelers are scored here and nowhere trained on. Also the rewards' mean and deviation per split.
     """
-    right: Counter[str] = Counter()
-    pairs: Counter[str] = Counter()
-    metrics: dict = {}
+    runner = rankings.runner_for(model.to(device), encoding, tokenizer.pad_token_id)
+    figures: dict = {}
+    spread: dict = {}
     for split in ("train", "valid", "test"):
         comparisons = read_comparisons(export, tokenizer, split, limits, Counter(), for_training=False)
-        rewards = []
-        for comparison in comparisons:
-            rewards_K = score_all(model, comparison.examples, tokenizer.pad_token_id, batch * 4, device)
-            rewards.append(rewards_K)
-            hits = sum(bool(rewards_K[w] > rewards_K[l]) for w, l in comparison.pairs)
-            for key in (split, f"{split}_{comparison.group}", f"{split}_{comparison.use_case}"):
-                right[key] += hits
-                pairs[key] += len(comparison.pairs)
+        tally, rewards = Tally(split), score_rankings(runner, comparisons, batch)
+        for comparison, rewards_K in zip(comparisons, rewards, strict=True):
+            tally.add(comparison, rewards_K)
+        figures |= tally.metrics()
         if rewards:
-            metrics[f"reward_mean_{split}"] = float(torch.cat(rewards).mean())
-            metrics[f"reward_std_{split}"] = float(torch.cat(rewards).std())
-    return {f"accuracy_{key}": right[key] / pairs[key] for key in sorted(pairs)} | metrics
+            flat = torch.tensor([reward for rewards_K in rewards for reward in rewards_K])
+            spread |= {f"reward_mean_{split}": float(flat.mean()), f"reward_std_{split}": float(flat.std())}
+    return figures | spread

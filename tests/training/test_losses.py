@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training import data, losses, rm, sft
+from training import data, losses, rankings, rm, sft
 from training.contract import read_export
 
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -84,18 +84,18 @@ def test_reward_gradients_are_equal_for_one_part_and_three_and_for_pairs_alone(r
     comparisons = data.read_comparisons(
         read_export(export), tokenizer, "train", UNLIMITED, Counter(), for_training=True
     )[:5]
-    pad, cpu = tokenizer.pad_token_id, torch.device("cpu")
-    whole, _ = rm.backward_mean(model, comparisons, 1, pad, cpu)
+    runner = rankings.runner_for(model, "auto", tokenizer.pad_token_id)
+    whole, _ = rm.backward_mean(runner, comparisons, 1)
     expected = gradients(model)
     model.zero_grad()
-    split, _ = rm.backward_mean(model, comparisons, 3, pad, cpu)
+    split, _ = rm.backward_mean(runner, comparisons, 3)
     assert split == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(gradients(model), expected, rtol=1e-4, atol=1e-6)
     model.zero_grad()
     alone = 0.0
     for comparison in comparisons:  # each pair by two forward passes of its own
         for w, l in comparison.pairs:
-            better, worse = (rm.score_examples(model, [comparison.examples[i]], pad, cpu) for i in (w, l))
+            better, worse = (rm.rewards_at_end(runner, [comparison.examples[i]]) for i in (w, l))
             loss = -torch.nn.functional.logsigmoid(better - worse).sum() / comparison.pair_count / len(comparisons)
             loss.backward()
             alone += loss.item()

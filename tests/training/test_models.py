@@ -51,8 +51,8 @@ def test_finished_and_truncated_score_differently_when_pad_is_eos(reward_model, 
     truncated = data.encode_dialogue(tokenizer, ASK, "A fox.", finished=False)
     long = data.encode_dialogue(tokenizer, ASK, "A fox went to the garden. " * 3)
     eos = tokenizer.eos_token_id
-    scores = rm.score_examples(model, [finished, truncated, long], eos, torch.device("cpu"))
-    alone = [rm.score_examples(model, [example], eos, torch.device("cpu")) for example in (finished, truncated, long)]
+    scores = rm.score_all(model, [finished, truncated, long], eos, 8, torch.device("cpu"))
+    alone = [rm.score_all(model, [example], eos, 8, torch.device("cpu")) for example in (finished, truncated, long)]
     assert scores[0].item() != pytest.approx(scores[1].item(), abs=1e-6)
     torch.testing.assert_close(scores, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
@@ -67,7 +67,7 @@ def test_a_rollout_is_scored_at_its_last_token(reward_model, tokenizer):
     lengths = torch.tensor([len(r) for r in responses])
     rollout = generation.Rollout(prompts_BP, keep_BP, padded, lengths, torch.tensor([True, True]))
     examples = [data.Example(p + r, len(p)) for p, r in zip(prompts, responses, strict=True)]
-    expected = rm.score_examples(model, examples, tokenizer.eos_token_id, torch.device("cpu"))
+    expected = rm.score_all(model, examples, tokenizer.eos_token_id, 8, torch.device("cpu"))
     torch.testing.assert_close(generation.end_scores(model, rollout), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_folders_load_with_transformers_alone(base, reward_model):
     judge = AutoModelForSequenceClassification.from_pretrained(reward_model)
     example = data.encode_dialogue(tokenizer, ASK, "A fox.")
     theirs = judge(torch.tensor([example.ids])).logits[0, 0] + judge.config.reward_bias
-    ours = rm.score_examples(models.load_reward_model(reward_model), [example], 1, torch.device("cpu"))
+    ours = rm.score_all(models.load_reward_model(reward_model), [example], 1, 8, torch.device("cpu"))
     assert theirs.item() == pytest.approx(ours.item(), abs=1e-5)
 
 
