@@ -189,6 +189,9 @@ function elsewhere(data) {
 function changed() {
   page.dirty = true;
   page.lastSign = Date.now();
+  // A missing thing that is there now is no problem any more.
+  allOf("#problems li > a").forEach((link) => form.elements[link.hash.slice(1)]?.value && link.parentNode.remove());
+  if (!byId("problems").querySelector("li")) byId("problems").hidden = true;
   keepLocally();
   if (page.held) return;
   if (!page.sending) show("unsaved");

@@ -358,6 +358,7 @@ def test_what_is_missing_is_named_and_nothing_is_lost(open_page, posts, labeler)
     expect(page.locator("#place-G")).to_be_focused()
     expect(page.locator("#comment")).to_have_value("kept")
     page.locator("#place-G").select_option("1")
+    expect(problems).to_be_hidden()
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/tasks/")
     assert Submission.objects.get().current.comment == "kept"
