@@ -146,6 +146,21 @@ def decode(tokenizer, rollout: Rollout) -> list[str]:
     return tokenizer.batch_decode(rollout.tokens(), skip_special_tokens=True)
 
 
+def transcripts(tokenizer, rollout: Rollout, count: int) -> list[dict[str, str]]:
+    """Prompt, response and finish reason of the first `count` rows, as text without special tokens, to be looked at."""
+    if count == 0:
+        return []  # of no rows batch_decode makes one empty text
+    first = Rollout(*(tensor[:count] for tensor in rollout))
+    prompts = [ids[keep].tolist() for ids, keep in zip(first.prompts_BP, first.prompt_keep_BP, strict=True)]
+    rows = zip(
+        tokenizer.batch_decode(prompts, skip_special_tokens=True),
+        decode(tokenizer, first),
+        first.finish_reasons(),
+        strict=True,
+    )
+    return [{"prompt": prompt, "response": text, "finish_reason": reason} for prompt, text, reason in rows]
+
+
 # ---- scoring the very tokens that were sampled ------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batche
 from training.ema import WeightAverage
 from training.errors import StageError
 from training.experience import Experience, Players, Shaping, gain_experience, parts_of, response_values, rows_of
-from training.generation import Rollout, end_scores, response_logprobs, sample
+from training.generation import Rollout, end_scores, response_logprobs, sample, transcripts
 from training.kl_control import KlController
 from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
@@ -88,6 +88,7 @@ class Config:
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
     on_too_long: OnTooLong = option("raise", help="what to do with a prompt past this limit")
+    log_samples: int = option(0, help="episodes per iteration whose texts go to the log")
     valid_episodes: int = option(512, help="validation prompts sampled before and after, at most")
     seed: int = option(0, help="seed of order and sampling")
     checkpoint_every: int = option(10, help="iterations between checkpoints")
@@ -283,7 +284,7 @@ def collect(
     generator: torch.Generator,
     kl_coef: float,
     iteration: int,
-) -> tuple[Experience | None, dict[str, float]]:
+) -> tuple[Experience | None, dict[str, Any]]:
     """One rollout, scored and checked, with its figures; nothing for the control without RL."""
     if config.ptx_only:
         return None, {}
@@ -293,7 +294,8 @@ def collect(
     check_finite(iteration, stats | values)
     if iteration == 0:
         check_kl_is_zero(stats)
-    return experience, stats
+    samples = transcripts(players.tokenizer, rollout, config.log_samples)
+    return experience, stats | ({"samples": samples} if samples else {})
 
 
 def respond(config: Config, players: Players, prompts: Sequence[list[int]], generator: torch.Generator) -> Rollout:

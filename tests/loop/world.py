@@ -291,8 +291,8 @@ def run_stage(module, out: Path, **fields) -> Path:
     return folder
 
 
-def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
-    """The loop for one seed under `root`; finished parts are not repeated. Returns the report that the gates read."""
+def prepare(root: Path, seed: int, threads: int = 0) -> tuple[Path, Path, Path, float]:
+    """Everything before PPO, under `root`: (base, SFT, reward model, labeler agreement). Finished parts are not repeated."""
     common = {"seed": seed, "threads": threads}
     base = run_stage(pretrain, root / "base", **common)
     prompts = prompt_rows(PROMPTS, seed)
@@ -302,14 +302,19 @@ def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
     rankings, agreement = ranking_rows(pick(prompts, RANKINGS, seed + 1), policy, seed)
     write_export(root / "v0002", 2, prompts, demonstrations, rankings)
     judge = run_stage(rm, root / "rm", sft_model=str(policy), export=str(root / "v0002"), **common)
-    final = run_stage(
-        ppo,
-        root / ppo_fields.pop("name", "ppo"),
-        policy=str(policy),
-        reward_model=str(judge),
-        export=str(root / "v0002"),
-        **(common | ppo_fields),
-    )
+    return base, policy, judge, agreement
+
+
+def run_ppo(root: Path, seed: int, threads: int = 0, name: str = "ppo", **fields) -> Path:
+    """One PPO run on what `prepare` made under `root`, with these fields in place of the config file's."""
+    players = {"policy": str(root / "sft"), "reward_model": str(root / "rm"), "export": str(root / "v0002")}
+    return run_stage(ppo, root / name, **players, **({"seed": seed, "threads": threads} | fields))
+
+
+def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
+    """The loop for one seed under `root`; finished parts are not repeated. Returns the report that the gates read."""
+    base, policy, judge, agreement = prepare(root, seed, threads)
+    final = run_ppo(root, seed, threads, **ppo_fields)
     return report(seed, agreement, base, policy, judge, final)
 
 
@@ -352,8 +357,7 @@ def sweep(root: Path, seed: int, threads: int, betas: Sequence[float]) -> None:
     sft_scores = scores_of(valid, sample_texts(root / "sft", asked, seed=seed + 88)[0])
     print(f"{len(valid)} validation prompts\n   β    β/std     KL   proxy    gold  beats SFT  relevance  distinct")
     for beta in betas:
-        fields = {"policy": str(root / "sft"), "reward_model": str(root / "rm"), "export": str(root / "v0002")}
-        folder = run_stage(ppo, root / f"ppo-{beta}", **fields, kl_coef=beta, seed=seed, threads=threads)
+        folder = run_ppo(root, seed, threads, f"ppo-{beta}", kl_coef=beta)
         texts = sample_texts(folder, asked, seed=seed + 88)[0]
         scores, metrics = scores_of(valid, texts), contract.read_model_manifest(folder).metrics
         wins = gates.win_rates(scores, sft_scores, [row["use_case"] for row in valid])

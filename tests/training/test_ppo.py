@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from training import corpus, data, experience, models, ppo
+from training import corpus, data, experience, models, ppo, tinyworld
 from training.contract import read_model_manifest
 from training.errors import StageError
 from training.generation import response_logprobs
@@ -65,6 +65,15 @@ def test_a_kl_target_moves_the_coefficient_and_the_log_tells_it(run):
     metrics = read_model_manifest(folder).metrics
     assert (metrics["kl_coef"], metrics["kl_coef_after"]) == pytest.approx((0.1, 0.098))
     assert {"kl", "kl_k2", "kl_k3", "score", "reward", "gradient_norm"} <= set(log_of(folder)[0])
+
+
+def test_samples_in_the_log_are_prompts_and_answers_as_text(run):
+    assert all("samples" not in row for row in log_of(run("quiet")))
+    for row in log_of(run("shown", log_samples=3)):
+        assert [set(sample) for sample in row["samples"]] == [{"prompt", "response", "finish_reason"}] * 3
+        for sample in row["samples"]:
+            tinyworld.read_ask(sample["prompt"])  # raises where the text is not the prompt's own
+            assert sample["finish_reason"] in ("stop", "length")
 
 
 def test_ptx_is_trained_logged_and_measured(run, tokenizer):
