@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from training import packing, tinyworld
 from training.data import LengthLimits, OnTooLong, batch_at
 from training.errors import StageError
+from training.unembedding import CHUNK_LOGITS, loss_sum_at
 
 Document = list[dict[str, str]] | str
 """A plain text, or the messages of a dialogue."""
@@ -127,11 +128,13 @@ def loss_sum(
     """
     batch = packing.PackedRows(*(tensor[list(chosen)].to(device) for tensor in rows))
     labels_BT, loss_BT = packing.targets(batch)
-    mask = packing.attention_mask(batch.segments_BT)
+    mask, tokens = packing.mask_for(model, batch.segments_BT), int(loss_BT.sum())
+    if batch.ids_BT.numel() * model.config.get_text_config().vocab_size > CHUNK_LOGITS["cpu"]:
+        return loss_sum_at(model, batch.ids_BT, mask, batch.positions_BT, labels_BT, loss_BT), tokens
+    # So few logits that chunks would save nothing; kept as it was, so that tiny models keep their numbers bit for bit.
     output = model(input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False)
-    logits = output.logits.flatten(0, 1).float()
     labels = torch.where(loss_BT, labels_BT, -100).flatten()
-    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"), int(loss_BT.sum())
+    return F.cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=-100, reduction="sum"), tokens
 
 
 @torch.no_grad()

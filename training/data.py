@@ -113,6 +113,29 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device | str
     return Batch(*(tensor.to(device) for tensor in (ids_BT, keep_BT, positions_BT, loss_BT, lengths_B)))
 
 
+def length_groups(lengths: Sequence[int], parts: int, part_cost: int) -> list[list[int]]:
+    """Indices of rows in groups of like length, longest first, so that a batch pads little.
+
+    `parts` groups of equal count; 0: as many as make the padded tokens, plus `part_cost` tokens for each group, fewest.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if parts:
+        size = -(-len(order) // parts)
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    stride = -(-len(order) // 64)  # at most 64 places to cut: the search is quadratic in them
+    ends = [*range(stride, len(order), stride), len(order)]
+    best: dict[int, tuple[int, int]] = {0: (0, 0)}  # end of a group → (cost so far, where that group starts)
+    for end in ends:
+        costs = ((cost + part_cost + lengths[order[start]] * (end - start), start) for start, (cost, _) in best.items())
+        best[end] = min(costs)
+    groups, end = [], len(order)
+    while end:
+        start = best[end][1]
+        groups.append(order[start:end])
+        end = start
+    return groups[::-1]
+
+
 def pad_left(
     prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:

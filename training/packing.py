@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import torch
 
+from training.data import Example
+from training.errors import StageError
+
 
 class PackedRows(NamedTuple):
     """Rows of packed documents. Segment 0 is padding; documents count from 1 within a row, positions from 0 in each."""
@@ -63,6 +66,46 @@ def attention_mask(segments_BT: torch.Tensor) -> torch.Tensor:
     same = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
     width = segments_BT.shape[1]
     return same & torch.ones(width, width, dtype=torch.bool, device=segments_BT.device).tril()
+
+
+def mask_for(model, segments_BT: torch.Tensor) -> torch.Tensor:
+    """The mask of packed rows in the form that the model's attention takes. Raises StageError where it takes none.
+
+    Flash attention has no mask at all; a window shorter than a row, and layers that carry a state from token to token
+    (Mamba and its like), would mix documents whatever the mask says.
+    """
+    config = model.config.get_text_config()
+    attention = config._attn_implementation or "eager"
+    if attention not in ("sdpa", "eager"):
+        raise StageError(f"packing needs attention with a mask (sdpa or eager), and this model uses {attention}")
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    if kinds - {"full_attention", "sliding_attention"} or getattr(model, "_is_stateful", False):
+        raise StageError(f"packing would leak between documents in layers of kind {', '.join(sorted(kinds))}")
+    if "sliding_attention" in kinds and window is not None and window < segments_BT.shape[1]:
+        raise StageError(
+            f"packed rows of {segments_BT.shape[1]} tokens are longer than the attention window of {window}"
+        )
+    mask = attention_mask(segments_BT)
+    if attention == "sdpa":
+        return mask
+    return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)
+
+
+def pack_examples(examples: Sequence[Example], capacity: int, pad_id: int) -> tuple[PackedRows, torch.Tensor]:
+    """Prompts with their responses as packed rows, and loss_BT: which tokens the model is trained to produce.
+
+    The first token of an example has nothing before it, so it is never among them.
+    """
+    rows = pack([example.ids for example in examples], capacity, pad_id)
+    loss_BT = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
+    for row, members in enumerate(first_fit([len(example.ids) for example in examples], capacity)):
+        start = 0
+        for index in members:
+            end = start + len(examples[index].ids)
+            loss_BT[row, start + max(1, examples[index].prompt_tokens) : end] = True
+            start = end
+    return rows, loss_BT
 
 
 def targets(packed: PackedRows) -> tuple[torch.Tensor, torch.Tensor]:

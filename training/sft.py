@@ -1,35 +1,47 @@
 """Supervised fine-tuning on an export's demonstrations (InstructGPT, section 3.5 and appendix C.1).
 
-Loss on the response only, EOS included; averaged over the tokens of the whole batch, however it is split into parts;
-cosine to 10 %, no warm-up.
+Loss on the response only, EOS included. With R the response tokens, W all tokens but each first one, and P the pretraining
+tokens of a step's whole batch, each L the mean of −log p over its tokens, in nats:
+
+    loss = (1 − pretraining_mix) · (L_R + lm_coef · L_W) + pretraining_mix · L_P
+
+However the batch is split into parts or packed, that stays the same but for rounding. Cosine to 10 %, no warm-up. With a
+reward model the epoch whose samples score best on validation prompts is published, else the last.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from training import models
+from training import corpus, models, packing
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
-from training.contract import read_export
+from training.contract import Export, read_export
 from training.data import (
     Example,
     LengthLimits,
     OnTooLong,
+    batch_at,
     collate,
     encode_demonstrations,
+    length_groups,
     read_demonstrations,
-    shuffled_batches,
+    read_prompts,
 )
-from training.losses import next_token_loss_sum
+from training.dropout import residual_dropout
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.selection import Best, Judge, epoch_ended
+from training.unembedding import loss_sum_at
+
+PART_COST = {"cpu": 64, "cuda": 4096}
+"""What a forward and backward pass costs beside its tokens, in tokens: so little padding is not worth a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +53,32 @@ class Config:
     export: str = option(help="export folder with demonstrations")
     epochs: int = option(16, help="passes over the demonstrations (paper: 16)")
     batch_size: int = option(32, help="demonstrations per step (paper: 32 at 1.3B)")
-    parts: int = option(1, help="forward passes a step is split into, to save memory; the gradient stays the same")
+    parts: int = option(0, help="passes a step is split into, by length; 0: as save time; the gradient stays the same")
+    packing: bool = option(False, help="put several demonstrations in a row, without leaks, instead of padding them")
+    packed_tokens: int = option(0, help="tokens per packed row; 0: the longest demonstration of the batch")
     learning_rate: float = option(9.65e-6, help="peak learning rate (paper: 9.65e-6 at 1.3B)")
     weight_decay: float = option(0.0, help="AdamW weight decay, on matrices only")
     adam_epsilon: float = option(1e-8, help="AdamW epsilon")
     clip_norm: float = option(1.0, help="gradient norm clipping")
+    residual_dropout: float | None = option(
+        None, help="dropout of residual branches (paper: 0.2); none: as the model has it"
+    )
+    lm_coef: float = option(0.0, help="λ: weight of the language-model loss on whole texts (GPT-1: 0.5)")
+    pretraining_mix: float = option(
+        0.0, help="share of pretraining text in the loss (paper, for RL: 0.1, with 2 epochs)"
+    )
+    pretraining_text: str | None = option(
+        None, help='JSONL of {"text"} rows for the mix; none: the tiny world writes it'
+    )
+    pretraining_documents: int = option(40_000, help="documents of the tiny world to write for the mix")
+    pretraining_row_tokens: int = option(256, help="tokens per packed row of the mix; longer documents: on_too_long")
+    reward_model: str | None = option(None, help="reward model folder to choose the epoch by; none: the last is kept")
+    selection_prompts: int = option(256, help="validation prompts answered and scored after each epoch, at most")
+    selection_temperature: float = option(1.0, help="sampling temperature for those answers; 0: the likeliest tokens")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
-    on_too_long: OnTooLong = option("raise", help="what to do with a demonstration past these limits")
-    seed: int = option(0, help="seed of the order")
+    on_too_long: OnTooLong = option("raise", help="what to do with a text past these limits")
+    seed: int = option(0, help="seed of order, dropout and selection")
     log_every: int = option(10, help="steps between log rows")
     checkpoint_every: int = option(200, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
@@ -58,18 +87,16 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
-        for name in (
-            "epochs",
-            "batch_size",
-            "parts",
-            "prompt_tokens",
-            "response_tokens",
-            "log_every",
-            "checkpoint_every",
-        ):
+        for name in ("epochs", "batch_size", "prompt_tokens", "response_tokens", "log_every", "checkpoint_every"):
             require(getattr(self, name) > 0, name, "must be positive")
+        for name in ("parts", "packed_tokens", "lm_coef", "selection_temperature"):
+            require(getattr(self, name) >= 0, name, "must not be negative")
         require(self.parts <= self.batch_size, "parts", "must not exceed batch_size")
         require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(0 <= (self.residual_dropout or 0) < 1, "residual_dropout", "must lie from 0 to below 1")
+        require(0 <= self.pretraining_mix < 1, "pretraining_mix", "must lie from 0 to below 1")
+        require(self.pretraining_row_tokens > 1, "pretraining_row_tokens", "must be more than 1")
+        require(self.selection_prompts > 0, "selection_prompts", "must be positive")
 
     @property
     def limits(self) -> LengthLimits:
@@ -81,6 +108,8 @@ def run(config: Config) -> Path:
     """Train and publish the SFT model; returns its folder. Resumes from checkpoints of the same run."""
     export = read_export(config.export)
     parents = {"base": models.parent_of(config.base_model)}
+    if config.reward_model is not None:
+        parents["rm"] = models.parent_of(config.reward_model)
     state = RunState(config.out, "sft", to_dict(config), parents, export.ref)
     if state.is_published(config.overwrite):
         return Path(config.out)
@@ -90,10 +119,13 @@ def run(config: Config) -> Path:
     counts: Counter[str] = Counter()
     train = encode_demonstrations(tokenizer, read_demonstrations(export, "train", counts), config.limits, counts)
     valid = encode_demonstrations(tokenizer, read_demonstrations(export, "valid", Counter()), config.limits, Counter())
+    mix = make_mix(config, tokenizer, train, counts)
+    judge = make_judge(config, export, tokenizer, counts, device)
     torch.manual_seed(config.seed)
     model = models.load_policy(config.base_model, device)
     before = mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device)
-    log = train_model(config, state, model, train, tokenizer.pad_token_id, device)
+    with residual_dropout(model, config.residual_dropout):
+        best, log = train_model(config, state, model, train, mix, judge, tokenizer.pad_token_id, device)
     metrics = {
         "valid_loss_before": before,
         "valid_loss": mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device),
@@ -101,6 +133,10 @@ def run(config: Config) -> Path:
         "demonstrations_valid": len(valid),
         **counts,
     }
+    if judge is not None:
+        metrics |= {"selected_epoch": best.epoch, "selected_score": best.score}
+    if mix is not None:
+        metrics["text_valid_loss"] = corpus.mean_loss(model, mix.text.valid, config.batch_size, device)
     lineage: dict[str, Any] = {
         "stage": "sft",
         "parents": parents,
@@ -113,64 +149,208 @@ def run(config: Config) -> Path:
     return Path(config.out)
 
 
+class Mix(NamedTuple):
+    """Pretraining text beside the demonstrations: `rows` packed rows a step, so that `share` of the loss tokens are text."""
+
+    text: corpus.Corpus
+    rows: int
+    share: float
+
+
+def make_mix(config: Config, tokenizer, train: list[Example], counts: Counter[str]) -> Mix | None:
+    """The pretraining mix; None without one. What is dropped of its text is counted as `text_dropped_too_long`."""
+    share = config.pretraining_mix
+    if not share:
+        return None
+    dropped: Counter[str] = Counter()
+    text = corpus.load(
+        tokenizer,
+        config.pretraining_text,
+        row_tokens=config.pretraining_row_tokens,
+        valid_documents=200,
+        documents=config.pretraining_documents,
+        seed=config.seed,
+        on_too_long=config.on_too_long,
+        counts=dropped,
+    )
+    responses = config.batch_size * sum(example.response_tokens for example in train) / len(train)
+    rows = max(1, round(share / (1 - share) * responses / config.pretraining_row_tokens))
+    counts.update({"text_rows_per_step": rows} | {f"text_{name}": number for name, number in dropped.items()})
+    return Mix(text, rows, share)
+
+
+def make_judge(config: Config, export: Export, tokenizer, counts: Counter[str], device: torch.device) -> Judge | None:
+    """Who chooses the epoch; None without a reward model. Its prompts are the first of the export's validation split."""
+    if config.reward_model is None:
+        return None
+    dropped: Counter[str] = Counter()
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
+    counts.update({f"selection_{name}": number for name, number in dropped.items()})
+    return Judge(
+        config.reward_model,
+        tokenizer,
+        prompts[: config.selection_prompts],
+        response_tokens=config.response_tokens,
+        temperature=config.selection_temperature,
+        seed=config.seed,
+        batch=256,
+        device=device,
+    )
+
+
 def train_model(
-    config: Config, state: RunState, model, train: list[Example], pad_id: int, device: torch.device
-) -> list[dict]:
-    """The loop: one batch of demonstrations a step. Returns the log."""
+    config: Config,
+    state: RunState,
+    model,
+    train: list[Example],
+    mix: Mix | None,
+    judge: Judge | None,
+    pad_id: int,
+    device: torch.device,
+) -> tuple[Best, list[dict]]:
+    """The loop: one batch of demonstrations a step. Returns the best epoch, its weights put back, and the log."""
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
     steps = max(1, len(train) * config.epochs // config.batch_size)
-    first, log = restore(state.load(), model=model, optimizer=optimizer)
-    batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
+    best = Best(model)
+    parts = {"model": model, "optimizer": optimizer, "best": best}
+    first, log = restore(state.load(), **parts)
     model.train()
     with stop_request() as stop, tqdm(total=steps, initial=first, desc="sft", unit="step", disable=None) as bar:
         for step in range(first, steps):
-            chosen = [train[i] for i in next(batches)]
-            loss = backward_mean(model, chosen, config.parts, pad_id, device)
+            chosen = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, step)]
+            losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
             rate = config.learning_rate * cosine_schedule(step, steps)
             apply_step(optimizer, model, rate, config.clip_norm)
             if step % config.log_every == 0 or step == steps - 1:
-                log.append({"step": step, "loss": loss})
-                bar.set_postfix(loss=f"{loss:.3f}")
+                row = {name: loss.item() for name, loss in losses.items()}
+                log.append({"step": step, **row})
+                bar.set_postfix(loss=f"{row['loss']:.3f}")
+            epoch = epoch_ended(step, config.batch_size, len(train)) or (config.epochs if step == steps - 1 else 0)
+            if judge is not None and epoch:
+                best.offer(score := judge.score(model), epoch)
+                log.append({"step": step, "epoch": epoch, "reward_model_score": score})
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
-                state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
+                state.save(step + 1, capture(step + 1, log, **parts))
             if stop.is_set:
                 raise KeyboardInterrupt
-    return log
+    best.put_back()
+    return best, log
 
 
-def backward_mean(model, examples: list[Example], parts: int, pad_id: int, device: torch.device) -> float:
-    """Accumulate the gradient of the mean loss over all response tokens of the batch; returns that mean (nats).
+def backward_losses(
+    config: Config,
+    model,
+    examples: list[Example],
+    mix: Mix | None,
+    step: int,
+    pad_id: int,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """Accumulate the gradient of one step's loss (the formula on top). Returns `loss` on responses, and `text_loss` in a mix."""
+    loss = backward_mean(
+        model,
+        examples,
+        config.parts,
+        pad_id,
+        device,
+        lm_coef=config.lm_coef,
+        share=1 - config.pretraining_mix,
+        packed_tokens=packed_tokens(config, examples),
+    )
+    if mix is None:
+        return {"loss": loss}
+    text = mix.text.train
+    loss_sum, tokens = corpus.loss_sum(
+        model, text, corpus.rows_at(len(text.ids_BT), mix.rows, config.seed, step), device
+    )
+    (mix.share * loss_sum / tokens).backward()
+    return {"loss": loss, "text_loss": loss_sum.detach() / tokens}
 
-    Each part's sum is divided by the whole batch's token count, so the number of parts changes nothing but rounding.
+
+def packed_tokens(config: Config, examples: Sequence[Example]) -> int:
+    """Tokens per packed row of a batch; 0 without packing."""
+    longest = max(len(example.ids) for example in examples)
+    return max(config.packed_tokens, longest) if config.packing else 0
+
+
+def backward_mean(
+    model,
+    examples: list[Example],
+    parts: int,
+    pad_id: int,
+    device: torch.device,
+    *,
+    lm_coef: float = 0.0,
+    share: float = 1.0,
+    packed_tokens: int = 0,
+) -> torch.Tensor:
+    """Accumulate the gradient of share · (L_R + lm_coef · L_W) of a batch; returns L_R + lm_coef · L_W (nats, detached).
+
+    Each token is weighted by the whole batch's counts, so neither the number of parts nor packing changes anything but
+    rounding.
     """
-    tokens = sum(example.response_tokens for example in examples)
-    size = -(-len(examples) // parts)
-    total = 0.0
-    for start in range(0, len(examples), size):
-        loss = response_loss_sum(model, examples[start : start + size], pad_id, device) / tokens
-        loss.backward()
-        total += loss.item()
+    responses, texts = sum(e.response_tokens for e in examples), sum(len(e.ids) - 1 for e in examples)
+    total = torch.zeros((), device=device)
+    for rows in rows_of(model, examples, parts, pad_id, device, packed_tokens):
+        if lm_coef:
+            weight_BT = rows.loss_BT / responses + lm_coef / texts
+            loss = loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.text_BT, weight_BT)
+        else:
+            loss = loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.loss_BT) / responses
+        (loss if share == 1 else share * loss).backward()
+        total += loss.detach()
     return total
 
 
-def response_loss_sum(model, examples: list[Example], pad_id: int, device: torch.device) -> torch.Tensor:
-    """Sum of −log p over the response tokens of the examples."""
-    batch = collate(examples, pad_id, device)
-    output = model(
-        input_ids=batch.ids_BT, attention_mask=batch.keep_BT, position_ids=batch.positions_BT, use_cache=False
-    )
-    return next_token_loss_sum(output.logits, batch.ids_BT, batch.loss_BT)
+class Rows(NamedTuple):
+    """Demonstrations as a model takes them: inputs (ids, mask, positions), and what each token should predict.
+
+    At t stand the label of t and whether it is a response token (`loss_BT`), or any token of the same text (`text_BT`).
+    """
+
+    inputs: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+    labels_BT: torch.Tensor
+    loss_BT: torch.Tensor
+    text_BT: torch.Tensor
+
+
+def rows_of(
+    model, examples: Sequence[Example], parts: int, pad_id: int, device: torch.device, packed_tokens: int
+) -> Iterator[Rows]:
+    """A batch as the passes it is split into: padded, with texts of like length together, or packed."""
+    if packed_tokens:
+        packed, loss_BT = packing.pack_examples(examples, packed_tokens, pad_id)
+        size = -(-len(loss_BT) // max(1, parts))
+        for start in range(0, len(loss_BT), size):
+            part = packing.PackedRows(*(tensor[start : start + size].to(device) for tensor in packed))
+            labels_BT, text_BT = packing.targets(part)
+            inputs = (part.ids_BT, packing.mask_for(model, part.segments_BT), part.positions_BT)
+            yield Rows(inputs, labels_BT, _next(loss_BT[start : start + size].to(device)), text_BT)
+        return
+    for group in length_groups([len(e.ids) for e in examples], parts, PART_COST.get(device.type, 64)):
+        batch = collate([examples[i] for i in group], pad_id, device)
+        inputs = (batch.ids_BT, None, None)  # padded on the right: a causal model needs no mask for the kept tokens
+        yield Rows(inputs, batch.ids_BT.roll(-1, 1), _next(batch.loss_BT), _next(batch.keep_BT))
+
+
+def _next(mask_BT: torch.Tensor) -> torch.Tensor:
+    """The mask of each token's successor; the last has none."""
+    next_BT = mask_BT.roll(-1, 1)
+    next_BT[:, -1] = False
+    return next_BT
 
 
 @torch.no_grad()
 def mean_loss(model, examples: list[Example], pad_id: int, batch: int, device: torch.device) -> float | None:
-    """Nats per response token over the examples; None when there are none."""
+    """Nats per response token over the examples; None when there are none. Leaves the model in evaluation mode."""
     if not examples:
         return None
     model.eval()
-    starts = range(0, len(examples), batch)
-    total = sum(response_loss_sum(model, examples[i : i + batch], pad_id, device).item() for i in starts)
+    total = 0.0
+    for start in range(0, len(examples), batch):
+        for rows in rows_of(model, examples[start : start + batch], 0, pad_id, device, 0):
+            total += loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.loss_BT).item()
     return total / sum(example.response_tokens for example in examples)

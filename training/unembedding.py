@@ -30,15 +30,16 @@ CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}
 def logprobs_at(
     model,
     ids_BT: torch.Tensor,
-    attention_mask: torch.Tensor,
-    positions_BT: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    positions_BT: torch.Tensor | None,
     labels_BT: torch.Tensor,
     keep_BT: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
     """log π(labels[b, t]) given the tokens up to and including t, where keep_BT, row by row → (N,) in float32.
 
-    Labels are not shifted here: for the next token they are ids rolled by one. Differentiable, recomputing in backward.
+    Labels are not shifted here: for the next token they are ids rolled by one. Rows padded on the right need neither mask
+    nor positions (None): nothing kept comes after a pad. Differentiable, recomputing in backward.
     """
     inputs, targets_N = (ids_BT, attention_mask, positions_BT), labels_BT[keep_BT]
     head = unembedding_of(model)
@@ -52,13 +53,13 @@ def logprobs_at(
 def loss_sum_at(
     model,
     ids_BT: torch.Tensor,
-    attention_mask: torch.Tensor,
-    positions_BT: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    positions_BT: torch.Tensor | None,
     labels_BT: torch.Tensor,
     loss_BT: torch.Tensor,
     weight_BT: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum of −log π(labels[b, t]) over loss_BT, each times its weight; labels are not shifted here.
+    """Sum of −log π(labels[b, t]) over loss_BT, each times its weight; arguments as for `logprobs_at`.
 
     A sum, so that accumulated parts divide once by the count of the whole batch: the token mean stays the same.
     """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from training import data, losses, models
+from training import data, models, sft
 from training.contract import read_export
 
 ASK = [{"role": "user", "content": "Write a story about a fox."}]
@@ -31,11 +31,9 @@ def test_a_model_trained_with_pad_equal_to_eos_stops(tokenizer):
     model = models.new_model(tokenizer, width=32, layers=1, heads=2, mlp_width=64, max_tokens=128, init_std=0.1)
     ask_two = [{"role": "user", "content": "Which color?"}]
     examples = [data.encode_dialogue(tokenizer, ASK, "A fox."), data.encode_dialogue(tokenizer, ask_two, "Red. " * 8)]
-    batch = data.collate(examples, pad_id=tokenizer.eos_token_id)
     adam = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        logits = model(batch.ids_BT, attention_mask=batch.keep_BT, position_ids=batch.positions_BT).logits
-        losses.next_token_loss_sum(logits, batch.ids_BT, batch.loss_BT).backward()
+        sft.backward_mean(model, examples, 1, tokenizer.eos_token_id, torch.device("cpu"))
         adam.step()
         adam.zero_grad()
     from training.generation import sample_texts
@@ -125,6 +123,22 @@ def test_batches_are_a_function_of_the_seed_and_visit_everything_once_per_epoch(
     assert first == again
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:], "each epoch has an order of its own"
+
+
+def padded(groups, lengths):
+    return sum(len(group) * max(lengths[i] for i in group) for group in groups)
+
+
+def test_groups_of_like_length_hold_every_row_once_and_pad_less():
+    lengths = [5, 90, 7, 6, 88, 91, 30, 31]
+    for parts in (0, 1, 3, 8):
+        groups = data.length_groups(lengths, parts, part_cost=10)
+        assert sorted(i for group in groups for i in group) == list(range(8))
+        assert len(groups) == parts or not parts
+    assert [sorted(group) for group in data.length_groups(lengths, 0, part_cost=10)] == [[1, 4, 5], [6, 7], [0, 2, 3]]
+    assert len(data.length_groups(lengths, 0, part_cost=1000)) == 1, "where a pass costs more than padding"
+    many = [i % 97 + 1 for i in range(500)]
+    assert padded(data.length_groups(many, 0, part_cost=10), many) < 0.6 * 97 * 500
 
 
 def test_an_empty_selection_is_an_error():

@@ -71,7 +71,7 @@ def test_sft_gradients_are_equal_for_one_part_and_four_on_ragged_data(policy, to
     expected = gradients(policy)
     policy.zero_grad()
     split = sft.backward_mean(policy, examples, 4, tokenizer.pad_token_id, torch.device("cpu"))
-    assert split == pytest.approx(whole, rel=1e-5)
+    assert split.item() == pytest.approx(whole.item(), rel=1e-5)
     torch.testing.assert_close(gradients(policy), expected, rtol=1e-4, atol=1e-6)
 
 
