@@ -55,7 +55,7 @@ def _blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
             f"residual_dropout: no known place for it in a model of type {kind}; "
             f"GPT-2's like and {', '.join(HOOKED)} have one"
         )
-    return [block for layer in layers for block in (layer.self_attn, layer.mlp)]
+    return [layer.get_submodule(name) for layer in layers for name in ("self_attn", "mlp")]
 
 
 def _hook(rate: float):

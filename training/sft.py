@@ -332,8 +332,8 @@ def rows_of(
         return
     for group in length_groups([len(e.ids) for e in examples], parts, PART_COST.get(device.type, 64)):
         batch = collate([examples[i] for i in group], pad_id, device)
-        inputs = (batch.ids_BT, None, None)  # padded on the right: a causal model needs no mask for the kept tokens
-        yield Rows(inputs, batch.ids_BT.roll(-1, 1), _next(batch.loss_BT), _next(batch.keep_BT))
+        # Padded on the right, so a causal model needs no mask for the kept tokens.
+        yield Rows((batch.ids_BT, None, None), batch.ids_BT.roll(-1, 1), _next(batch.loss_BT), _next(batch.keep_BT))
 
 
 def _next(mask_BT: torch.Tensor) -> torch.Tensor:
