@@ -695,7 +695,7 @@ def write_model_manifest(
         seed=seed,
         code_version=find_code_version() if code_version is None else code_version,
         created_at=created_at or utc_now(),
-        libraries=_library_versions(),
+        libraries=library_versions(),
         files={file: ModelFile(sha256=hash_file(folder / file), bytes=size) for file, size in _model_files(folder)},
         few_shot_prefix=few_shot_prefix,
     )
@@ -742,7 +742,7 @@ def _model_files(folder: Path) -> list[tuple[str, int]]:
     return sorted((pair for pair in named if pair[0] != "manifest.json"), key=lambda pair: pair[0].encode())
 
 
-def _library_versions() -> dict[str, str | None]:
+def library_versions() -> dict[str, str | None]:
     """Versions that decide a model's numbers; None where a library is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for library in ("torch", "transformers", "tokenizers"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,21 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training.contract import ExportRef, ParentRef, Stage, atomic_folder, hash_file, parent_ref, write_model_manifest
+from training.contract import (
+    ExportRef,
+    ParentRef,
+    Stage,
+    atomic_folder,
+    find_code_version,
+    hash_file,
+    library_versions,
+    parent_ref,
+    utc_now,
+    write_model_manifest,
+)
 from training.data import CHAT_TEMPLATE
 from training.errors import StageError
+from training.report import Sample, write_report
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 ROLE_TOKENS = ["<|user|>", "<|assistant|>", "<|system|>"]
@@ -195,10 +207,24 @@ def publish(
     metrics: dict[str, Any],
     log: list[dict[str, Any]],
     seed: int,
+    samples: Sequence[Sample] = (),
 ) -> Path:
-    """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl. Raises FileExistsError."""
+    """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl and, with `samples`,
+    report.html. Raises FileExistsError.
+    """
     import msgspec
 
+    facts: dict[str, Any] = {
+        "name": Path(folder).name,
+        "stage": stage,
+        "parents": parents,
+        "export": export,
+        "config": config,
+        "metrics": metrics,
+        "seed": seed,
+        "code_version": find_code_version(),
+        "created_at": utc_now(),
+    }
     with atomic_folder(folder) as building:
         is_policy = hasattr(model, "lm_head") or model.can_generate()
         if is_policy:
@@ -212,14 +238,7 @@ def publish(
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)
         (building / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in log))
-        write_model_manifest(
-            building,
-            name=Path(folder).name,
-            stage=stage,
-            parents=parents,
-            export=export,
-            config=config,
-            metrics=metrics,
-            seed=seed,
-        )
+        page = msgspec.to_builtins(facts | {"libraries": library_versions()})
+        write_report(building / "report.html", facts=page, log=log, samples=samples)
+        write_model_manifest(building, **facts)
     return Path(folder)
