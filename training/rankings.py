@@ -13,7 +13,7 @@ gradients add up at the copies. Shapes: N rows, T tokens, d width. Masks True = 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from training.data import Comparison, Example
 from training.errors import StageError
 from training.losses import IndexedRanking
+from training.unembedding import linear_token_logprobs, unembedding_of
 
 Encoding = Literal["auto", "pairs", "responses", "shared"]
 
@@ -132,15 +133,36 @@ class Runner:
             )
             yield Rows(index, ids_NT, output.last_hidden_state, torch.ones_like(lengths_N), lengths_N)
 
-    def last_hidden(self, examples: Sequence[Example]) -> torch.Tensor:
-        """The hidden state at each example's last token, found by length → (len(examples), d). Equal examples run once."""
+    def each(self, examples: Sequence[Example], read: Callable[[Rows], torch.Tensor]) -> torch.Tensor:
+        """What `read` takes from each example's row, (rows, …), in the order of the examples. Equal examples run once."""
         unique, inverse = (list(examples), None) if self.encoding == "pairs" else _distinct(examples)
         parts, order = [], []
         for rows in self.rows(unique):
-            parts.append(rows.hidden_NTd[torch.arange(len(rows.members), device=self.device), rows.lengths_N - 1])
+            parts.append(read(rows))
             order += rows.members
-        hidden_Nd = torch.cat(parts)[_inverse(order, self.device)]
-        return hidden_Nd if inverse is None else hidden_Nd[torch.tensor(inverse, device=self.device)]
+        values = torch.cat(parts)[_inverse(order, self.device)]
+        return values if inverse is None else values[torch.tensor(inverse, device=self.device)]
+
+    def last_hidden(self, examples: Sequence[Example]) -> torch.Tensor:
+        """The hidden state at each example's last token, found by length → (len(examples), d)."""
+        return self.each(examples, lambda rows: rows.hidden_NTd[torch.arange(len(rows.members)), rows.lengths_N - 1])
+
+    def response_logprobs(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Σ log π over the tokens of each example's response, EOS included where it was finished → (len(examples),).
+
+        The model must be a causal one whose logits are a linear layer's (`dpo.policy_runner` sees to it).
+        """
+        return self.each(examples, self._read_logprobs)
+
+    def _read_logprobs(self, rows: Rows) -> torch.Tensor:
+        head: Any = unembedding_of(self.model)
+        steps_T = torch.arange(rows.ids_NT.shape[1] - 1, device=self.device)
+        kept_NT = (steps_T >= rows.prompt_N[:, None] - 1) & (steps_T < rows.lengths_N[:, None] - 1)
+        chosen = linear_token_logprobs(
+            rows.hidden_NTd[:, :-1][kept_NT], head.weight, rows.ids_NT[:, 1:][kept_NT], bias_V=head.bias
+        )
+        logprobs_NT = torch.zeros(kept_NT.shape, dtype=chosen.dtype, device=self.device).masked_scatter(kept_NT, chosen)
+        return logprobs_NT.sum(1)
 
 
 def runner_for(model: Any, encoding: Encoding, pad_id: int) -> Runner:
@@ -280,7 +302,7 @@ class _Repeat(torch.autograd.Function):
 
 
 def _body(model) -> torch.nn.Module:
-    return model.base_model
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
 
 
 def _layers(model) -> torch.nn.Module:
@@ -291,23 +313,28 @@ def _layers(model) -> torch.nn.Module:
 # ---- rankings as a batch --------------------------------------------------------------------------------------------
 
 
-def flatten(
-    batch: Sequence[Comparison], encoding: Encoding, *, with_ties: bool
-) -> tuple[list[Example], list[IndexedRanking]]:
-    """(examples to run, each ranking's pairs as indices into them). Under `pairs` each comparison brings two of its own."""
-    examples: list[Example] = []
-    rankings = []
-    for comparison in batch:
-        ties = comparison.ties if with_ties else []
+class Flattened(NamedTuple):
+    """A batch of rankings as examples to run: `rankings` are indices into them, `origins` say (ranking, response) of each."""
+
+    examples: list[Example]
+    rankings: list[IndexedRanking]
+    origins: list[tuple[int, int]]
+
+
+def flatten(batch: Sequence[Comparison], encoding: Encoding, *, with_ties: bool = False) -> Flattened:
+    """The batch's responses in a row; under `pairs` two for each comparison, which is then scored apart from all others."""
+    flat = Flattened([], [], [])
+    for number, comparison in enumerate(batch):
+        start = len(flat.examples)
+        compared = [*comparison.pairs, *(comparison.ties if with_ties else [])]
         if encoding == "pairs":
-            both = [*comparison.pairs, *ties]
-            places = [(len(examples) + 2 * n, len(examples) + 2 * n + 1) for n in range(len(both))]
-            examples += [comparison.examples[i] for pair in both for i in pair]
-            cut = len(comparison.pairs)
-            rankings.append(IndexedRanking(places[:cut], comparison.pair_count, places[cut:]))
+            chosen = [i for pair in compared for i in pair]
+            places = [(start + 2 * n, start + 2 * n + 1) for n in range(len(compared))]
         else:
-            start = len(examples)
-            examples += comparison.examples
-            shifted = [[(a + start, b + start) for a, b in pairs] for pairs in (comparison.pairs, ties)]
-            rankings.append(IndexedRanking(shifted[0], comparison.pair_count, shifted[1]))
-    return examples, rankings
+            chosen = list(range(len(comparison.examples)))
+            places = [(start + a, start + b) for a, b in compared]
+        flat.examples.extend(comparison.examples[i] for i in chosen)
+        flat.origins.extend((number, i) for i in chosen)
+        cut = len(comparison.pairs)
+        flat.rankings.append(IndexedRanking(places[:cut], comparison.pair_count, places[cut:]))
+    return flat

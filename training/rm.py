@@ -226,8 +226,8 @@ def rewards_of(
     runner: Runner, batch: Sequence[Comparison], *, with_ties: bool = False
 ) -> tuple[torch.Tensor, list[IndexedRanking]]:
     """(rewards of the batch's responses, bias included; each ranking's pairs as indices into them)."""
-    examples, indexed = rankings.flatten(batch, runner.encoding, with_ties=with_ties)
-    return rewards_at_end(runner, examples), indexed
+    flat = rankings.flatten(batch, runner.encoding, with_ties=with_ties)
+    return rewards_at_end(runner, flat.examples), flat.rankings
 
 
 def rewards_at_end(runner: Runner, examples: Sequence[Example]) -> torch.Tensor:

@@ -165,3 +165,18 @@ def test_groups_hold_everything_once_with_little_padding():
     assert padded < 1.15 * sum(lengths)
     assert all(max(lengths[i] for i in group) * len(group) <= rankings.GROUP_TOKENS for group in groups)
     assert rankings.groups_by_length([]) == []
+
+
+def test_pad_equal_to_eos_changes_no_reward():
+    """A finished and a truncated response, where every pad is an EOS: found by length, their rewards differ and stay."""
+    model, eos = reward_model("llama"), 7
+    prompt = [4, 9, 12, 3, 5, 6]
+    examples = [Example(prompt + tail, 6) for tail in ([8, 5, eos], [8, 5], [8, 5, 2, 3, 4, 5, eos])]
+    outcomes = [
+        rankings.Runner(model, encoding, pad).last_hidden(examples)
+        for encoding in ("pairs", "responses", "shared")
+        for pad in (PAD, eos)
+    ]
+    assert (outcomes[0][0] - outcomes[0][1]).abs().max() > 0.01, "EOS is read"
+    for other in outcomes[1:]:
+        torch.testing.assert_close(other, outcomes[0], rtol=0, atol=1e-5)

@@ -45,6 +45,14 @@ def commands(base, sft_model, reward_model, export):
         "pretrain": {**SMALL, "row-tokens": 256, "batch-rows": 2, "steps": 120, "warmup-steps": 1},
         "sft": {"base-model": base, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
         "rm": {"sft-model": sft_model, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
+        "dpo": {
+            "policy": sft_model,
+            **labels,
+            "epochs": 20,
+            "batch-size": 4,
+            "learning-rate": 1e-3,
+            "valid-episodes": 4,
+        },
         "ppo": {
             **players,
             "response-tokens": 8,
@@ -87,7 +95,7 @@ def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
 def test_killed_and_resumed_equals_never_killed(stage, commands, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     cut = start(stage, killed, commands[stage] | {"checkpoint-every": 3})
@@ -175,12 +183,16 @@ def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, r
         ("ppo", ["--ema-decay", "1"], "ema_decay"),
         ("sft", ["--epochs", "0"], "epochs"),
         ("rm", ["--parts", "99"], "parts"),
+        ("rm", ["--labeler-folds", "1"], "labeler_folds"),
+        ("rm", ["--encoding", "rows"], "encoding"),
+        ("dpo", ["--beta", "0"], "beta"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_loads(stage, flags, named, tmp_path, capsys):
     folders = {
         "sft": ["base-model", "export"],
         "rm": ["sft-model", "export"],
+        "dpo": ["policy", "export"],
         "ppo": ["policy", "reward-model", "export"],
     }
     given = [word for name in ["out", *folders[stage]] for word in (f"--{name}", str(tmp_path / name))]

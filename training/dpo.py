@@ -1,0 +1,259 @@
+"""Direct preference optimisation on an export's rankings: a policy from labels, without a reward model or sampling.
+
+Rafailov et al. 2023, eq. 7, with the paper's ranking loss around it: a response's implicit reward is β · (log π(y|x) − log
+π_ref(y|x)), summed over its tokens, and all C(K,2) comparisons of a ranking are one batch element. The reference is the policy as
+it starts; its log-probabilities are computed once and kept. Dropout is off throughout, so that before the first step every
+implicit reward is 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from training import generation, models, rankings
+from training.advantages import kl_estimates
+from training.checkpoints import RunState, capture, restore, stop_request
+from training.config import option, require, to_dict
+from training.contract import Export, read_export
+from training.data import Comparison, LengthLimits, OnTooLong, read_comparisons, read_prompts, shuffled_batches
+from training.errors import StageError
+from training.losses import ranking_loss
+from training.optimizers import adamw, apply_step, cosine_schedule
+from training.ranking_metrics import Tally
+from training.rankings import Runner
+from training.unembedding import unembedding_of
+
+
+@dataclass(frozen=True)
+class Config:
+    """Optimise a policy on an export's rankings directly (DPO)."""
+
+    out: str = option(help="model folder to write")
+    policy: str = option(help="SFT model folder: the policy to start from, and the reference")
+    export: str = option(help="export folder with rankings")
+    beta: float = option(0.1, help="β: implicit reward per nat of log-ratio to the reference (usual: 0.1 to 0.5)")
+    epochs: int = option(1, help="passes over the rankings")
+    batch_size: int = option(64, help="rankings per step, all their pairs together")
+    parts: int = option(1, help="forward passes a step is split into, to save memory; the gradient stays the same")
+    learning_rate: float = option(1e-6, help="peak learning rate (DPO paper: 1e-6), cosine to 10 %")
+    warmup_steps: int = option(0, help="steps of linear warm-up (DPO paper: 150)")
+    weight_decay: float = option(0.0, help="AdamW weight decay, on matrices only")
+    adam_epsilon: float = option(1e-8, help="AdamW epsilon")
+    clip_norm: float = option(1.0, help="gradient norm clipping")
+    encoding: rankings.Encoding = option(
+        "auto", help="how a ranking runs: all pairs, one pass per response, a shared prompt, or shared where it pays"
+    )
+    prompt_tokens: int = option(1024, help="longest prompt (tokens)")
+    response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
+    on_too_long: OnTooLong = option("raise", help="what to do with a ranking that holds a response past these limits")
+    valid_episodes: int = option(512, help="validation prompts answered afterwards to estimate the KL, at most")
+    seed: int = option(0, help="seed of the order, and of the answers that the KL is estimated on")
+    log_every: int = option(5, help="steps between log rows")
+    checkpoint_every: int = option(100, help="steps between checkpoints")
+    device: str = option("auto", help="auto, cpu or cuda")
+    threads: int = option(0, help="CPU threads of torch; 0: its default")
+    overwrite: bool = option(False, help="replace an existing output of another run")
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that cannot work."""
+        for name in ("epochs", "batch_size", "parts", "prompt_tokens", "response_tokens", "log_every"):
+            require(getattr(self, name) > 0, name, "must be positive")
+        require(self.checkpoint_every > 0, "checkpoint_every", "must be positive")
+        require(self.parts <= self.batch_size, "parts", "must not exceed batch_size")
+        require(self.beta > 0, "beta", "must be positive")
+        require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.valid_episodes >= 0, "valid_episodes", "must not be negative")
+
+    @property
+    def limits(self) -> LengthLimits:
+        """The length limits as data.py takes them."""
+        return LengthLimits(self.prompt_tokens, self.response_tokens, self.on_too_long)
+
+
+def run(config: Config) -> Path:
+    """Train and publish the policy; returns its folder. Resumes from checkpoints of the same run."""
+    export = read_export(config.export)
+    parents = {"policy": models.parent_of(config.policy)}
+    state = RunState(config.out, "dpo", to_dict(config), parents, export.ref)
+    if state.is_published(config.overwrite):
+        return Path(config.out)
+    models.use_threads(config.threads)
+    device = models.pick_device(config.device)
+    tokenizer = models.load_tokenizer(config.policy)
+    torch.manual_seed(config.seed)
+    counts: Counter[str] = Counter()
+    train = read_comparisons(export, tokenizer, "train", config.limits, counts, for_training=True)
+    saved = state.load()
+    reference = policy_runner(config, tokenizer.pad_token_id, device)
+    kept = state.part("reference")
+    if (reference_logprobs := kept.read_result()) is None:
+        reference_logprobs = logprobs_of(reference, train, config.batch_size)
+        kept.write_result(reference_logprobs)
+    runner = policy_runner(config, tokenizer.pad_token_id, device)
+    log = train_policy(config, state, saved, runner, train, reference_logprobs)
+    metrics = {
+        **measure(config, runner, reference, export, tokenizer),
+        **estimate_kl(config, runner.model, reference.model, export, tokenizer),
+        "beta": config.beta,
+        "rankings": len(train),
+        "pairs": sum(len(comparison.pairs) for comparison in train),
+        "encoding": runner.encoding,
+        **counts,
+    }
+    lineage: dict[str, Any] = {
+        "stage": "dpo",
+        "parents": parents,
+        "export": export.ref,
+        "config": to_dict(config),
+        "seed": config.seed,
+    }
+    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    state.clear()
+    return Path(config.out)
+
+
+def policy_runner(config: Config, pad_id: int, device: torch.device) -> Runner:
+    """The policy as it starts, in evaluation mode. Raises StageError where its logits are not a linear layer's."""
+    model = models.load_policy(config.policy, device)
+    if unembedding_of(model) is None:
+        raise StageError(f"{config.policy}: DPO needs a model whose logits come straight from a linear unembedding")
+    return rankings.runner_for(model, config.encoding, pad_id)
+
+
+def train_policy(
+    config: Config,
+    state: RunState,
+    saved: dict[str, Any] | None,
+    runner: Runner,
+    train: list[Comparison],
+    reference_logprobs: list[list[float]],
+) -> list[dict]:
+    """The loop: one batch of rankings a step. Returns the log."""
+    model = runner.model
+    optimizer = adamw(
+        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
+    )
+    steps = max(1, len(train) * config.epochs // config.batch_size)
+    first, log = restore(saved, model=model, optimizer=optimizer)
+    batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
+    with stop_request() as stop, tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=None) as bar:
+        for step in range(first, steps):
+            chosen = next(batches)
+            batch, reference = [train[i] for i in chosen], [reference_logprobs[i] for i in chosen]
+            figures = backward_mean(runner, batch, reference, config.beta, config.parts)
+            if not math.isfinite(figures["loss"]):
+                raise StageError(f"step {step}: the loss is {figures['loss']}; the checkpoint before it still stands")
+            rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
+            norm = apply_step(optimizer, model, rate, config.clip_norm)
+            if step % config.log_every == 0 or step == steps - 1:
+                log.append({"step": step, **figures, "gradient_norm": norm})
+                bar.set_postfix(loss=f"{figures['loss']:.3f}", accuracy=f"{figures['accuracy']:.2f}")
+            bar.update()
+            if stop.is_set or (step + 1) % config.checkpoint_every == 0:
+                state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
+            if stop.is_set:
+                raise KeyboardInterrupt
+    return log
+
+
+def backward_mean(
+    runner: Runner, batch: Sequence[Comparison], reference: Sequence[Sequence[float]], beta: float, parts: int
+) -> dict[str, float]:
+    """Accumulate the gradient of the mean loss over the batch's rankings. Returns loss, accuracy and margin over its pairs."""
+    size = -(-len(batch) // parts)
+    total, right, margin = 0.0, 0, 0.0
+    for start in range(0, len(batch), size):
+        part, known = batch[start : start + size], reference[start : start + size]
+        rewards_N, indexed = implicit_rewards(runner, part, known, beta)
+        loss = ranking_loss(rewards_N, indexed) * len(part) / len(batch)
+        loss.backward()
+        total += loss.item()
+        rewards = rewards_N.tolist()
+        margins = [rewards[w] - rewards[l] for ranking in indexed for w, l in ranking.pairs]
+        right += sum(value > 0 for value in margins)
+        margin += sum(margins)
+    pairs = sum(len(comparison.pairs) for comparison in batch)
+    return {"loss": total, "accuracy": right / pairs, "reward_margin": margin / pairs}
+
+
+def implicit_rewards(
+    runner: Runner, batch: Sequence[Comparison], reference: Sequence[Sequence[float]], beta: float
+) -> tuple[torch.Tensor, list]:
+    """(β · (log π − log π_ref) of the batch's responses, each ranking's pairs as indices into them).
+
+    `reference[i][k]` is log π_ref of response k of ranking i, summed over its tokens (nats).
+    """
+    flat = rankings.flatten(batch, runner.encoding)
+    reference_N = torch.tensor([reference[i][k] for i, k in flat.origins], device=runner.device)
+    return beta * (runner.response_logprobs(flat.examples) - reference_N), flat.rankings
+
+
+@torch.no_grad()
+def logprobs_of(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
+    """Σ log π over each response's tokens (nats), ranking by ranking, `batch` rankings at a time."""
+    logprobs: list[list[float]] = []
+    for start in tqdm(range(0, len(comparisons), batch), desc="log-probabilities", unit="batch", disable=None):
+        part = comparisons[start : start + batch]
+        values = iter(runner.response_logprobs([example for c in part for example in c.examples]).tolist())
+        logprobs += [list(itertools.islice(values, len(c.examples))) for c in part]
+    return logprobs
+
+
+def measure(config: Config, runner: Runner, reference: Runner, export: Export, tokenizer) -> dict:
+    """How the implicit rewards order the labelers' non-tied pairs, as `rm` measures; and margin and loss per split.
+
+    Held-out labelers are measured here and nowhere trained on.
+    """
+    figures: dict = {}
+    for split in ("train", "valid", "test"):
+        comparisons = read_comparisons(export, tokenizer, split, config.limits, Counter(), for_training=False)
+        if not comparisons:
+            continue
+        ours, theirs = (logprobs_of(player, comparisons, config.batch_size) for player in (runner, reference))
+        tally, rewards, margins = Tally(split), [], []
+        for comparison, policy_K, reference_K in zip(comparisons, ours, theirs, strict=True):
+            rewards_K = [config.beta * (p - r) for p, r in zip(policy_K, reference_K, strict=True)]
+            tally.add(comparison, rewards_K)
+            rewards += rewards_K
+            margins += [rewards_K[w] - rewards_K[l] for w, l in comparison.pairs]
+        loss = ranking_loss(torch.tensor(rewards), rankings.flatten(comparisons, "responses").rankings)
+        figures |= tally.metrics()
+        figures |= {f"reward_margin_{split}": sum(margins) / len(margins), f"{split}_loss": loss.item()}
+    return figures
+
+
+@torch.no_grad()
+def estimate_kl(config: Config, policy, reference, export: Export, tokenizer) -> dict[str, float]:
+    """KL(policy ‖ reference) on one answer of the policy to each validation prompt: nats summed over tokens, mean over answers.
+
+    `kl_after` is the plain estimate (k1, may come out negative), `kl_k3_after` cannot be negative; `length_after` in tokens.
+    """
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + 999_983)
+    totals = {"kl": 0.0, "kl_k3": 0.0, "length": 0.0}
+    for start in range(0, len(prompts), config.batch_size):
+        rollout = generation.sample(
+            policy,
+            prompts[start : start + config.batch_size],
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            max_new_tokens=config.response_tokens,
+            temperature=1.0,
+            generator=generator,
+        )
+        inputs = (*generation.sequence_of(rollout), rollout.responses_BR, 1.0)
+        ours_BR, theirs_BR = (generation.response_logprobs(model, *inputs) for model in (policy, reference))
+        keep_BR = rollout.response_keep_BR
+        totals["kl"] += kl_estimates(ours_BR, theirs_BR, keep_BR, "k1").sum().item()
+        totals["kl_k3"] += kl_estimates(ours_BR, theirs_BR, keep_BR, "k3").sum().item()
+        totals["length"] += int(rollout.lengths_B.sum())
+    return {f"{name}_after": total / len(prompts) for name, total in totals.items() if prompts}
