@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from training.config import ConfigError, from_flags
 from training.contract import ContractError
-from training.errors import StageError
+from training.errors import DryRun, StageError
 
 STAGES = {
     "pretrain": "train the tiny base model and its tokenizer from scratch",
@@ -41,6 +41,9 @@ def _run(stage: str, arguments: list[str]) -> int:
     try:
         config = from_flags(module.Config, arguments, f"python -m training {stage}")
         result = module.run(config)
+    except DryRun as plan:
+        print(plan)
+        return 0
     except ConfigError as error:
         return _complain(str(error), 2)
     except (ContractError, StageError, OSError) as error:

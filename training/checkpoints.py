@@ -28,7 +28,7 @@ from training.errors import StageError
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 
-FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite"}
+FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite", "track", "dry_run"}
 """Config fields that decide how a run is carried out, not what comes of it; a resumed run may change them."""
 
 
@@ -146,7 +146,12 @@ class RunState:
 
 def capture(step: int, log: list[dict], **parts: Any) -> dict[str, Any]:
     """The state after `step` steps: each part's state_dict, the log so far, and the random generators."""
-    return {"step": step, "log": log, "rng": rng_state(), **{name: part.state_dict() for name, part in parts.items()}}
+    return {
+        "step": step,
+        "log": list(log),
+        "rng": rng_state(),
+        **{name: part.state_dict() for name, part in parts.items()},
+    }
 
 
 def restore(saved: dict[str, Any] | None, **parts: Any) -> tuple[int, list[dict]]:

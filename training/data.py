@@ -149,6 +149,11 @@ def pad_left(
     return ids_BP.to(device), keep_BP.to(device)
 
 
+def optimizer_steps(count: int, epochs: int, batch: int) -> int:
+    """Steps of `epochs` passes over `count` records; at least one."""
+    return max(1, count * epochs // batch)
+
+
 def shuffled_batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
     """Endless batches of indices, a new order each epoch; the last batch of an epoch takes from the next.
 

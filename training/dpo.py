@@ -14,22 +14,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from training import generation, models, rankings
+from training import generation, models, plan, rankings
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
-from training.data import Comparison, LengthLimits, OnTooLong, read_comparisons, read_prompts, shuffled_batches
+from training.data import (
+    Comparison,
+    LengthLimits,
+    OnTooLong,
+    optimizer_steps,
+    read_comparisons,
+    read_prompts,
+    shuffled_batches,
+)
 from training.errors import StageError
 from training.losses import ranking_loss
 from training.optimizers import adamw, apply_step, cosine_schedule
 from training.ranking_metrics import Tally
 from training.rankings import Runner
+from training.report import SAMPLES, Sample
+from training.trackers import Track, open_log
 from training.unembedding import unembedding_of
 
 
@@ -62,6 +72,8 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     overwrite: bool = option(False, help="replace an existing output of another run")
+    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
+    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -84,7 +96,7 @@ def run(config: Config) -> Path:
     export = read_export(config.export)
     parents = {"policy": models.parent_of(config.policy)}
     state = RunState(config.out, "dpo", to_dict(config), parents, export.ref)
-    if state.is_published(config.overwrite):
+    if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
@@ -92,8 +104,10 @@ def run(config: Config) -> Path:
     torch.manual_seed(config.seed)
     counts: Counter[str] = Counter()
     train = read_comparisons(export, tokenizer, "train", config.limits, counts, for_training=True)
-    saved = state.load()
     reference = policy_runner(config, tokenizer.pad_token_id, device)
+    if config.dry_run:
+        show_plan(config, reference, train, counts, tokenizer.pad_token_id, device)
+    saved = state.load()
     kept = state.part("reference")
     if (reference_logprobs := kept.read_result()) is None:
         reference_logprobs = logprobs_of(reference, train, config.batch_size)
@@ -116,9 +130,33 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    samples = samples_of(config, reference.model, runner.model, export, tokenizer)
+    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
+
+
+def show_plan(
+    config: Config,
+    reference: Runner,
+    train: list[Comparison],
+    counts: Counter[str],
+    pad_id: int,
+    device: torch.device,
+) -> NoReturn:
+    """Raise DryRun with what this run would train."""
+    runner, batch = policy_runner(config, pad_id, device), train[: config.batch_size]
+    known = logprobs_of(reference, batch, config.batch_size)
+    plan.show_and_stop(
+        "dpo",
+        counts={"rankings": len(train), "pairs": sum(len(comparison.pairs) for comparison in train), **counts},
+        steps=optimizer_steps(len(train), config.epochs, config.batch_size),
+        unit="step",
+        models={"policy": runner.model, "reference": reference.model},
+        trained=["policy"],
+        step=lambda: backward_mean(runner, batch, known, config.beta, config.parts),
+        device=device,
+    )
 
 
 def policy_runner(config: Config, pad_id: int, device: torch.device) -> Runner:
@@ -142,8 +180,9 @@ def train_policy(
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
-    steps = max(1, len(train) * config.epochs // config.batch_size)
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
     first, log = restore(saved, model=model, optimizer=optimizer)
+    log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
     with stop_request() as stop, tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=None) as bar:
         for step in range(first, steps):
@@ -229,6 +268,14 @@ def measure(config: Config, runner: Runner, reference: Runner, export: Export, t
         figures |= tally.metrics()
         figures |= {f"reward_margin_{split}": sum(margins) / len(margins), f"{split}_loss": loss.item()}
     return figures
+
+
+def samples_of(config: Config, before, after, export: Export, tokenizer) -> list[Sample]:
+    """What both models say to the first validation prompts, with the same random numbers."""
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, Counter())[:SAMPLES]
+    settings: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": 1.0, "seed": config.seed}
+    texts = [generation.sample_texts(model, tokenizer, prompts, **settings)[0] for model in (before, after)]
+    return generation.side_by_side(tokenizer, prompts, *texts)
 
 
 @torch.no_grad()

@@ -3,3 +3,7 @@
 
 class StageError(Exception):
     """A stage cannot go on. The message says why, and which file, row or server it is about."""
+
+
+class DryRun(Exception):
+    """Carries the plan of a run to the command line, where it is printed: the run ends here, and well."""

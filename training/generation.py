@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from training.data import pad_left
 from training.models import positions_of, scores_at_end, token_scores
+from training.report import Sample
 from training.unembedding import logprobs_at
 
 COMPACT_BELOW = 0.75
@@ -159,6 +160,14 @@ def transcripts(tokenizer, rollout: Rollout, count: int) -> list[dict[str, str]]
         strict=True,
     )
     return [{"prompt": prompt, "response": text, "finish_reason": reason} for prompt, text, reason in rows]
+
+
+def side_by_side(
+    tokenizer, prompts: Sequence[Sequence[int]], before: Sequence[str], after: Sequence[str]
+) -> list[Sample]:
+    """What two models said to the same prompts, for a run's report."""
+    texts = tokenizer.batch_decode([list(prompt) for prompt in prompts], skip_special_tokens=True) if prompts else []
+    return [Sample(text, first, second) for text, first, second in zip(texts, before, after, strict=True)]
 
 
 # ---- scoring the very tokens that were sampled ------------------------------------------------------------------------

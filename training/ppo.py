@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, ptx
+from training import corpus, models, plan, ptx
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
@@ -27,10 +27,12 @@ from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batche
 from training.ema import WeightAverage
 from training.errors import StageError
 from training.experience import Experience, Players, Shaping, gain_experience, parts_of, response_values, rows_of
-from training.generation import Rollout, end_scores, response_logprobs, sample, transcripts
+from training.generation import Rollout, end_scores, response_logprobs, sample, sample_texts, side_by_side, transcripts
 from training.kl_control import KlController
 from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
+from training.report import SAMPLES
+from training.trackers import Track, open_log
 
 RATIO_TOLERANCE = 1e-3
 KL_TOLERANCE = 1e-3
@@ -95,6 +97,8 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     overwrite: bool = option(False, help="replace an existing output of another run")
+    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
+    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -152,7 +156,7 @@ def run(config: Config) -> Path:
     parents = {"policy": models.parent_of(config.policy), "rm": models.parent_of(config.reward_model)}
     parents["reference"] = parents["policy"]
     state = RunState(config.out, "ppo", to_dict(config), parents, export.ref)
-    if state.is_published(config.overwrite):
+    if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
@@ -162,7 +166,10 @@ def run(config: Config) -> Path:
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
     valid = read_prompts(export, players.tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
     text = load_text(config, players.tokenizer, counts)
+    if config.dry_run:
+        show_plan(config, players, train, text, counts, device)
     before = measure(config, players, valid, text, "before")
+    answers = answers_to(config, players, valid[:SAMPLES])
     log = train_policy(config, state, players, train, text)
     metrics = {
         **before,
@@ -183,7 +190,10 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, players.policy.cpu(), players.tokenizer, metrics=metrics, log=log, **lineage)
+    samples = side_by_side(players.tokenizer, valid[:SAMPLES], answers, answers_to(config, players, valid[:SAMPLES]))
+    models.publish(
+        config.out, players.policy.cpu(), players.tokenizer, metrics=metrics, log=log, samples=samples, **lineage
+    )
     state.clear()
     return Path(config.out)
 
@@ -233,6 +243,7 @@ def train_policy(
     parts = {"policy": players.policy, "critic": players.critic, "policy_adam": policy_adam, "critic_adam": critic_adam}
     parts |= {"kl_control": control} | ({"average": average} if average else {})
     first, log = restore(state.load(), **parts)
+    log = open_log(log, config.track, config.out, to_dict(config))
     queries = itertools.islice(shuffled_batches(len(prompts), config.episodes, config.seed), first, None)
     with (
         stop_request() as stop,
@@ -267,6 +278,36 @@ def train_policy(
     if average:
         average.copy_into(players.policy)
     return log
+
+
+def show_plan(
+    config: Config,
+    players: Players,
+    prompts: list[list[int]],
+    text: corpus.Corpus | None,
+    counts: Counter[str],
+    device: torch.device,
+) -> NoReturn:
+    """Raise DryRun with what this run would train; an iteration is tried: a rollout and the gradients of its minibatches."""
+    extra, generator = ptx_of(config, text), torch.Generator().manual_seed(config.seed)
+    queries = next(shuffled_batches(len(prompts), config.episodes, config.seed))
+
+    def iteration() -> None:
+        chosen = [prompts[i] for i in queries]
+        experience, _ = collect(config, players, chosen, generator, config.kl_coef, iteration=0)
+        for number, rows in enumerate(minibatches(config, generator)):
+            add_gradients(config, players, experience, rows, extra, number)
+
+    plan.show_and_stop(
+        "ppo",
+        counts={"prompts": len(prompts), "episodes": config.iterations * config.episodes, **counts},
+        steps=config.iterations,
+        unit="iteration",
+        models={name.replace("_", " "): player for name, player in players._asdict().items() if name != "tokenizer"},
+        trained=["policy", "critic"],
+        step=iteration,
+        device=device,
+    )
 
 
 def ptx_of(config: Config, text: corpus.Corpus | None) -> ptx.Ptx | None:
@@ -309,6 +350,12 @@ def respond(config: Config, players: Players, prompts: Sequence[list[int]], gene
         temperature=config.temperature,
         generator=generator,
     )
+
+
+def answers_to(config: Config, players: Players, prompts: list[list[int]]) -> list[str]:
+    """The policy's answers as the report shows them, drawn with the same random numbers each time."""
+    settings: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": config.temperature}
+    return sample_texts(players.policy, players.tokenizer, prompts, seed=config.seed, **settings)[0]
 
 
 def minibatches(config: Config, generator: torch.Generator) -> list[torch.Tensor]:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing
+from training import corpus, models, packing, plan
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.trackers import Track, open_log
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     overwrite: bool = option(False, help="replace an existing output of another run")
+    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
+    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -74,7 +77,7 @@ class Config:
 def run(config: Config) -> Path:
     """Train and publish the base model; returns its folder. Resumes from checkpoints of the same run."""
     state = RunState(config.out, "pretrain", to_dict(config), {}, None)
-    if state.is_published(config.overwrite):
+    if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
@@ -95,6 +98,17 @@ def run(config: Config) -> Path:
         tokenizer, **sizes, max_tokens=config.max_tokens, init_std=config.init_std
     )
     model.to(device)
+    if config.dry_run:
+        plan.show_and_stop(
+            "pretrain",
+            counts={"documents": text.documents, "packed_rows": len(text.train.ids_BT), **counts},
+            steps=config.steps,
+            unit="step",
+            models={"model": model},
+            trained=["model"],
+            step=lambda: backward_mean(model, text.train, list(range(config.batch_rows)), device),
+            device=device,
+        )
     log = train_model(config, state, model, text.train, device)
     metrics = {
         "valid_loss": corpus.mean_loss(model, text.valid, config.batch_rows, device),
@@ -121,6 +135,7 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
     first, log = restore(state.load(), model=model, optimizer=optimizer)
+    log = open_log(log, config.track, config.out, to_dict(config))
     model.train()
     with (
         stop_request() as stop,
@@ -128,9 +143,7 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
     ):
         for step in range(first, config.steps):
             rows = corpus.rows_at(len(train.ids_BT), config.batch_rows, config.seed, step)
-            loss_sum, tokens = corpus.loss_sum(model, train, rows, device)
-            loss = loss_sum / tokens
-            loss.backward()
+            loss = backward_mean(model, train, rows, device)
             factor = cosine_schedule(step, config.steps, warmup_steps=config.warmup_steps)
             apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm)
             if step % config.log_every == 0 or step == config.steps - 1:
@@ -142,3 +155,11 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
             if stop.is_set:
                 raise KeyboardInterrupt
     return log
+
+
+def backward_mean(model, train: packing.PackedRows, rows: list[int], device: torch.device) -> torch.Tensor:
+    """Accumulate the gradient of the mean loss over the rows' tokens; returns that mean (nats)."""
+    loss_sum, tokens = corpus.loss_sum(model, train, rows, device)
+    loss = loss_sum / tokens
+    loss.backward()
+    return loss.detach()

@@ -19,6 +19,8 @@ STEP_NAMES = ("step", "iteration", "epoch")
 
 WIDTH, HEIGHT = 320, 130  # of a curve, in SVG units
 MOST_POINTS = 400  # of a curve: more would only thicken the line
+SAMPLES = 6
+"""Prompts that a stage shows the answers to, before and after."""
 DROPPED = ("dropped_", "skipped_")
 """How the names of metrics begin that count what was left out."""
 

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from training import models, rankings
+from training import models, plan, rankings
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -27,6 +27,7 @@ from training.data import (
     LengthLimits,
     OnTooLong,
     encode_demonstrations,
+    optimizer_steps,
     read_comparisons,
     read_demonstrations,
     shuffled_batches,
@@ -36,6 +37,7 @@ from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, apply_step, cosine_schedule
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
+from training.trackers import Track, open_log
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     overwrite: bool = option(False, help="replace an existing output of another run")
+    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
+    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -99,7 +103,7 @@ def run(config: Config) -> Path:
     export = read_export(config.export)
     parents = {"sft": models.parent_of(config.sft_model)}
     state = RunState(config.out, "rm", to_dict(config), parents, export.ref)
-    if state.is_published(config.overwrite):
+    if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
@@ -114,6 +118,8 @@ def run(config: Config) -> Path:
         for_training=True,
         with_all_tied=config.ties == "equal",
     )
+    if config.dry_run:
+        show_plan(config, train, counts, tokenizer.pad_token_id, device)
     saved = state.load()
     folds = train_folds(config, state, train, tokenizer.pad_token_id, device) if config.labeler_folds else {}
     runner, log = train_model(config, state, saved, train, tokenizer.pad_token_id, device)
@@ -141,6 +147,25 @@ def run(config: Config) -> Path:
     return Path(config.out)
 
 
+def show_plan(
+    config: Config, train: list[Comparison], counts: Counter[str], pad_id: int, device: torch.device
+) -> NoReturn:
+    """Raise DryRun with what this run would train."""
+    model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    runner = rankings.runner_for(model, config.encoding, pad_id)
+    batch = train[: config.batch_size]
+    plan.show_and_stop(
+        "rm",
+        counts={"rankings": len(train), "pairs": sum(len(comparison.pairs) for comparison in train), **counts},
+        steps=optimizer_steps(len(train), config.epochs, config.batch_size) * (1 + config.labeler_folds),
+        unit="step",
+        models={"reward model": model},
+        trained=["reward model"],
+        step=lambda: backward_mean(runner, batch, config.parts, with_ties=config.ties == "equal"),
+        device=device,
+    )
+
+
 def train_model(
     config: Config,
     state: RunState,
@@ -157,8 +182,10 @@ def train_model(
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
-    steps = max(1, len(train) * config.epochs // config.batch_size)
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
     first, log = restore(saved, model=model, optimizer=optimizer)
+    if name == "rm":
+        log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
     model.train()
     with stop_request() as stop, tqdm(total=steps, initial=first, desc=name, unit="step", disable=None) as bar:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing
+from training import corpus, models, packing, plan
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -32,12 +32,16 @@ from training.data import (
     collate,
     encode_demonstrations,
     length_groups,
+    optimizer_steps,
     read_demonstrations,
     read_prompts,
 )
 from training.dropout import residual_dropout
+from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.report import SAMPLES
 from training.selection import Best, Judge, epoch_ended
+from training.trackers import Track, open_log
 from training.unembedding import loss_sum_at
 
 PART_COST = {"cpu": 64, "cuda": 4096}
@@ -84,6 +88,8 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     overwrite: bool = option(False, help="replace an existing output of another run")
+    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
+    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -111,7 +117,7 @@ def run(config: Config) -> Path:
     if config.reward_model is not None:
         parents["rm"] = models.parent_of(config.reward_model)
     state = RunState(config.out, "sft", to_dict(config), parents, export.ref)
-    if state.is_published(config.overwrite):
+    if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
@@ -123,7 +129,22 @@ def run(config: Config) -> Path:
     judge = make_judge(config, export, tokenizer, counts, device)
     torch.manual_seed(config.seed)
     model = models.load_policy(config.base_model, device)
+    if config.dry_run:
+        first = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, 0)]
+        plan.show_and_stop(
+            "sft",
+            counts={"demonstrations": len(train), **counts},
+            steps=optimizer_steps(len(train), config.epochs, config.batch_size),
+            unit="step",
+            models={"policy": model},
+            trained=["policy"],
+            step=lambda: backward_losses(config, model, first, mix, 0, tokenizer.pad_token_id, device),
+            device=device,
+        )
+    sampling: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": 1.0, "seed": config.seed}
     before = mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device)
+    looked_at = [example.ids[: example.prompt_tokens] for example in valid[:SAMPLES]]
+    answers = sample_texts(model, tokenizer, looked_at, **sampling)[0]
     with residual_dropout(model, config.residual_dropout):
         best, log = train_model(config, state, model, train, mix, judge, tokenizer.pad_token_id, device)
     metrics = {
@@ -144,7 +165,8 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    samples = side_by_side(tokenizer, looked_at, answers, sample_texts(model, tokenizer, looked_at, **sampling)[0])
+    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
 
@@ -212,10 +234,11 @@ def train_model(
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
-    steps = max(1, len(train) * config.epochs // config.batch_size)
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
     best = Best(model)
     parts = {"model": model, "optimizer": optimizer, "best": best}
     first, log = restore(state.load(), **parts)
+    log = open_log(log, config.track, config.out, to_dict(config))
     model.train()
     with stop_request() as stop, tqdm(total=steps, initial=first, desc="sft", unit="step", disable=None) as bar:
         for step in range(first, steps):

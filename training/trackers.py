@@ -29,11 +29,6 @@ class Log(list[dict[str, Any]]):
         if self._tracker is not None:
             self._tracker.log(_numbers(row), step=next((row[name] for name in STEP_NAMES if name in row), len(self)))
 
-    def close(self) -> None:
-        """Let the tracker write what it holds back."""
-        if self._tracker is not None:
-            self._tracker.finish()
-
 
 def open_log(rows: Sequence[dict[str, Any]], track: Track, out: str | Path, config: Mapping[str, Any]) -> Log:
     """The log of the run that makes `out`, going on after `rows`. Trackers write beside it, in OUT.tracking/.

@@ -202,3 +202,30 @@ def test_settings_that_cannot_work_are_refused_before_anything_loads(stage, flag
         status = error.code
     assert status == 2
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "dpo", "ppo"])
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(commands, stage, tmp_path, capsys):
+    assert main([*words(stage, tmp_path / stage, commands[stage]), "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    for words_of_the_plan in (f"{stage}: this would be trained", "parameters", "memory, about", "time, about", "AdamW"):
+        assert words_of_the_plan in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_leaves_a_finished_model_alone(base, export, tmp_path, capsys):
+    flags = {"base-model": base, "export": export, **LIMITS, "epochs": 1, "batch-size": 4}
+    assert main(words("sft", tmp_path / "sft", flags)) == 0
+    manifest = (tmp_path / "sft" / "manifest.json").read_bytes()
+    assert main([*words("sft", tmp_path / "sft", flags | {"epochs": 2}), "--overwrite", "--dry-run"]) == 0
+    assert (tmp_path / "sft" / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
+def test_the_report_shows_answers_before_and_after(commands, stage, tmp_path):
+    flags = commands[stage] | ({"iterations": 2} if stage == "ppo" else {"epochs": 1})
+    assert main([*words(stage, tmp_path / "out", flags), "--track", "tensorboard"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('class="card sample"') >= 2 and "before" in page and "<polyline" in page
+    assert "report.html" in read_model_manifest(tmp_path / "out").files
+    assert list((tmp_path / "out.tracking").rglob("events.out.tfevents.*"))

@@ -18,10 +18,8 @@ def test_tensorboard_draws_what_the_log_holds(tmp_path):
     log = open_log([], "tensorboard", tmp_path / "sft-1", {"epochs": 1, "text": None, "tags": ["a"]})
     for step in range(4):
         log.append({"step": step, "loss": step / 4, "note": "words are not drawn", "bad": float("nan")})
-    log.close()
     again = open_log(list(log)[:2], "tensorboard", tmp_path / "sft-1", {"epochs": 1})
     again.append({"step": 2, "loss": 7.0})
-    again.close()
     assert drawn(tmp_path / "sft-1.tracking" / "sft-1") == [(0, 0.0), (1, 0.25), (2, 7.0)]
     assert again == [*log[:2], {"step": 2, "loss": 7.0}]
 
@@ -29,7 +27,6 @@ def test_tensorboard_draws_what_the_log_holds(tmp_path):
 def test_without_a_tracker_nothing_is_written(tmp_path):
     log = open_log([{"step": 0}], "none", tmp_path / "sft-1", {})
     log.append({"step": 1})
-    log.close()
     assert isinstance(log, Log) and log == [{"step": 0}, {"step": 1}] and not list(tmp_path.iterdir())
 
 
