@@ -25,9 +25,10 @@ from training.config import option, require, to_dict
 from training.contract import read_export
 from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batches
 from training.ema import WeightAverage
+from training.episodes import pack, response_logprobs, response_values
 from training.errors import StageError
-from training.experience import Experience, Players, Shaping, gain_experience, parts_of, response_values, rows_of
-from training.generation import Rollout, end_scores, response_logprobs, sample, sample_texts, side_by_side, transcripts
+from training.experience import Experience, Players, Shaping, gain_experience, parts_of, rows_of
+from training.generation import Rollout, end_scores, sample, sample_texts, side_by_side, transcripts
 from training.kl_control import KlController
 from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
@@ -388,10 +389,11 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
     totals: dict[str, float] = {}
     for part in parts_of(batch, config.parts):
         keep_BR = part.sequences.response_keep_BR
-        logprobs_BR = response_logprobs(players.policy, *part.sequences.inputs, config.temperature)
+        packed = pack(part.sequences)
+        logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
         policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
         policy.loss.backward()
-        values_BR = response_values(players.critic, *part.sequences.inputs)
+        values_BR = response_values(players.critic, packed)
         value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
         value.backward()
         figures = {"policy_loss": policy.loss, "value_loss": value}

@@ -93,29 +93,6 @@ def test_scoring_in_passes_changes_nothing_that_is_kept(players, rollout, rows):
     assert stats["kl"] != 0
 
 
-def test_a_part_holds_no_column_that_is_padding_in_all_its_rows(players, rollout):
-    gained, _ = gain(players, rollout)
-    seen = 0
-    for part in experience.parts_of(gained, 3):
-        sequences = part.sequences
-        assert sequences.keep_BT.any(0).all()
-        assert sequences.response_keep_BR.any(0).all()
-        assert torch.equal(sequences.ids_BT[:, -sequences.responses_BR.shape[1] :], sequences.responses_BR)
-        assert part.advantages_BR.shape == sequences.responses_BR.shape
-        seen += len(sequences.ids_BT)
-    assert seen == len(ASKS), "every episode once"
-
-
-def test_the_reward_is_read_at_the_last_token_of_each_part(players, rollout):
-    sequences = experience.Sequences(*generation.sequence_of(rollout), rollout.responses_BR, rollout.response_keep_BR)
-    expected = generation.end_scores(players.reward_model, rollout)
-    torch.testing.assert_close(experience.last_scores(players.reward_model, sequences), expected)
-    for rows, part in experience.passes(sequences, 2):
-        torch.testing.assert_close(
-            experience.last_scores(players.reward_model, part), expected[rows], rtol=1e-4, atol=1e-5
-        )
-
-
 def test_the_penalty_for_no_eos_reaches_the_rewards_and_no_token_changes(players, rollout):
     free = config(no_eos_penalty=0.0, no_eos_mode="subtract")
     harsh = config(no_eos_penalty=5.0, no_eos_mode="subtract")

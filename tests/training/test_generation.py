@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from training import data, generation, models, ppo
-from training.experience import Players, gain_experience, response_values
+from training.experience import Players, gain_experience
 
 ASKS = ["Write a story about a fox.", "Hi", "Tell me where the owl lives, and what it eats, please."]
 
@@ -139,19 +139,6 @@ def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model
     fields = {"out": "x", "policy": "x", "reward_model": "x", "export": "x", "response_tokens": 12}
     cold = ppo.respond(ppo.Config(**fields, temperature=1e-4), players, prompts, torch.Generator().manual_seed(0))
     assert cold.tokens() == sample(lively, tokenizer, prompts, temperature=0.0).tokens()
-
-
-def test_a_value_is_of_the_state_before_its_token(reward_model, lively, tokenizer, prompts):
-    critic = models.load_reward_model(reward_model)
-    rollout = sample(lively, tokenizer, prompts)
-    values = response_values(critic, *generation.sequence_of(rollout), rollout.responses_BR)
-    for row, (prompt, response) in enumerate(zip(prompts, rollout.tokens(), strict=True)):
-        ids = torch.tensor([prompt + response])
-        states = models.token_scores(
-            critic, ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(ids.shape[1])[None]
-        )
-        expected = states[0, len(prompt) - 1 : -1]
-        torch.testing.assert_close(values[row, : len(response)], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_policy_that_is_not_its_reference_is_caught_before_the_first_step():

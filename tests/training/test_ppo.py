@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from training import corpus, data, experience, models, ppo, tinyworld
+from training import corpus, data, episodes, experience, models, ppo, tinyworld
 from training.contract import read_model_manifest
 from training.errors import StageError
-from training.generation import response_logprobs
 
 CONFIGS = Path(ppo.__file__).parent / "configs"
 TEXT = {"ptx_text": "tinyworld", "ptx_documents": 40, "ptx_valid_documents": 4, "ptx_row_tokens": 256}
@@ -148,9 +147,10 @@ def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):
     ppo.backward_losses(config, players, gained)
     for model in players[:2]:
         assert not model.training
-    first, second = (response_logprobs(players.policy, *gained.sequences.inputs, 1.0) for _ in range(2))
+    packed = episodes.pack(gained.sequences)
+    first, second = (episodes.response_logprobs(players.policy, packed, 1.0) for _ in range(2))
     assert torch.equal(first, second)
-    values = [experience.response_values(players.critic, *gained.sequences.inputs) for _ in range(2)]
+    values = [episodes.response_values(players.critic, packed) for _ in range(2)]
     assert torch.equal(*values)
     assert read_model_manifest(ppo.run(config)).stage == "ppo", "the checks of ratio and KL pass in a whole run"
 

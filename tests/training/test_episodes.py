@@ -1,0 +1,98 @@
+"""Episodes without padding: every figure equals that of each episode alone, by a forward pass of its own."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from training import data, episodes, generation, models
+
+ASKS = [
+    "Write a story about a fox.",
+    "Hi",
+    "Tell me where the owl lives, and what it eats, please.",
+    "I want a story about some honey, a lamp, a mouse and the garden.",
+    "What scares the hen?",
+]
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return [data.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ASKS]
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def lively(tokenizer, request):
+    """Rotary positions, which forgive a shift, and learned ones, which do not."""
+    torch.manual_seed(5)
+    if request.param == "llama":
+        sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "max_tokens": 256}
+        return models.new_model(tokenizer, **sizes, init_std=0.3).eval()
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).eval()
+
+
+@pytest.fixture
+def rollout(lively, tokenizer, prompts):
+    def draw(eos_id):
+        return generation.sample(
+            lively,
+            prompts,
+            eos_id=eos_id,
+            pad_id=tokenizer.eos_token_id,  # pad is the end: nothing may be told by token
+            max_new_tokens=12,
+            temperature=0.7,
+            generator=torch.Generator().manual_seed(3),
+        )
+
+    drawn = draw(draw(-1).responses_BR.flatten().mode().values.item())
+    assert len(set(drawn.lengths_B.tolist())) > 1, "ragged"
+    return drawn
+
+
+def alone(prompts, rollout):
+    """(row, ids of prompt and response, prompt tokens) of each episode."""
+    for row, (prompt, response) in enumerate(zip(prompts, rollout.tokens(), strict=True)):
+        yield row, torch.tensor([prompt + response]), len(prompt)
+
+
+@pytest.mark.parametrize("row_tokens", [1, 64, 128])
+def test_the_tokens_scored_are_the_tokens_sampled(lively, rollout, prompts, row_tokens):
+    packed = episodes.pack(episodes.sequences_of(rollout), row_tokens)
+    scored = episodes.response_logprobs(lively, packed, 0.7)
+    for row, ids, count in alone(prompts, rollout):
+        logprobs = torch.log_softmax(lively(ids).logits[0, count - 1 : -1] / 0.7, -1)
+        expected = logprobs.gather(1, ids[0, count:, None]).squeeze(1)
+        torch.testing.assert_close(scored[row, : len(expected)], expected, rtol=1e-4, atol=1e-4)
+    assert (scored[~rollout.response_keep_BR] == 0).all()
+    padded = generation.response_logprobs(lively, *generation.sequence_of(rollout), rollout.responses_BR, 0.7)
+    torch.testing.assert_close(scored, padded, rtol=1e-4, atol=1e-4)
+
+
+def test_a_value_is_of_the_state_before_its_token_and_the_score_of_the_last(reward_model, rollout, prompts):
+    critic = models.load_reward_model(reward_model)
+    packed = episodes.pack(episodes.sequences_of(rollout))
+    values, scores = episodes.response_values(critic, packed), episodes.last_scores(critic, packed)
+    for row, ids, count in alone(prompts, rollout):
+        keep = torch.ones_like(ids, dtype=torch.bool)
+        states = models.token_scores(critic, ids, keep, torch.arange(ids.shape[1])[None])[0]
+        torch.testing.assert_close(values[row, : len(states) - count], states[count - 1 : -1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(scores[row], states[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores, generation.end_scores(critic, rollout), rtol=1e-4, atol=1e-4)
+
+
+def test_rows_hold_several_episodes_and_each_response_token_has_a_place_of_its_own(rollout, prompts):
+    packed = episodes.pack(episodes.sequences_of(rollout), row_tokens=64)
+    assert len(packed.ids_LC) < len(prompts)
+    assert len(packed.slots_N) == int(rollout.lengths_B.sum()) == len(set(packed.slots_N.tolist()))
+    ends = packed.ids_LC.flatten()[packed.ends_B].tolist()
+    assert ends == [tokens[-1] for tokens in rollout.tokens()]
+
+
+def test_gradients_reach_the_model_through_the_spreading(lively, rollout):
+    packed = episodes.pack(episodes.sequences_of(rollout))
+    episodes.response_logprobs(lively, packed, 1.0).sum().backward()
+    ours = torch.cat([p.grad.flatten() for p in lively.parameters()])
+    lively.zero_grad()
+    generation.response_logprobs(lively, *generation.sequence_of(rollout), rollout.responses_BR, 1.0).sum().backward()
+    theirs = torch.cat([p.grad.flatten() for p in lively.parameters()])
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,110 @@
+"""Episodes without their padding: several in a row, none seeing another, scored token by token.
+
+A rollout is padded twice, before the prompts and behind the responses; in the tiny world a third of its columns are padding.
+Shapes: B episodes, P prompt tokens, R response tokens, T = P + R; L rows of C columns; N response tokens that are kept.
+Masks True = keep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from training import models, packing
+from training.generation import Rollout, sequence_of
+from training.unembedding import logprobs_at
+
+ROW_TOKENS = 128
+"""Columns of a row, or as many as the longest episode has: two or three short ones fit beside each other, and attention stays cheap."""
+
+
+class Sequences(NamedTuple):
+    """Prompts, left-padded, and right-padded responses side by side; `responses_BR` are the last R columns of `ids_BT`."""
+
+    ids_BT: torch.Tensor
+    keep_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    responses_BR: torch.Tensor
+    response_keep_BR: torch.Tensor
+
+
+class Packed(NamedTuple):
+    """Episodes in rows. `before_LC` marks the positions whose next token is a response token: those that chose it.
+
+    `slots_N[n]` is where the n-th of them belongs in a flattened (B, R); `ends_B` where each episode's last token stands in a
+    flattened (L, C).
+    """
+
+    ids_LC: torch.Tensor
+    mask_LC: torch.Tensor
+    positions_LC: torch.Tensor
+    before_LC: torch.Tensor
+    slots_N: torch.Tensor
+    ends_B: torch.Tensor
+    shape: tuple[int, int]
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids, attention mask (L, 1, C, C) and positions, as a model takes them."""
+        return self.ids_LC, self.mask_LC, self.positions_LC
+
+    def spread(self, values_N: torch.Tensor) -> torch.Tensor:
+        """One value per kept response token → (B, R), 0 on padding; differentiable."""
+        rows, width = self.shape
+        return values_N.new_zeros(rows * width).scatter(0, self.slots_N, values_N).view(rows, width)
+
+
+def sequences_of(rollout: Rollout) -> Sequences:
+    """A rollout's sequences: the very tokens that were sampled."""
+    return Sequences(*sequence_of(rollout), rollout.responses_BR, rollout.response_keep_BR)
+
+
+def pack(sequences: Sequences, row_tokens: int = ROW_TOKENS) -> Packed:
+    """The episodes in as few rows as first-fit finds, longest first; every kept token once and no other."""
+    device = sequences.ids_BT.device
+    lengths = sequences.keep_BT.sum(1).tolist()
+    responses = sequences.response_keep_BR.sum(1).tolist()
+    longest_first = sorted(range(len(lengths)), key=lambda b: -lengths[b])
+    width, columns = sequences.responses_BR.shape[1], max(row_tokens, max(lengths))
+    rows = packing.first_fit([lengths[b] for b in longest_first], columns)
+    segments_LC, positions_LC, slots_LC = torch.zeros(3, len(rows), columns, dtype=torch.long)
+    before_LC = torch.zeros(len(rows), columns, dtype=torch.bool)
+    ends, placed = [0] * len(lengths), []
+    for row, members in enumerate(rows):
+        end = 0
+        for segment, member in enumerate(members, start=1):
+            b = longest_first[member]
+            start, end = end, end + lengths[b]
+            segments_LC[row, start:end] = segment
+            positions_LC[row, start:end] = torch.arange(lengths[b])
+            before_LC[row, end - 1 - responses[b] : end - 1] = True
+            slots_LC[row, end - 1 - responses[b] : end - 1] = b * width + torch.arange(responses[b])
+            ends[b] = row * columns + end - 1
+            placed.append(b)
+    order = torch.tensor(placed, device=device)
+    tensors = (segments_LC, positions_LC, before_LC, slots_LC[before_LC], torch.tensor(ends))
+    segments_LC, positions_LC, before_LC, slots_N, ends_B = (tensor.to(device) for tensor in tensors)
+    ids_LC = torch.zeros_like(segments_LC)
+    ids_LC[segments_LC > 0] = sequences.ids_BT[order][sequences.keep_BT[order]]
+    mask_LC = packing.attention_mask(segments_LC)
+    return Packed(ids_LC, mask_LC, positions_LC, before_LC, slots_N, ends_B, (len(lengths), width))
+
+
+def response_logprobs(model, packed: Packed, temperature: float) -> torch.Tensor:
+    """log π of each response token, from the hidden state one position before it → (B, R) in float32; 0 on padding.
+
+    The temperature must be the one that sampled. Logits are computed for kept response tokens only, some at a time.
+    """
+    labels_LC = packed.ids_LC.roll(-1, dims=1)
+    return packed.spread(logprobs_at(model, *packed.inputs, labels_LC, packed.before_LC, temperature))
+
+
+def response_values(critic, packed: Packed) -> torch.Tensor:
+    """The critic's value of the state in which each response token was chosen, so one position before it → (B, R)."""
+    return packed.spread(models.token_scores(critic, *packed.inputs)[packed.before_LC])
+
+
+def last_scores(reward_model, packed: Packed) -> torch.Tensor:
+    """The reward model's score at each response's last token, by length → (B,)."""
+    return models.token_scores(reward_model, *packed.inputs).flatten()[packed.ends_B]
