@@ -1,0 +1,48 @@
+"""The settings that ship: each loads for its stage, and the paper's are the paper's."""
+
+from pathlib import Path
+
+import pytest
+
+import training
+from training import dpo, ppo, pretrain, rm, sft
+from training.config import from_dict, read_toml
+
+CONFIGS = Path(training.__file__).parent / "configs"
+STAGES = {"pretrain": pretrain, "sft": sft, "rl_init": sft, "rm": rm, "dpo": dpo, "ppo": ppo, "ppo_ptx": ppo}
+GIVEN = {
+    "pretrain": ["out"],
+    "sft": ["out", "base_model", "export"],
+    "rl_init": ["out", "base_model", "export"],
+    "rm": ["out", "sft_model", "export"],
+    "dpo": ["out", "policy", "export"],
+    "ppo": ["out", "policy", "reward_model", "export"],
+    "ppo_ptx": ["out", "policy", "reward_model", "export", "ptx_text"],
+}
+
+
+def load(name: str):
+    stage = name.split("_", 2 if name.startswith("paper") else 1)[-1]
+    given = dict.fromkeys(GIVEN[stage], "x")
+    return from_dict(STAGES[stage].Config, read_toml(CONFIGS / f"{name}.toml") | given, name)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))
+def test_each_config_loads(name):
+    load(name)
+
+
+def test_the_papers_figures():
+    """InstructGPT, appendices C.1, C.2 and C.4."""
+    small, large = load("paper_1.3b_sft"), load("paper_175b_sft")
+    assert (small.epochs, small.residual_dropout, small.learning_rate, small.batch_size) == (16, 0.2, 9.65e-6, 32)
+    assert (large.learning_rate, large.batch_size) == (5.03e-6, 8)
+    start = load("paper_6b_rl_init")
+    assert (start.epochs, start.pretraining_mix) == (2, 0.1)
+    model = load("paper_6b_rm")
+    assert (model.epochs, model.batch_size, model.learning_rate, model.ties) == (1, 64, 9e-6, "drop")
+    policy = load("paper_175b_ppo_ptx")
+    assert (policy.kl_coef, policy.episodes, policy.minibatch, policy.inner_epochs) == (0.02, 512, 64, 1)
+    assert policy.iterations * policy.episodes == 256_000
+    assert (policy.warmup_iterations, policy.ema_decay, policy.clip, policy.temperature) == (10, 0.992, 0.2, 1.0)
+    assert (policy.ptx_coef, policy.ptx_examples, policy.value_learning_rate) == (27.8, 8, 9e-6)
