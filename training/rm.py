@@ -263,16 +263,23 @@ def rewards_at_end(runner: Runner, examples: Sequence[Example]) -> torch.Tensor:
     return models.head_of(runner.model)(hidden_Nd).squeeze(-1) + runner.model.config.reward_bias
 
 
-@torch.no_grad()
 def score_rankings(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     """The rewards of each ranking's responses, `batch` rankings at a time. Leaves the model in evaluation mode."""
-    runner.model.eval()
     scored: list[list[float]] = []
     for start in range(0, len(comparisons), batch):
         part = comparisons[start : start + batch]
-        rewards = iter(rewards_at_end(runner, [example for c in part for example in c.examples]).tolist())
-        scored += [list(itertools.islice(rewards, len(c.examples))) for c in part]
+        examples = [example for comparison in part for example in comparison.examples]
+        rewards = iter(score_examples(runner, examples, len(examples)))
+        scored += [list(itertools.islice(rewards, len(comparison.examples))) for comparison in part]
     return scored
+
+
+@torch.no_grad()
+def score_examples(runner: Runner, examples: Sequence[Example], batch: int) -> list[float]:
+    """The rewards of any examples, `batch` at a time. Leaves the model in evaluation mode."""
+    runner.model.eval()
+    starts = range(0, len(examples), batch)
+    return [reward for i in starts for reward in rewards_at_end(runner, examples[i : i + batch]).tolist()]
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ A killed run goes on where it stopped and ends with the same file. A repeated ru
 a hash of what decides it (model, prompt, seed, temperature, length, number).
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -24,6 +26,7 @@ from training.config import option, require, to_dict
 from training.contract import hash_file, read_model_manifest, write_atomically
 from training.errors import StageError
 from training.openai_server import OpenAIServer
+from training.writers import Answer, Ask, FolderWriter, ServerWriter, Writer, digest, prompt_hash
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Config:
     limit: int | None = option(None, help="at most this many prompts")
     k: int = option(4, help="responses per prompt in all, dealt to the models in turn")
     temperature: float = option(1.0, help="sampling temperature; 0 takes the likeliest token")
+    best_of: int = option(1, help="samples drawn for each response, of which the reward model's best is kept")
+    reward_model: str | None = option(None, help="reward model folder that chooses (--best-of)")
     max_new_tokens: int = option(64, help="longest response (tokens)")
     seed: int = option(0, help="seed of the random numbers; another seed gives other responses")
     batch: int = option(256, help="responses sampled at once")
@@ -64,6 +69,9 @@ class Config:
         require(1 <= self.k <= 64, "k", "must be from 1 to 64")
         require(0 <= self.temperature <= 5, "temperature", "must be from 0 to 5")
         require(self.temperature > 0 or self.k <= self.model_count, "temperature", "0 would repeat equal responses")
+        require(self.best_of > 0, "best_of", "must be positive")
+        require((self.best_of > 1) == (self.reward_model is not None), "best_of", "above 1 goes with a reward_model")
+        require(self.temperature > 0 or self.best_of == 1, "temperature", "0 would draw one sample best_of times")
         require(self.max_new_tokens > 0, "max_new_tokens", "must be positive")
         require(self.batch > 0, "batch", "must be positive")
         require(self.limit is None or self.limit > 0, "limit", "must be positive")
@@ -100,7 +108,8 @@ def run(config: Config) -> Path:
         work.mkdir(parents=True, exist_ok=True)
         sources = _pinned_sources(config, work, client, server)
         prompts = _pinned_prompts(config, work, client)
-        _finish(config, out, _sample_all(config, work, sources, prompts, server), len(prompts))
+        judge = _pinned_judge(config, work)
+        _finish(config, out, _sample_all(config, work, sources, prompts, server, judge), len(prompts))
         shutil.rmtree(work)
     if config.push and client:
         counts = client.bring_responses(read_rows(out))
@@ -111,12 +120,15 @@ def run(config: Config) -> Path:
 # ---- what a run is, pinned at its start so that a resumed one is the same ---------------------------------------------
 
 SHAPING_FIELDS = ("model", "policies", "server", "server_model", "prompts", "from_server", "split", "use_case",
-                  "without_tasks", "limit", "k", "temperature", "max_new_tokens", "seed", "batch", "on_too_long")  # fmt: skip
+                  "without_tasks", "limit", "k", "temperature", "max_new_tokens", "seed", "batch", "on_too_long",
+                  "best_of", "reward_model")  # fmt: skip
+BEST_OF_FIELDS = ("best_of", "reward_model")
 
 
 def _shaping(config: Config) -> dict[str, Any]:
     """The settings that decide which responses come out."""
-    return {name: value for name, value in to_dict(config).items() if name in SHAPING_FIELDS}
+    skipped = BEST_OF_FIELDS if config.best_of == 1 else ()  # a file sampled before there was best-of stays this run's
+    return {name: value for name, value in to_dict(config).items() if name in SHAPING_FIELDS and name not in skipped}
 
 
 def _report_path(out: Path) -> Path:
@@ -153,6 +165,20 @@ def _pinned_sources(config: Config, work: Path, client: HeedClient | None, serve
     if known != [source.identity for source in sources]:
         raise StageError(f"{work}: a model folder has changed since this run began; remove {work} to start over")
     return sources
+
+
+def _pinned_judge(config: Config, work: Path) -> Source | None:
+    """The reward model that chooses, held to the one that the run began with."""
+    if config.reward_model is None:
+        return None
+    folder = Path(config.reward_model)
+    manifest = read_model_manifest(folder)
+    if manifest.stage != "rm":
+        raise StageError(f"{folder}: not a reward model but a model of stage {manifest.stage}")
+    judge = Source(manifest.name, hash_file(folder / "manifest.json"), folder)
+    if _pinned(work / "judge.json", lambda: judge.identity) != judge.identity:
+        raise StageError(f"{work}: the reward model has changed since this run began; remove {work} to start over")
+    return judge
 
 
 def _policy_folders(count: int, client: HeedClient | None) -> list[str]:
@@ -223,14 +249,6 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Ask:
-    """One response to be written: to which prompt, and its number among the model's responses to it."""
-
-    prompt: dict[str, Any]
-    number: int
-
-
 def deal(k: int, models: int) -> list[int]:
     """How many of the K responses each model writes; the first ones take the remainder."""
     return [k // models + (index < k % models) for index in range(models)]
@@ -242,73 +260,82 @@ def _sample_all(
     sources: Sequence[Source],
     prompts: Sequence[dict[str, Any]],
     server: OpenAIServer | None,
+    judge: Source | None,
 ) -> list[Path]:
     """Every part file in order, each written once and whole; what a killed run finished is not sampled again."""
     parts: list[Path] = []
     with tqdm(total=len(prompts) * config.k, unit="response", desc="sample", disable=None) as bar:
         for index, (source, count) in enumerate(zip(sources, deal(config.k, len(sources)), strict=True)):
             asks = [Ask(prompt, number) for prompt in prompts for number in range(count)]
-            writer: FolderWriter | ServerWriter | None = None
+            writer: Writer | None = None
             for number, start in enumerate(range(0, len(asks), config.batch)):
                 batch = asks[start : start + config.batch]
                 part = work / f"part-{index:03d}-{number:06d}.jsonl"
                 if not part.exists():
-                    writer = writer or (ServerWriter(config, server) if server else FolderWriter(config, source))
-                    rows = _rows(config, source, batch, writer.write(batch, number))
+                    writer = writer or _writer(config, source, server, judge)
+                    rows = _rows(config, source, batch, writer.write(batch, number), judge)
                     write_atomically(part, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
                 parts.append(part)
                 bar.update(len(batch))
     return parts
 
 
+def _writer(config: Config, source: Source, server: OpenAIServer | None, judge: Source | None) -> Writer:
+    writer: Writer = ServerWriter(config, server) if server else FolderWriter(config, source)
+    if judge is None:
+        return writer
+    from training.best_of import BestOfWriter  # torch takes seconds to load
+
+    return BestOfWriter(config, writer, judge)
+
+
 def _rows(
-    config: Config, source: Source, asks: Sequence[Ask], answers: Sequence[tuple[str, str] | None]
+    config: Config,
+    source: Source,
+    asks: Sequence[Ask],
+    answers: Sequence[Answer | None],
+    judge: Source | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row per answer; asks without one (prompt too long, to be dropped) give none."""
     for ask, answer in zip(asks, answers, strict=True):
         if answer is None:
             continue
-        sampling = {
+        sampling: dict[str, Any] = {
             "temperature": config.temperature,
             "max_new_tokens": config.max_new_tokens,
             "seed": config.seed,
             "number": ask.number,
         }
-        decisive = [source.identity, _prompt_hash(ask.prompt), dict(sampling)]
-        text = answer[0].replace("\x00", SHOWN_NUL)
-        if text != answer[0]:
-            sampling["replaced_nul"] = answer[0].count("\x00")
+        decisive: list[Any] = [source.identity, prompt_hash(ask.prompt), dict(sampling)]
+        if judge:
+            sampling |= {"best_of": config.best_of, "reward_model": judge.name, "reward": answer.reward}
+            decisive.append({"best_of": config.best_of, "reward_model": judge.identity})
+        text = answer.text.replace("\x00", SHOWN_NUL)
+        if text != answer.text:
+            sampling["replaced_nul"] = answer.text.count("\x00")
         yield {
             **{name: ask.prompt[name] for name in ("prompt_id", "external_id") if name in ask.prompt},
             "messages": ask.prompt["messages"],
             "model": source.name,
             "response": text,
-            "response_external_id": _digest(decisive)[:32],
-            "finish_reason": answer[1],
+            "response_external_id": digest(decisive)[:32],
+            "finish_reason": answer.finish_reason,
             "sampling": sampling,
         }
 
 
-def _prompt_hash(prompt: dict[str, Any]) -> str:
-    return _digest(prompt["messages"])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()
-
-
 def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int) -> None:
     """Put the parts together, report first: an `out` without its report would look like another run's."""
-    reasons, texts, digest, with_nul = Counter[str](), set(), hashlib.sha256(), 0
+    reasons, texts, checksum, with_nul = Counter[str](), set[str](), hashlib.sha256(), 0
     joined = out.with_name(out.name + ".run") / "joined.jsonl"
     with joined.open("wb") as file:
         for part in parts:
             data = part.read_bytes()
             file.write(data)
-            digest.update(data)
+            checksum.update(data)
             for row in read_rows(part):
                 reasons[row["finish_reason"] or "unknown"] += 1
-                texts.add(_digest(row["response"]))
+                texts.add(digest(row["response"]))
                 with_nul += "replaced_nul" in row["sampling"]
         file.flush()
         os.fsync(file.fileno())
@@ -316,7 +343,7 @@ def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int)
     counts = {"prompts": prompt_count, "responses": reasons.total(), "dropped_too_long": dropped}
     report = {
         "config": _shaping(config),
-        "sha256": digest.hexdigest(),
+        "sha256": checksum.hexdigest(),
         "counts": counts | {"distinct_responses": len(texts), "with_replaced_nul": with_nul},
         "finish_reasons": dict(sorted(reasons.items())),
     }
@@ -324,92 +351,3 @@ def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int)
     joined.replace(out)
     if dropped:
         print(f"{dropped} of {prompt_count * config.k} responses not sampled: prompts too long", file=sys.stderr)
-
-
-class FolderWriter:
-    """Samples from a model folder, batch by batch; batch n draws the same numbers whether or not the others ran."""
-
-    def __init__(self, config: Config, source: Source):
-        from training.models import load_policy, load_tokenizer, pick_device  # torch takes seconds to load
-
-        assert source.folder is not None  # noqa: S101 the caller chose by it
-        self.config, self.source = config, source
-        self.tokenizer = load_tokenizer(source.folder)
-        self.model = load_policy(source.folder, pick_device(config.device))
-
-    def write(self, asks: Sequence[Ask], batch_number: int) -> list[tuple[str, str] | None]:
-        """(text, finish reason) per ask, None where the prompt is too long and may be dropped."""
-        from training.generation import sample_texts
-
-        prompts = [self._encode(ask) for ask in asks]
-        kept = [prompt for prompt in prompts if prompt is not None]
-        if not kept:
-            return [None] * len(asks)
-        texts, reasons = sample_texts(
-            self.model,
-            self.tokenizer,
-            kept,
-            max_new_tokens=self.config.max_new_tokens,
-            temperature=self.config.temperature,
-            seed=_seed(self.config.seed, self.source.identity, batch_number),
-            batch=len(kept),
-        )
-        answers = iter(zip(texts, reasons, strict=True))
-        return [None if prompt is None else next(answers) for prompt in prompts]
-
-    def _encode(self, ask: Ask) -> list[int] | None:
-        from training.data import encode_prompt
-
-        ids = encode_prompt(self.tokenizer, with_prefix(ask.prompt["messages"], self.source.few_shot_prefix))
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        if context is None or len(ids) + self.config.max_new_tokens <= context:
-            return ids
-        if self.config.on_too_long == "drop":
-            return None
-        name = ask.prompt.get("prompt_id") or ask.prompt.get("external_id") or "a prompt"
-        raise StageError(
-            f"{name}: {len(ids)} prompt + {self.config.max_new_tokens} response tokens exceed {self.source.name}'s "
-            f"context of {context}; lower max_new_tokens, or set on_too_long to drop"
-        )
-
-
-def with_prefix(messages: Sequence[dict[str, str]], prefix: str) -> list[dict[str, str]]:
-    """The messages with a few-shot prefix before the first user turn (the paper's prompted baseline)."""
-    turns = [dict(message) for message in messages]
-    first = next((turn for turn in turns if turn["role"] == "user"), None)
-    if prefix and first:
-        first["content"] = prefix + first["content"]
-    return turns
-
-
-def _seed(*parts: Any) -> int:
-    """A seed of 31 bits from what decides a batch."""
-    return int(_digest(list(parts))[:8], 16) >> 1
-
-
-class ServerWriter:
-    """Samples from an OpenAI-compatible server."""
-
-    def __init__(self, config: Config, server: OpenAIServer):
-        self.config, self.server = config, server
-        server.probe()
-
-    def write(self, asks: Sequence[Ask], batch_number: int) -> list[tuple[str, str] | None]:
-        """(text, finish reason) per ask; the responses to one prompt are asked for together."""
-        groups: list[list[Ask]] = []
-        for ask in asks:
-            if groups and groups[-1][0].prompt is ask.prompt:
-                groups[-1].append(ask)
-            else:
-                groups.append([ask])
-        orders = [
-            {
-                "messages": group[0].prompt["messages"],
-                "n": len(group),
-                "temperature": self.config.temperature,
-                "max_tokens": self.config.max_new_tokens,
-                "seed": _seed(self.config.seed, _prompt_hash(group[0].prompt), group[0].number),
-            }
-            for group in groups
-        ]
-        return [choice for choices in self.server.complete_all(orders) for choice in choices]

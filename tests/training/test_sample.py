@@ -12,6 +12,7 @@ import pytest
 
 from tests.training.test_client import serve  # noqa: F401 a fixture
 from training import sample as sampling
+from training import writers
 from training.contract import write_model_manifest
 from training.sample import deal
 
@@ -141,9 +142,11 @@ def test_too_long_prompts_are_refused_or_counted(models, tmp_path):
 
 def test_a_sampled_nul_is_shown_since_no_database_keeps_it():
     config = sampling.Config(out="x.jsonl", model=("m",), prompts="p.jsonl")
-    ask = sampling.Ask({"external_id": "e", "messages": [{"role": "user", "content": "Hi"}]}, 0)
+    ask = writers.Ask({"external_id": "e", "messages": [{"role": "user", "content": "Hi"}]}, 0)
     source = sampling.Source("m", "identity", None)
-    (plain,), (odd,) = (list(sampling._rows(config, source, [ask], [(text, "stop")])) for text in ("a b", "a\0b\0"))
+    (plain,), (odd,) = (
+        list(sampling._rows(config, source, [ask], [writers.Answer(text, "stop")])) for text in ("a b", "a\0b\0")
+    )
     assert (odd["response"], odd["sampling"]["replaced_nul"]) == ("a␀b␀", 2)
     assert "replaced_nul" not in plain["sampling"]
     assert odd["response_external_id"] == plain["response_external_id"]
