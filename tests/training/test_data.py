@@ -114,6 +114,25 @@ def test_rejected_returned_and_surplus_labels_are_counted_and_left_out(export, r
 
 def test_tiers_give_all_pairs_but_ties():
     assert data.pairs_of([[2], [0, 1], [3]]) == [(2, 0), (2, 1), (2, 3), (0, 3), (1, 3)]
+    assert data.ties_of([[2, 4, 5], [0, 1], [3]]) == [(2, 4), (2, 5), (4, 5), (0, 1)]
+
+
+def test_rankings_that_are_all_tied_train_only_where_ties_count(tokenizer, export):
+    from msgspec.structs import replace
+
+    opened = read_export(export)
+    rows = [row for row in opened.rankings() if row.split == "train" and row.labeler_group == "training"][:3]
+    tied = replace(rows[0].rankings[0], tiers=[[response.response_id for response in rows[0].responses]])
+    rows[0] = replace(rows[0], rankings=[tied])
+    opened.rankings = lambda: iter(rows)
+    for with_all_tied, kept in ((False, 2), (True, 3)):
+        counts: Counter = Counter()
+        found = data.read_comparisons(
+            opened, tokenizer, "train", UNLIMITED, counts, for_training=True, with_all_tied=with_all_tied
+        )
+        assert (len(found), counts["skipped_all_tied"]) == (kept, 3 - kept)
+    assert found[0].pairs == []
+    assert len(found[0].ties) == found[0].pair_count
 
 
 def test_batches_are_a_function_of_the_seed_and_visit_everything_once_per_epoch():

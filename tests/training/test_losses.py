@@ -31,6 +31,18 @@ def test_ties_make_no_pair_and_still_count_in_the_divisor():
     assert loss.item() == pytest.approx(-2 * log_sigmoid(1.0) / 3, abs=1e-6)
 
 
+def test_tied_pairs_pull_their_rewards_together_by_hand():
+    """Opt-in: 0 > 1 = 2, of three. A tie adds −½ · [log σ(d) + log σ(−d)] with the weight of any pair; least at d = 0."""
+    rewards = torch.tensor([1.0, 0.5, -1.0], requires_grad=True)
+    loss = losses.ranking_loss(rewards, [losses.IndexedRanking([(0, 1), (0, 2)], 3, [(1, 2)])])
+    tie = (log_sigmoid(1.5) + log_sigmoid(-1.5)) / 2
+    assert loss.item() == pytest.approx(-(log_sigmoid(0.5) + log_sigmoid(2.0) + tie) / 3, abs=1e-6)
+    only_tied = losses.ranking_loss(torch.tensor([0.3, 0.3]), [losses.IndexedRanking([], 1, [(0, 1)])])
+    assert only_tied.item() == pytest.approx(math.log(2), abs=1e-6)
+    swapped = losses.ranking_loss(rewards, [losses.IndexedRanking([(0, 1), (0, 2)], 3, [(2, 1)])])
+    assert swapped.item() == pytest.approx(loss.item(), abs=1e-6), "which of two equals comes first is no matter"
+
+
 def test_temperature_is_in_the_logprobs():
     logits = torch.tensor([[[2.0, 0.0, -1.0]]])
     expected = torch.log_softmax(logits / 0.7, -1)[0, 0, 1]

@@ -32,8 +32,15 @@ def test_demonstrations_score_zero_on_average_and_the_bias_survives_the_disk(rew
     examples = data.encode_demonstrations(tokenizer, rows, UNLIMITED, Counter())
     scores = rm.score_all(model, examples, tokenizer.pad_token_id, 8, torch.device("cpu"))
     assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
-    held_out = read_model_manifest(reward_model).metrics["demonstrations_valid_mean"]
-    assert abs(held_out) < 2 * scores.std().item(), "near 0 on demonstrations that set no bias, too"
+    valid = data.encode_demonstrations(
+        tokenizer, data.read_demonstrations(read_export(export), "valid", Counter()), UNLIMITED, Counter()
+    )
+    held_out = rm.score_all(model, valid, tokenizer.pad_token_id, 8, torch.device("cpu"))
+    told = read_model_manifest(reward_model).metrics["demonstrations_valid_mean"]
+    assert told == pytest.approx(held_out.mean().item(), abs=1e-5)
+    error = scores.std().item() / math.sqrt(len(valid))
+    assert abs(told) < 3 * error, "0 within its error on demonstrations that set no bias, too"
+    assert abs(told - model.config.reward_bias) > 3 * error, "which without the bias it would not be"
 
 
 def test_the_critic_equals_the_reward_model_at_step_zero(base, reward_model, export, tokenizer):
