@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import advantages, models, rm, sft
+from training import advantages, models, response_loss, rm
 from training.config import option, require, to_dict
 from training.contract import Export, read_export, write_atomically
 from training.data import LengthLimits, OnTooLong, encode_demonstrations, read_demonstrations, read_prompts
@@ -104,7 +104,7 @@ def measure_policy(
     reference = models.load_policy(config.reference, device) if config.reference else None
     rows = read_demonstrations(export, config.split, counts)
     examples = encode_demonstrations(tokenizer, rows, config.limits, counts)
-    loss = sft.mean_loss(policy, examples, tokenizer.pad_token_id, config.batch_size, device)
+    loss = response_loss.mean_loss(policy, examples, tokenizer.pad_token_id, config.batch_size, device)
     figures: dict[str, float | None] = {"lm_loss": loss, "perplexity": None if loss is None else math.exp(loss)}
     prompts = read_prompts(export, tokenizer, config.split, config.limits, counts)[: config.max_prompts]
     columns: dict[str, list] = {}

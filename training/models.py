@@ -30,6 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from training import adapters
 from training.contract import (
     ExportRef,
     ParentRef,
@@ -117,7 +118,8 @@ def reward_model_from(policy_folder: str | os.PathLike[str], seed: int):
 
     Source of the deviation: Stiennon et al. 2020, appendix B.1 (as in lm-human-preferences).
     """
-    model = AutoModelForSequenceClassification.from_pretrained(policy_folder, num_labels=1, dtype=torch.float32)
+    with adapters.whole_model(policy_folder) as folder:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     weight = head_of(model).weight
     with torch.no_grad():
@@ -140,8 +142,12 @@ def load_tokenizer(folder: str | os.PathLike[str]):
 
 
 def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
-    """A causal language model in float32, in evaluation mode (dropout off)."""
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    """A causal language model in float32, in evaluation mode (dropout off); an adapter merged into its base."""
+    model: torch.nn.Module
+    if adapters.is_adapter(folder):
+        model = adapters.load_merged(folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.to(device).eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -24,12 +25,21 @@ def adamw(model: torch.nn.Module, *, learning_rate: float, weight_decay: float, 
 
 
 def apply_step(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module, learning_rate: float, clip_norm: float
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    learning_rate: float,
+    clip_norm: float,
+    before_clear: Callable[[], None] | None = None,
 ) -> float:
-    """Clip the gradients, step at this learning rate, clear the gradients. Returns the norm before clipping."""
+    """Clip the gradients, step at this learning rate, clear the gradients. Returns the norm before clipping.
+
+    `before_clear` is called while weights are new and gradients still there.
+    """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
+    if before_clear is not None:
+        before_clear()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

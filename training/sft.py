@@ -12,15 +12,17 @@ reward model the epoch whose samples score best on validation prompts is publish
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing, plan
+from training import corpus, models, plan
+from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -29,9 +31,7 @@ from training.data import (
     LengthLimits,
     OnTooLong,
     batch_at,
-    collate,
     encode_demonstrations,
-    length_groups,
     optimizer_steps,
     read_demonstrations,
     read_prompts,
@@ -40,12 +40,9 @@ from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, cosine_schedule
 from training.report import SAMPLES
+from training.response_loss import backward_mean, mean_loss
 from training.selection import Best, Judge, epoch_ended
 from training.trackers import Track, open_log
-from training.unembedding import loss_sum_at
-
-PART_COST = {"cpu": 64, "cuda": 4096}
-"""What a forward and backward pass costs beside its tokens, in tokens: so little padding is not worth a pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,10 @@ class Config:
     reward_model: str | None = option(None, help="reward model folder to choose the epoch by; none: the last is kept")
     selection_prompts: int = option(256, help="validation prompts answered and scored after each epoch, at most")
     selection_temperature: float = option(1.0, help="sampling temperature for those answers; 0: the likeliest tokens")
+    adapter: Method = option("none", help="train an adapter instead of all weights; its kind")
+    adapter_rank: int = option(8, help="rank of LoRA and AdaLoRA, tokens of a prefix")
+    adapter_alpha: int = option(16, help="LoRA's and AdaLoRA's α: the update is scaled by α/rank")
+    merge: bool = option(False, help="publish the base with the adapter merged in, instead of the adapter alone")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
     on_too_long: OnTooLong = option("raise", help="what to do with a text past these limits")
@@ -102,6 +103,19 @@ class Config:
         require(0 <= (self.residual_dropout or 0) < 1, "residual_dropout", "must lie from 0 to below 1")
         require(0 <= self.pretraining_mix < 1, "pretraining_mix", "must lie from 0 to below 1")
         require(self.pretraining_row_tokens > 1, "pretraining_row_tokens", "must be more than 1")
+        require(self.adapter_rank > 0, "adapter_rank", "must be positive")
+        require(self.adapter != "none" or not self.merge, "merge", "needs an adapter")
+        if self.adapter == "prefix":
+            require(not self.packing, "packing", "does not go with adapter prefix: its rows need 4-D masks")
+            require(
+                not self.pretraining_mix, "pretraining_mix", "does not go with adapter prefix: its rows need 4-D masks"
+            )
+            require(
+                self.reward_model is None,
+                "reward_model",
+                "does not go with adapter prefix: Heed does not sample from it",
+            )
+            require(not self.merge, "merge", "does not go with adapter prefix: it changes no weight matrix")
         require(self.selection_prompts > 0, "selection_prompts", "must be positive")
 
     @property
@@ -129,6 +143,8 @@ def run(config: Config) -> Path:
     judge = make_judge(config, export, tokenizer, counts, device)
     torch.manual_seed(config.seed)
     model = models.load_policy(config.base_model, device)
+    adapter = attach_adapter(config, model, len(train))
+    model = adapter.model if adapter else model
     if config.dry_run:
         first = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, 0)]
         plan.show_and_stop(
@@ -143,10 +159,11 @@ def run(config: Config) -> Path:
         )
     sampling: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": 1.0, "seed": config.seed}
     before = mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device)
-    looked_at = [example.ids[: example.prompt_tokens] for example in valid[:SAMPLES]]
-    answers = sample_texts(model, tokenizer, looked_at, **sampling)[0]
+    can_sample = config.adapter != "prefix"
+    looked_at = [example.ids[: example.prompt_tokens] for example in valid[:SAMPLES]] if can_sample else []
+    answers = sample_texts(model, tokenizer, looked_at, **sampling)[0] if looked_at else []
     with residual_dropout(model, config.residual_dropout):
-        best, log = train_model(config, state, model, train, mix, judge, tokenizer.pad_token_id, device)
+        best, log = train_model(config, state, model, train, mix, judge, tokenizer.pad_token_id, device, adapter)
     metrics = {
         "valid_loss_before": before,
         "valid_loss": mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device),
@@ -165,10 +182,19 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    samples = side_by_side(tokenizer, looked_at, answers, sample_texts(model, tokenizer, looked_at, **sampling)[0])
-    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
+    after = sample_texts(model, tokenizer, looked_at, **sampling)[0] if looked_at else []
+    samples = side_by_side(tokenizer, looked_at, answers, after)
+    published = adapter.finish(config.merge) if adapter else model
+    models.publish(config.out, published.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
+
+
+def attach_adapter(config: Config, model, demonstrations: int) -> Adapter | None:
+    """The adapter that is trained instead of the model; None where all weights are."""
+    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha)
+    steps = optimizer_steps(demonstrations, config.epochs, config.batch_size)
+    return attach(model, settings, stage="sft", steps=steps, seed=config.seed, base=config.base_model)
 
 
 class Mix(NamedTuple):
@@ -229,6 +255,7 @@ def train_model(
     judge: Judge | None,
     pad_id: int,
     device: torch.device,
+    adapter: Adapter | None = None,
 ) -> tuple[Best, list[dict]]:
     """The loop: one batch of demonstrations a step. Returns the best epoch, its weights put back, and the log."""
     optimizer = adamw(
@@ -236,7 +263,7 @@ def train_model(
     )
     steps = optimizer_steps(len(train), config.epochs, config.batch_size)
     best = Best(model)
-    parts = {"model": model, "optimizer": optimizer, "best": best}
+    parts = {"model": adapter or model, "optimizer": optimizer, "best": best}
     first, log = restore(state.load(), **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
     model.train()
@@ -245,7 +272,11 @@ def train_model(
             chosen = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, step)]
             losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
             rate = config.learning_rate * cosine_schedule(step, steps)
-            apply_step(optimizer, model, rate, config.clip_norm)
+            if adapter is None:
+                apply_step(optimizer, model, rate, config.clip_norm)
+            else:
+                adapter.backward_penalty()
+                apply_step(optimizer, model, rate, config.clip_norm, before_clear=partial(adapter.allocate, step))
             if step % config.log_every == 0 or step == steps - 1:
                 row = {name: loss.item() for name, loss in losses.items()}
                 log.append({"step": step, **row})
@@ -297,83 +328,3 @@ def packed_tokens(config: Config, examples: Sequence[Example]) -> int:
     """Tokens per packed row of a batch; 0 without packing."""
     longest = max(len(example.ids) for example in examples)
     return max(config.packed_tokens, longest) if config.packing else 0
-
-
-def backward_mean(
-    model,
-    examples: list[Example],
-    parts: int,
-    pad_id: int,
-    device: torch.device,
-    *,
-    lm_coef: float = 0.0,
-    share: float = 1.0,
-    packed_tokens: int = 0,
-) -> torch.Tensor:
-    """Accumulate the gradient of share · (L_R + lm_coef · L_W) of a batch; returns L_R + lm_coef · L_W (nats, detached).
-
-    Each token is weighted by the whole batch's counts, so neither the number of parts nor packing changes anything but
-    rounding.
-    """
-    responses, texts = sum(e.response_tokens for e in examples), sum(len(e.ids) - 1 for e in examples)
-    total = torch.zeros((), device=device)
-    for rows in rows_of(model, examples, parts, pad_id, device, packed_tokens):
-        if lm_coef:
-            weight_BT = rows.loss_BT / responses + lm_coef / texts
-            loss = loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.text_BT, weight_BT)
-        else:
-            loss = loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.loss_BT) / responses
-        (loss if share == 1 else share * loss).backward()
-        total += loss.detach()
-    return total
-
-
-class Rows(NamedTuple):
-    """Demonstrations as a model takes them: inputs (ids, mask, positions), and what each token should predict.
-
-    At t stand the label of t and whether it is a response token (`loss_BT`), or any token of the same text (`text_BT`).
-    """
-
-    inputs: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
-    labels_BT: torch.Tensor
-    loss_BT: torch.Tensor
-    text_BT: torch.Tensor
-
-
-def rows_of(
-    model, examples: Sequence[Example], parts: int, pad_id: int, device: torch.device, packed_tokens: int
-) -> Iterator[Rows]:
-    """A batch as the passes it is split into: padded, with texts of like length together, or packed."""
-    if packed_tokens:
-        packed, loss_BT = packing.pack_examples(examples, packed_tokens, pad_id)
-        size = -(-len(loss_BT) // max(1, parts))
-        for start in range(0, len(loss_BT), size):
-            part = packing.PackedRows(*(tensor[start : start + size].to(device) for tensor in packed))
-            labels_BT, text_BT = packing.targets(part)
-            inputs = (part.ids_BT, packing.mask_for(model, part.segments_BT), part.positions_BT)
-            yield Rows(inputs, labels_BT, _next(loss_BT[start : start + size].to(device)), text_BT)
-        return
-    for group in length_groups([len(e.ids) for e in examples], parts, PART_COST.get(device.type, 64)):
-        batch = collate([examples[i] for i in group], pad_id, device)
-        # Padded on the right, so a causal model needs no mask for the kept tokens.
-        yield Rows((batch.ids_BT, None, None), batch.ids_BT.roll(-1, 1), _next(batch.loss_BT), _next(batch.keep_BT))
-
-
-def _next(mask_BT: torch.Tensor) -> torch.Tensor:
-    """The mask of each token's successor; the last has none."""
-    next_BT = mask_BT.roll(-1, 1)
-    next_BT[:, -1] = False
-    return next_BT
-
-
-@torch.no_grad()
-def mean_loss(model, examples: list[Example], pad_id: int, batch: int, device: torch.device) -> float | None:
-    """Nats per response token over the examples; None when there are none. Leaves the model in evaluation mode."""
-    if not examples:
-        return None
-    model.eval()
-    total = 0.0
-    for start in range(0, len(examples), batch):
-        for rows in rows_of(model, examples[start : start + batch], 0, pad_id, device, 0):
-            total += loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.loss_BT).item()
-    return total / sum(example.response_tokens for example in examples)

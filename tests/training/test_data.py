@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from training import data, models, sft
+from training import data, models, response_loss
 from training.contract import read_export
 
 ASK = [{"role": "user", "content": "Write a story about a fox."}]
@@ -33,7 +33,7 @@ def test_a_model_trained_with_pad_equal_to_eos_stops(tokenizer):
     examples = [data.encode_dialogue(tokenizer, ASK, "A fox."), data.encode_dialogue(tokenizer, ask_two, "Red. " * 8)]
     adam = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        sft.backward_mean(model, examples, 1, tokenizer.eos_token_id, torch.device("cpu"))
+        response_loss.backward_mean(model, examples, 1, tokenizer.eos_token_id, torch.device("cpu"))
         adam.step()
         adam.zero_grad()
     from training.generation import sample_texts

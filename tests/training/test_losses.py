@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training import data, losses, rankings, rm, sft
+from training import data, losses, rankings, response_loss, rm
 from training.contract import read_export
 
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -79,10 +79,10 @@ def test_sft_gradients_are_equal_for_one_part_and_four_on_ragged_data(policy, to
     rows = data.read_demonstrations(read_export(export), "train", Counter())[:7]
     examples = data.encode_demonstrations(tokenizer, rows, UNLIMITED, Counter())
     assert len({example.response_tokens for example in examples}) > 2, "ragged"
-    whole = sft.backward_mean(policy, examples, 1, tokenizer.pad_token_id, torch.device("cpu"))
+    whole = response_loss.backward_mean(policy, examples, 1, tokenizer.pad_token_id, torch.device("cpu"))
     expected = gradients(policy)
     policy.zero_grad()
-    split = sft.backward_mean(policy, examples, 4, tokenizer.pad_token_id, torch.device("cpu"))
+    split = response_loss.backward_mean(policy, examples, 4, tokenizer.pad_token_id, torch.device("cpu"))
     assert split.item() == pytest.approx(whole.item(), rel=1e-5)
     torch.testing.assert_close(gradients(policy), expected, rtol=1e-4, atol=1e-6)
 

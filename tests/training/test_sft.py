@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
-from training import corpus, data, models, sft
+from training import corpus, data, models, response_loss, sft
 from training.checkpoints import RunState
 from training.config import to_dict
 from training.contract import read_export, read_model_manifest
@@ -61,7 +61,9 @@ def test_loss_and_gradients_equal_trls(base, policy, tokenizer, examples, tmp_pa
     theirs.backward()
     expected = gradients(trainer.model)
     for packed_tokens in (0, 300):
-        ours = sft.backward_mean(policy, examples, 0, tokenizer.pad_token_id, CPU, packed_tokens=packed_tokens)
+        ours = response_loss.backward_mean(
+            policy, examples, 0, tokenizer.pad_token_id, CPU, packed_tokens=packed_tokens
+        )
         assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
         torch.testing.assert_close(gradients(policy), expected, rtol=1e-4, atol=1e-5)
 
@@ -69,13 +71,13 @@ def test_loss_and_gradients_equal_trls(base, policy, tokenizer, examples, tmp_pa
 @pytest.mark.parametrize("lm_coef", [0.0, 0.5])
 def test_packed_demonstrations_give_the_loss_and_gradients_of_unpacked_ones(policy, tokenizer, examples, lm_coef):
     pad = tokenizer.pad_token_id
-    alone = sft.backward_mean(policy, examples, 1, pad, CPU, lm_coef=lm_coef)
+    alone = response_loss.backward_mean(policy, examples, 1, pad, CPU, lm_coef=lm_coef)
     expected = gradients(policy)
     longest = max(len(example.ids) for example in examples)
     for capacity, parts in ((2 * longest, 1), (3 * longest, 1), (2 * longest, 3)):
-        rows = list(sft.rows_of(policy, examples, parts, pad, CPU, capacity))
+        rows = list(response_loss.rows_of(policy, examples, parts, pad, CPU, capacity))
         assert sum(len(part.labels_BT) for part in rows) < len(examples), "rows hold several demonstrations"
-        packed = sft.backward_mean(policy, examples, parts, pad, CPU, lm_coef=lm_coef, packed_tokens=capacity)
+        packed = response_loss.backward_mean(policy, examples, parts, pad, CPU, lm_coef=lm_coef, packed_tokens=capacity)
         assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
         torch.testing.assert_close(gradients(policy), expected, rtol=1e-4, atol=1e-6)
 
@@ -88,7 +90,7 @@ def test_loss_is_the_mean_over_all_response_tokens_plus_lambda_times_that_over_a
     responses, whole = plain_means(policy, examples, pad)
     (0.7 * (responses + 0.5 * whole)).backward()
     expected = gradients(policy)
-    loss = sft.backward_mean(policy, examples, parts, pad, CPU, lm_coef=0.5, share=0.7)
+    loss = response_loss.backward_mean(policy, examples, parts, pad, CPU, lm_coef=0.5, share=0.7)
     assert loss.item() == pytest.approx((responses + 0.5 * whole).item(), rel=1e-5)
     torch.testing.assert_close(gradients(policy), expected, rtol=1e-4, atol=1e-6)
 

@@ -1,0 +1,177 @@
+"""Cheap fine-tuning: what each method trains and leaves, loads in peft alone and in ours, and is refused where it cannot be."""
+
+import functools
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from training import adapters, data, models, sft
+from training.adapters import AdapterError, AdapterSettings
+from training.config import ConfigError, from_dict
+from training.contract import read_model_manifest
+
+METHODS = ["lora", "adalora", "ia3", "prefix"]
+CPU = torch.device("cpu")
+
+
+def values_of(base, export, out, **fields):
+    limits = {"prompt_tokens": 200, "response_tokens": 200}
+    common = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "adapter_rank": 2, **limits}
+    return {"out": str(out), "base_model": str(base), "export": str(export)} | common | fields
+
+
+def config_of(*args, **fields):
+    return from_dict(sft.Config, values_of(*args, **fields), "test")
+
+
+@pytest.fixture(scope="module")
+def tune(folder, base, export):
+    """The adapter folder of an SFT run with a method, run once."""
+    return functools.cache(lambda method: sft.run(config_of(base, export, folder / method, adapter=method)))
+
+
+def logits_of(model, tokenizer):
+    ids = torch.tensor([data.encode_prompt(tokenizer, [{"role": "user", "content": "A fox?"}])])
+    with torch.no_grad():
+        return model.eval()(ids).logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_folder_loads_in_peft_alone_and_differs_from_its_base(method, tune, base, policy, tokenizer):
+    folder = tune(method)
+    assert not (folder / "model.safetensors").exists(), "the base is not copied"
+    alone = AutoPeftModelForCausalLM.from_pretrained(folder)
+    before, after = logits_of(policy, tokenizer), logits_of(alone, tokenizer)
+    assert not torch.allclose(before, after, atol=1e-3)
+    manifest = read_model_manifest(folder)
+    assert manifest.parents["base"] == models.parent_of(base)
+    assert manifest.metrics["valid_loss"] < manifest.metrics["valid_loss_before"]
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "ia3"])
+def test_our_loader_gives_what_peft_gives(method, tune, tokenizer):
+    alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(tune(method)), tokenizer)
+    ours = models.load_policy(tune(method))
+    assert not isinstance(ours, PeftModel)
+    torch.testing.assert_close(logits_of(ours, tokenizer), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_our_loader_says_why_it_loads_no_prefix(tune):
+    with pytest.raises(AdapterError, match="a prefix cannot be merged"):
+        models.load_policy(tune("prefix"))
+
+
+def test_a_reward_model_starts_from_the_merged_body(tune):
+    folder = tune("lora")
+    policy, reward_model = models.load_policy(folder), models.reward_model_from(folder, seed=0)
+    for (name, p), (_, q) in zip(
+        policy.base_model.named_parameters(), reward_model.base_model.named_parameters(), strict=True
+    ):
+        assert torch.equal(p, q), name
+
+
+def test_merged_on_request_it_is_a_plain_model_with_the_same_logits(tune, base, export, tokenizer, tmp_path):
+    folder = tune("adalora")
+    merged = sft.run(config_of(base, export, tmp_path / "merged", adapter="adalora", merge=True))
+    assert not (merged / "adapter_config.json").exists()
+    expected = logits_of(AutoPeftModelForCausalLM.from_pretrained(folder), tokenizer)
+    plain = AutoModelForCausalLM.from_pretrained(merged)
+    torch.testing.assert_close(logits_of(plain, tokenizer), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_adapter_is_trained_and_checkpointed(method, base):
+    model = models.load_policy(base)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    random_state = torch.get_rng_state()
+    adapter = adapters.attach(model, AdapterSettings(method, 2), stage="sft", steps=10, seed=0, base=base)
+    assert torch.equal(torch.get_rng_state(), random_state), "an adapter's start draws from a seed of its own"
+    trained = [name for name, p in adapter.model.named_parameters() if p.requires_grad]
+    assert 0 < sum(p.numel() for p in adapter.model.parameters() if p.requires_grad) < 4000
+    tensors = {name for name, value in adapter.state_dict().items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) == len(trained)
+    for name, p in model.named_parameters():
+        plain = name.replace(".base_layer", "")
+        if plain in before:
+            assert torch.equal(p, before[plain]), f"{name}: an adapter starts as its base"
+
+
+def test_a_run_with_adalora_resumes_bit_for_bit(tune, base, export, tmp_path, monkeypatch):
+    """Its importances, gathered step by step, decide which ranks are left: they must come back too."""
+    straight = tune("adalora")
+    steps, real = itertools.count(1), sft.apply_step
+
+    def breaks(*args, **kwargs):
+        if next(steps) in (3, 6):
+            raise RuntimeError("power cut")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sft, "apply_step", breaks)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power cut"):
+            sft.run(config_of(base, export, tmp_path / "cut", adapter="adalora", checkpoint_every=1))
+    cut = sft.run(config_of(base, export, tmp_path / "cut", adapter="adalora"))
+    for name in ("adapter_model.safetensors", "adapter_config.json", "training_log.jsonl"):
+        assert (cut / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_adalora_ends_with_its_budget(tune):
+    """Of 1.5 times as many ranks, the budget is left, more to some matrices than to others; peft saves no others."""
+    folder = tune("adalora")
+    ranks = [len(v) for name, v in load_file(folder / "adapter_model.safetensors").items() if "lora_E" in name]
+    assert len(ranks) == 7, "every matrix of the one layer"
+    assert sum(ranks) == 7 * 2
+    assert 1 <= min(ranks) < max(ranks) == 3
+
+
+def test_adaloras_penalty_is_the_one_peft_adds_to_a_loss(base):
+    model = models.load_policy(base)
+    adapter = adapters.attach(model, AdapterSettings("adalora", 2), stage="sft", steps=10, seed=0, base=base)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        whole = adapter.wrapper(ids, labels=ids).loss
+        task = model(ids, labels=ids).loss
+    assert (whole - task).item() == pytest.approx(adapter.penalty().item(), rel=1e-4)
+    assert adapter.penalty().item() > 0
+
+
+def test_another_base_under_the_adapter_is_refused(base, export, tmp_path):
+    mine = shutil.copytree(base, tmp_path / "mine")
+    folder = sft.run(config_of(mine, export, tmp_path / "lora", adapter="lora"))
+    models.load_policy(folder)
+    manifest = json.loads((mine / "manifest.json").read_text())
+    (mine / "manifest.json").write_text(json.dumps(manifest | {"seed": 77}))
+    with pytest.raises(AdapterError, match="is not the model that it was trained on"):
+        models.load_policy(folder)
+
+
+def test_every_cell_of_the_table_is_supported_or_refused_with_its_reason():
+    for stage, method in itertools.product(adapters.SUPPORTED, METHODS):
+        if method in adapters.SUPPORTED[stage]:
+            adapters.check(stage, method)
+            assert (stage, method) not in adapters.REASONS
+        else:
+            with pytest.raises(AdapterError, match=f"adapter {method} is not supported in {stage}: "):
+                adapters.check(stage, method)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"adapter": "prefix", "packing": True}, "packing: does not go with adapter prefix"),
+        ({"adapter": "prefix", "pretraining_mix": 0.1}, "pretraining_mix: does not go with adapter prefix"),
+        ({"adapter": "prefix", "reward_model": "rm"}, "reward_model: does not go with adapter prefix"),
+        ({"adapter": "prefix", "merge": True}, "merge: does not go with adapter prefix"),
+        ({"merge": True}, "merge: needs an adapter"),
+        ({"adapter": "unheard-of"}, "adapter: expected one of none, lora"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_anything_loads(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of("base", "export", "out", **fields)
