@@ -32,7 +32,7 @@ test: .venv/.installed browser ## everything that the tests need, browser includ
 loop: .venv/.installed ## the whole loop once, unattended, with simulated labelers; NIGHTS=1 SEED=0
 	@exec .venv/bin/python -m tests.loop.run --nights $(NIGHTS) --seed $(SEED)
 
-bench: .venv/.installed ## benchmarks; PART=labeling
+bench: .venv/.installed ## benchmarks; PART=labeling or training
 	@exec .venv/bin/python -m tests.bench $(PART)
 
 lint: .venv/.installed ## formatter, linter, types, templates

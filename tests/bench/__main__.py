@@ -7,11 +7,11 @@ are null where nothing stands beside.
 import argparse
 import json
 import sys
+from pathlib import Path
 
-from tests.bench import labeling
 from tests.loop.site import ROOT
 
-PARTS = {"labeling": labeling.run}
+PARTS = ("labeling", "training")
 
 
 def main() -> int:
@@ -20,21 +20,35 @@ def main() -> int:
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: all")
     parser.add_argument("--tasks", type=int, default=2000, help="ranking tasks in the database (default 2000)")
     parser.add_argument("--runs", type=int, default=3, help="how often each bulk figure is taken (default 3)")
+    parser.add_argument("--quick", action="store_true", help="one small cell of each stage (training)")
     options = parser.parse_args()
     folder = ROOT / "var" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     for part in [options.part] if options.part else PARTS:
-        rows = PARTS[part](folder / "site", options.tasks, options.runs)
+        rows = measure(part, folder, options)
         (folder / f"{part}.json").write_text(json.dumps(rows, indent=1) + "\n")
         print_table(rows)
     return 0
 
 
+def measure(part: str, folder: Path, options: argparse.Namespace) -> list[dict]:
+    """The rows of a part. Only its own imports: one needs no torch, the other no Django."""
+    if part == "labeling":
+        from tests.bench import labeling
+
+        return labeling.run(folder / "site", options.tasks, options.runs)
+    from tests.bench import training
+
+    return training.run(folder / "models", options.runs, options.quick)
+
+
 def print_table(rows: list[dict]) -> None:
     """One line per row."""
     for row in rows:
-        params = ", ".join(f"{name} {value:,}" for name, value in row["params"].items())
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:>8.1f} × {row['peer']:.1f}"
+        params = ", ".join(f"{name} {value}" for name, value in row["params"].items())
+        ratio = ""
+        if row["ratio"] is not None:
+            ratio = f"{row['ratio']:>6.2f} × {row['peer']:,.1f} [{row['ratio_min']:.2f}, {row['ratio_max']:.2f}]"
         print(f"{row['name']:<34}{row['ours']:>12,.1f} {row['unit']:<16}{ratio}  ({params}; {row['runs']} runs)")
 
 

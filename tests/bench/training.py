@@ -1,0 +1,317 @@
+"""The training half beside TRL, on a Llama of 0.9 million random weights: the same rows, the same steps, interleaved runs.
+
+SFT and the reward model stand beside TRL 1.16.0's SFTTrainer and RewardTrainer in this process, PPO beside TRL 1.12.0's PPOTrainer
+(the last one) in a process of its own. TRL gets fair settings: no bf16, no gradient checkpointing on a CPU, batches of 16 pairs with as
+many accumulated as make Heed's step. Timed is training alone, from the model in memory (ours reads it from disk) to the last step.
+"""
+
+import json
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import corpus, generation, models, ppo, rm, sft
+from training.checkpoints import RunState
+from training.config import to_dict
+from training.data import Comparison, Example
+
+CPU = torch.device("cpu")
+SHAPES = [(32, 48), (128, 32), (256, 24), (64, 64)]  # tokens of prompt and response
+WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 512}
+RANKINGS, RANKINGS_PER_STEP = 8, 4
+PAIRS_PER_PASS = 16  # of TRL
+FULL_PPO = [(16, 24), (64, 24), (64, 48)]  # episodes per step, response tokens
+PPO_STEPS = 3
+TRL_PPO = "trl==1.12.0"
+
+Timed = Callable[[], float]
+
+
+def run(folder: Path, runs: int, quick: bool = False) -> list[dict]:
+    """The rows of var/bench/training.json. `quick` takes one small cell of each stage, to see that all work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    with Quiet():
+        tokenizer = make_models(folder)
+        return list(measure(folder, tokenizer, runs, quick))
+
+
+def measure(folder: Path, tokenizer, runs: int, quick: bool) -> Iterator[dict]:
+    """SFT, reward model, PPO."""
+    for packing in (False,) if quick else (False, True):
+        yield from sft_rows(folder, tokenizer, packing, runs)
+    shapes = SHAPES[:1] if quick else SHAPES
+    for k in (4,) if quick else (4, 9):
+        for shape in shapes:
+            yield from rm_rows(folder, tokenizer, k, *shape, runs)
+    for batch, tokens in FULL_PPO[:1] if quick else FULL_PPO:
+        yield from ppo_rows(folder, tokenizer, batch, tokens, runs)
+
+
+class Quiet:
+    """TRL and transformers say much on stderr; figures are all that is wanted here."""
+
+    def __enter__(self) -> None:
+        import transformers
+
+        logging.disable(logging.WARNING)
+        transformers.utils.logging.disable_progress_bar()
+        os.environ["TQDM_DISABLE"] = "1"
+
+    def __exit__(self, *_error: object) -> None:
+        logging.disable(logging.NOTSET)
+        del os.environ["TQDM_DISABLE"]
+
+
+def make_models(folder: Path):
+    """A policy and a reward model with random weights in `policy/` and `reward/`; returns their tokenizer."""
+    documents = list(corpus.read_documents(None, 400, 0))
+    tokenizer = models.train_tokenizer(corpus.plain_texts(documents), 512, WIDTH["max_tokens"])
+    models.new_model(tokenizer, **WIDTH, init_std=0.08).save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    reward_model = models.reward_model_from(folder / "policy", 0)
+    reward_model.save_pretrained(folder / "reward")
+    tokenizer.save_pretrained(folder / "reward")
+    return tokenizer
+
+
+def compare(name: str, params: dict, unit: str, amount: float, ours: Timed, peer: Timed | None, runs: int) -> dict:
+    """A row: amount per second of both sides, run in turns; ratios of single runs give min and max, of medians the ratio."""
+    seconds: list[tuple[float, float]] = []
+    for _ in range(runs):
+        first = ours()
+        seconds.append((first, peer() if peer else float("nan")))
+    mine, theirs = ([pair[i] for pair in seconds] for i in (0, 1))
+    row = {"name": name, "params": params, "unit": unit, "ours": amount / statistics.median(mine), "runs": runs}
+    if peer is None:
+        return row | {"peer": None, "ratio": None, "ratio_min": None, "ratio_max": None}
+    ratios = [their / my for my, their in seconds]
+    return row | {
+        "peer": amount / statistics.median(theirs),
+        "ratio": statistics.median(theirs) / statistics.median(mine),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+    }
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def draw(rng: random.Random, tokenizer, count: int) -> list[int]:
+    """Token ids that are no special tokens."""
+    return [rng.randrange(10, len(tokenizer)) for _ in range(count)]
+
+
+def state(config: Any, stage: str) -> RunState:
+    """Where a run would keep its checkpoints; none is written in so few steps."""
+    return RunState(config.out, stage, to_dict(config), {}, None)
+
+
+TRL_SETTINGS: dict[str, Any] = {
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "logging_steps": 1000,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "num_train_epochs": 1,
+}
+
+
+# ---- SFT ------------------------------------------------------------------------------------------------------------
+
+
+def sft_rows(folder: Path, tokenizer, packing: bool, runs: int, count: int = 96, batch: int = 16) -> Iterator[dict]:
+    """Demonstrations of ragged length, loss on the response alone."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rng = random.Random(0)
+    lengths = [(rng.randint(16, 96), rng.randint(16, 160)) for _ in range(count)]
+    examples = [Example(draw(rng, tokenizer, p + r), p) for p, r in lengths]
+    tokens = sum(len(example.ids) for example in examples)
+    fields: dict[str, Any] = {"epochs": 1, "batch_size": batch, "learning_rate": 1e-5, "packing": packing}
+    config = sft.Config(
+        str(folder / "sft"), str(folder / "policy"), "", packed_tokens=512 if packing else 0, log_every=1000, **fields
+    )
+
+    def ours() -> float:
+        model = models.load_policy(folder / "policy", CPU)
+        return timed(
+            lambda: sft.train_model(
+                config, state(config, "sft"), model, examples, None, None, tokenizer.pad_token_id, CPU
+            )
+        )
+
+    rows = [{"input_ids": e.ids, "completion_mask": [0] * e.prompt_tokens + [1] * e.response_tokens} for e in examples]
+    per_row = 512 * count / tokens  # demonstrations that a packed row holds: so many rows make an equal step
+    settings = SFTConfig(
+        str(folder / "trl"),
+        per_device_train_batch_size=max(1, round(batch / per_row)) if packing else batch,
+        max_length=512,
+        packing=packing,
+        completion_only_loss=True,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        **TRL_SETTINGS,
+    )
+
+    def theirs() -> float:
+        model = models.load_policy(folder / "policy", CPU)
+        trainer = SFTTrainer(model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        return timed(trainer.train)
+
+    params = {"demonstrations": count, "batch": batch, "packing": packing}
+    yield compare("sft", params, "tokens/s", tokens, ours, theirs, runs)
+
+
+# ---- reward model ---------------------------------------------------------------------------------------------------
+
+
+def rm_rows(folder: Path, tokenizer, k: int, prompt: int, response: int, runs: int) -> Iterator[dict]:
+    """Rankings of K responses without ties: the default encoding and one pass per response, each beside pairs."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    rng = random.Random(k)
+    comparisons = [ranking(rng, tokenizer, k, prompt, response) for _ in range(RANKINGS)]
+
+    def ours(encoding: Any) -> float:
+        config = rm.Config(
+            str(folder / "rm"),
+            str(folder / "policy"),
+            "",
+            epochs=1,
+            batch_size=RANKINGS_PER_STEP,
+            encoding=encoding,
+            log_every=1000,
+        )
+        return timed(
+            lambda: rm.train_model(config, state(config, "rm"), None, comparisons, tokenizer.pad_token_id, CPU)
+        )
+
+    pairs = [
+        {"chosen_ids": c.examples[better].ids, "rejected_ids": c.examples[worse].ids}
+        for c in comparisons
+        for better, worse in c.pairs
+    ]
+    per_step = RANKINGS_PER_STEP * k * (k - 1) // 2
+    settings = RewardConfig(
+        str(folder / "trl"),
+        per_device_train_batch_size=min(PAIRS_PER_PASS, per_step),
+        gradient_accumulation_steps=max(1, per_step // PAIRS_PER_PASS),
+        max_length=None,
+        **TRL_SETTINGS,
+    )
+
+    def theirs() -> float:
+        model = models.load_reward_model(folder / "reward", CPU)
+        dataset = Dataset.from_list(pairs)
+        return timed(RewardTrainer(model, settings, train_dataset=dataset, processing_class=tokenizer).train)
+
+    seen: list[float] = []
+
+    def once() -> float:
+        """TRL's runs of the first comparison stand in the second too: they take the longest."""
+        seen.append(theirs())
+        return seen[-1]
+
+    expected = k * (k - 1) * (prompt + response) / (prompt + k * response)
+    params = {"k": k, "prompt": prompt, "response": response, "token_ratio": round(expected, 1)}
+    yield compare("rm, default encoding", params, "rankings/s", RANKINGS, lambda: ours("auto"), once, runs)
+    again = iter(seen)
+    params = params | {"token_ratio": k - 1}
+    yield compare(
+        "rm, one pass per response",
+        params,
+        "rankings/s",
+        RANKINGS,
+        lambda: ours("responses"),
+        lambda: next(again),
+        runs,
+    )
+
+
+def ranking(rng: random.Random, tokenizer, k: int, prompt: int, response: int) -> Comparison:
+    """K different responses of equal length, in a strict order."""
+    shared = draw(rng, tokenizer, prompt)
+    examples = [Example(shared + draw(rng, tokenizer, response), prompt) for _ in range(k)]
+    pairs = [(better, worse) for better in range(k) for worse in range(better + 1, k)]
+    return Comparison(examples, pairs, len(pairs), [None] * k, "training", None)
+
+
+# ---- PPO ------------------------------------------------------------------------------------------------------------
+
+
+def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, runs: int, prompt: int = 24) -> Iterator[dict]:
+    """Episodes of at most `tokens` tokens: one step of `batch` episodes per rollout, as TRL's. Beside it the share of generation."""
+    rng = random.Random(0)
+    prompts = [draw(rng, tokenizer, prompt) for _ in range(batch * PPO_STEPS)]
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    shares: list[float] = []
+    fields: dict[str, Any] = {"iterations": PPO_STEPS, "episodes": batch, "minibatch": batch, "response_tokens": tokens}
+    config = ppo.Config(
+        str(folder / "ppo"), str(folder / "policy"), str(folder / "reward"), "", learning_rate=1e-5, **fields
+    )
+
+    def ours() -> float:
+        players = ppo.load_players(config, CPU)
+        spent: list[float] = []
+        plain = ppo.respond
+
+        def respond(*arguments: Any) -> generation.Rollout:
+            began = time.perf_counter()
+            rollout = plain(*arguments)
+            spent.append(time.perf_counter() - began)
+            return rollout
+
+        ppo.respond = respond
+        try:
+            seconds = timed(lambda: ppo.train_policy(config, state(config, "ppo"), players, prompts, None))
+        finally:
+            ppo.respond = plain
+        shares.append(sum(spent) / seconds)
+        return seconds
+
+    command = [sys.executable, "-m", "tests.bench.trl_ppo", str(folder / "policy"), str(folder / "reward")]
+    command += [str(folder / "prompts.json"), str(batch), str(tokens)]
+    site = trl_for_ppo(folder)
+
+    def theirs() -> float:
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            raise RuntimeError(f"TRL's PPOTrainer failed:\n{done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1])["seconds"]
+
+    params = {"batch": batch, "prompt": prompt, "response": tokens}
+    yield compare("ppo", params, "episodes/s", len(prompts), ours, theirs, runs)
+    share = {"peer": None, "ratio": None, "ratio_min": None, "ratio_max": None, "runs": runs}
+    yield (
+        {"name": "ppo, share of time in generation", "params": params, "unit": "%"}
+        | share
+        | {"ours": 100 * statistics.median(shares)}
+    )
+
+
+def trl_for_ppo(folder: Path) -> Path:
+    """Where TRL 1.12.0 is, installed beside the environment on first use; what it needs is there already."""
+    site = folder / "trl-ppo"
+    if not (site / "trl").exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), TRL_PPO]
+        subprocess.run(command, check=True)
+    return site
