@@ -168,8 +168,14 @@ class Runner:
 def runner_for(model: Any, encoding: Encoding, pad_id: int) -> Runner:
     """A runner in this encoding. `auto` shares where `sharing_pays`, and nowhere if the model cannot.
 
-    Raises StageError with the reason when `shared` is asked of a model that cannot.
+    Raises StageError with the reason when `shared` is asked of a model that cannot, and for prompt and prefix tuning, whose
+    learned prefix only peft's own forward puts in.
     """
+    tuned = getattr(model, "active_peft_config", None)
+    if tuned is not None and tuned.is_prompt_learning:
+        raise StageError(
+            f"{tuned.peft_type.value}: rankings run through the model's body, past a learned prefix; use LoRA"
+        )
     if encoding in ("auto", "shared") and (reason := why_not_shared(model, pad_id)):
         if encoding == "shared":
             raise StageError(f"encoding shared: {reason}; use responses")

@@ -136,6 +136,7 @@ def test_sharing_pays_with_long_prompts_and_not_with_short_ones():
     model = reward_model("llama")
     assert rankings.sharing_pays(model, 128, [32] * 4)
     assert not rankings.sharing_pays(model, 4, [60] * 4)
+    assert not rankings.sharing_pays(model, 8, [200] * 4)
     assert not rankings.sharing_pays(model, 128, [32])
 
 
@@ -154,6 +155,14 @@ def test_an_architecture_that_cannot_share_is_refused_with_the_reason(monkeypatc
     assert rankings.why_not_shared(llama, PAD) == "llama gives other hidden states after a cached prompt"
     monkeypatch.setattr(llama.model, "forward", lambda ids, attention_mask, position_ids, use_cache: forward(ids))
     assert "takes no cached prompt (TypeError" in rankings.why_not_shared(llama, PAD)
+
+
+def test_a_learned_prefix_is_refused_and_not_left_out():
+    from peft import PrefixTuningConfig, TaskType, get_peft_model
+
+    tuned = get_peft_model(reward_model("llama"), PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=3))
+    with pytest.raises(StageError, match="PREFIX_TUNING: rankings run through the model's body"):
+        rankings.runner_for(tuned, "responses", PAD)
 
 
 def test_groups_hold_everything_once_with_little_padding():
