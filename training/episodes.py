@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from training import models, packing
+from training.errors import StageError
 from training.generation import Rollout, sequence_of
 from training.unembedding import logprobs_at
 
@@ -46,7 +47,7 @@ class Packed(NamedTuple):
 
     @property
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids, attention mask (L, 1, C, C) and positions, as a model takes them."""
+        """Ids, attention mask and positions, as a model takes them; the mask is (L, 1, C, C) where rows are shared, else (L, C)."""
         return self.ids_LC, self.mask_LC, self.positions_LC
 
     def spread(self, values_N: torch.Tensor) -> torch.Tensor:
@@ -60,14 +61,33 @@ def sequences_of(rollout: Rollout) -> Sequences:
     return Sequences(*sequence_of(rollout), rollout.responses_BR, rollout.response_keep_BR)
 
 
-def pack(sequences: Sequences, row_tokens: int = ROW_TOKENS) -> Packed:
-    """The episodes in as few rows as first-fit finds, longest first; every kept token once and no other."""
+def can_share_rows(model, columns: int) -> bool:
+    """Whether episodes may stand side by side for this model: with flash or eager attention, a shorter window or a state, not."""
+    try:
+        mask = packing.mask_for(model, torch.zeros(1, columns, dtype=torch.long))
+    except StageError:
+        return False
+    return mask.dtype == torch.bool
+
+
+def pack(sequences: Sequences, *readers: torch.nn.Module, row_tokens: int = ROW_TOKENS) -> Packed:
+    """The episodes in as few rows as first-fit finds, longest first; every kept token once and no other.
+
+    Where one of the models that will read them cannot keep episodes apart, each has a row of its own, padded on the right.
+    """
     device = sequences.ids_BT.device
     lengths = sequences.keep_BT.sum(1).tolist()
     responses = sequences.response_keep_BR.sum(1).tolist()
     longest_first = sorted(range(len(lengths)), key=lambda b: -lengths[b])
     width, columns = sequences.responses_BR.shape[1], max(row_tokens, max(lengths))
-    rows = packing.first_fit([lengths[b] for b in longest_first], columns)
+    is_shared = all(can_share_rows(reader, columns) for reader in readers)
+    if not is_shared:
+        columns = max(lengths)
+    rows = (
+        packing.first_fit([lengths[b] for b in longest_first], columns)
+        if is_shared
+        else [[b] for b in range(len(lengths))]
+    )
     segments_LC, positions_LC, slots_LC = torch.zeros(3, len(rows), columns, dtype=torch.long)
     before_LC = torch.zeros(len(rows), columns, dtype=torch.bool)
     ends, placed = [0] * len(lengths), []
@@ -87,7 +107,7 @@ def pack(sequences: Sequences, row_tokens: int = ROW_TOKENS) -> Packed:
     segments_LC, positions_LC, before_LC, slots_N, ends_B = (tensor.to(device) for tensor in tensors)
     ids_LC = torch.zeros_like(segments_LC)
     ids_LC[segments_LC > 0] = sequences.ids_BT[order][sequences.keep_BT[order]]
-    mask_LC = packing.attention_mask(segments_LC)
+    mask_LC = packing.attention_mask(segments_LC) if is_shared else segments_LC > 0
     return Packed(ids_LC, mask_LC, positions_LC, before_LC, slots_N, ends_B, (len(lengths), width))
 
 

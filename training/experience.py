@@ -98,7 +98,7 @@ def score_rollout(players: Players, sequences: Sequences, temperature: float, ro
     for rows in torch.arange(len(sequences.ids_BT), device=sequences.ids_BT.device).split(
         rows_per_pass or len(sequences.ids_BT)
     ):
-        packed = pack(Sequences(*(tensor[rows] for tensor in sequences)))
+        packed = pack(Sequences(*(tensor[rows] for tensor in sequences)), players.policy, players.critic)
         parts.append(
             Scored(
                 response_logprobs(players.policy, packed, temperature),

@@ -389,7 +389,7 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
     totals: dict[str, float] = {}
     for part in parts_of(batch, config.parts):
         keep_BR = part.sequences.response_keep_BR
-        packed = pack(part.sequences)
+        packed = pack(part.sequences, players.policy, players.critic)
         logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
         policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
         policy.loss.backward()

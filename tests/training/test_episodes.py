@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from training import data, episodes, generation, models
 
@@ -20,13 +20,20 @@ def prompts(tokenizer):
     return [data.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ASKS]
 
 
-@pytest.fixture(params=["llama", "gpt2"])
+@pytest.fixture(params=["llama", "gpt2", "eager", "window"])
 def lively(tokenizer, request):
-    """Rotary positions, which forgive a shift, and learned ones, which do not."""
+    """Rotary positions, which forgive a shift; learned ones, which do not; and two kinds that cannot share rows."""
     torch.manual_seed(5)
-    if request.param == "llama":
+    if request.param in ("llama", "eager"):
         sizes = {"width": 32, "layers": 2, "heads": 2, "mlp_width": 64, "max_tokens": 256}
-        return models.new_model(tokenizer, **sizes, init_std=0.3).eval()
+        model = models.new_model(tokenizer, **sizes, init_std=0.3).eval()
+        model.set_attn_implementation("eager" if request.param == "eager" else "sdpa")
+        return model
+    if request.param == "window":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+        config = MistralConfig(vocab_size=len(tokenizer), intermediate_size=64, sliding_window=8, **sizes)
+        config.initializer_range = 0.3
+        return MistralForCausalLM(config).eval()
     sizes = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
     return GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=0.3)).eval()
 
@@ -57,7 +64,7 @@ def alone(prompts, rollout):
 
 @pytest.mark.parametrize("row_tokens", [1, 64, 128])
 def test_the_tokens_scored_are_the_tokens_sampled(lively, rollout, prompts, row_tokens):
-    packed = episodes.pack(episodes.sequences_of(rollout), row_tokens)
+    packed = episodes.pack(episodes.sequences_of(rollout), lively, row_tokens=row_tokens)
     scored = episodes.response_logprobs(lively, packed, 0.7)
     for row, ids, count in alone(prompts, rollout):
         logprobs = torch.log_softmax(lively(ids).logits[0, count - 1 : -1] / 0.7, -1)
@@ -88,8 +95,15 @@ def test_rows_hold_several_episodes_and_each_response_token_has_a_place_of_its_o
     assert ends == [tokens[-1] for tokens in rollout.tokens()]
 
 
+def test_models_that_cannot_keep_episodes_apart_get_rows_of_one(lively, rollout, prompts, request):
+    packed = episodes.pack(episodes.sequences_of(rollout), lively)
+    kind = request.node.callspec.params["lively"]
+    assert (len(packed.ids_LC) == len(prompts)) == (kind in ("eager", "window"))
+    assert packed.mask_LC.ndim == (2 if kind in ("eager", "window") else 4)
+
+
 def test_gradients_reach_the_model_through_the_spreading(lively, rollout):
-    packed = episodes.pack(episodes.sequences_of(rollout))
+    packed = episodes.pack(episodes.sequences_of(rollout), lively)
     episodes.response_logprobs(lively, packed, 1.0).sum().backward()
     ours = torch.cat([p.grad.flatten() for p in lively.parameters()])
     lively.zero_grad()
