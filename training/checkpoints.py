@@ -10,8 +10,8 @@ import contextlib
 import copy
 import fcntl
 import hashlib
-import io
 import json
+import os
 import shutil
 import signal
 import sys
@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from training.contract import ContractError, ExportRef, ParentRef, read_model_manifest, write_atomically
+from training.contract import ContractError, ExportRef, ParentRef, hash_file, read_model_manifest, write_atomically
 from training.errors import StageError
+from training.folders import sync_folder
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
@@ -81,12 +82,11 @@ class RunState:
         """
         self._lock()
         for path in sorted(self.folder.glob("checkpoint-*.pt"), reverse=True):
-            data = path.read_bytes()
             digest = path.with_name(path.name + ".sha256")
-            if not digest.exists() or digest.read_text().strip() != hashlib.sha256(data).hexdigest():
+            if not digest.exists() or digest.read_text().strip() != hash_file(path):
                 print(f"{path}: does not match its checksum; trying the checkpoint before it", file=sys.stderr)
                 continue
-            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved["fingerprint"] != self.fingerprint:
                 raise CheckpointError(
                     f"{path} belongs to a run with other settings, parents or data; "
@@ -96,17 +96,25 @@ class RunState:
         return None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps, checksum first, then prune all but the newest two."""
+        """Write the state after `step` steps: whole under another name, its checksum, then under its own; then prune.
+
+        Kept are this one and the one before it. What claims to be newer than this did not match its checksum when the run
+        was resumed, so it goes too.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save({"fingerprint": self.fingerprint, "state": state}, buffer)
-        data = buffer.getvalue()
         path = self.folder / f"checkpoint-{step:08d}.pt"
-        write_atomically(path.with_name(path.name + ".sha256"), hashlib.sha256(data).hexdigest().encode() + b"\n")
-        write_atomically(path, data)
-        for old in sorted(self.folder.glob("checkpoint-*.pt"))[:-KEEP]:
-            old.unlink()
-            old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+        writing = self.folder / "writing"  # one name, so that a killed run leaves at most one
+        with writing.open("wb") as file:
+            torch.save({"fingerprint": self.fingerprint, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomically(path.with_name(path.name + ".sha256"), hash_file(writing).encode() + b"\n")
+        writing.replace(path)
+        sync_folder(self.folder)
+        older = [other for other in sorted(self.folder.glob("checkpoint-*.pt")) if other.name < path.name]
+        for other in set(self.folder.glob("checkpoint-*.pt")) - {path, *older[1 - KEEP :]}:
+            other.unlink()
+            other.with_name(other.name + ".sha256").unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Hold this run until the process ends, however it ends."""

@@ -47,6 +47,32 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     assert state.load()["step"] == 1
 
 
+def test_damaged_checkpoints_never_push_out_a_sound_one(tmp_path, capsys):
+    state = state_of(tmp_path)
+    for step in (8, 9):
+        state.save(step, {"step": step})
+    for path in state.folder.glob("*.pt"):
+        path.write_bytes(b"damaged")
+    assert state.load() is None
+    state.save(3, {"step": 3})
+    assert state.load()["step"] == 3
+    assert [path.name for path in state.folder.glob("*.pt")] == ["checkpoint-00000003.pt"]
+
+
+def test_a_run_killed_while_it_writes_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    state = state_of(tmp_path)
+    state.save(1, {"step": 1})
+
+    def dies(content, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        state.save(2, {"step": 2})
+    assert state.load()["step"] == 1
+
+
 @pytest.mark.parametrize(
     "other",
     [

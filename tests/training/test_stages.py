@@ -43,7 +43,14 @@ def commands(base, sft_model, reward_model, export):
     players = {"policy": sft_model, "reward-model": reward_model, "export": export, "prompt-tokens": 200}
     return {
         "pretrain": {**SMALL, "row-tokens": 256, "batch-rows": 2, "steps": 120, "warmup-steps": 1},
-        "sft": {"base-model": base, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
+        "sft": {
+            "base-model": base,
+            **labels,
+            "epochs": 20,
+            "batch-size": 4,
+            "learning-rate": 1e-3,
+            "residual-dropout": 0.1,
+        },
         "rm": {"sft-model": sft_model, **labels, "epochs": 20, "batch-size": 4, "learning-rate": 1e-3},
         "dpo": {
             "policy": sft_model,
@@ -95,25 +102,42 @@ def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
-def test_killed_and_resumed_equals_never_killed(stage, commands, tmp_path):
+REACH = {"ppo": 16}  # two models of two minibatches: four optimiser steps an iteration
+
+
+def run_killed(stage: str, out: Path, flags: dict, kills: int) -> str:
+    """Run a stage, killed so many times at random steps (kills.py). Returns what it printed."""
+    arguments = words(stage, out, flags | {"checkpoint-every": 2})
+    command = [sys.executable, "-m", "tests.training.kills", str(kills), "11", str(REACH.get(stage, 8)), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed at") == kills
+    return done.stdout
+
+
+def check_equal_to_never_killed(stage: str, flags: dict, tmp_path: Path, kills: int) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    cut = start(stage, killed, commands[stage] | {"checkpoint-every": 3})
-    wait_for_checkpoint(cut, tmp_path / "killed.run")
-    os.kill(cut.pid, signal.SIGKILL)
-    cut.communicate(timeout=200)
-    assert cut.returncode == -signal.SIGKILL
-    assert not killed.exists(), "nothing half-made is published"
-    resumed = len(list((tmp_path / "killed.run").glob("*.pt")))
-    for out in (killed, straight):  # one process for both: loading torch takes longer than training
-        assert main(words(stage, out, commands[stage] | {"checkpoint-every": 1000})) == 0
-    assert resumed > 0
+    printed = run_killed(stage, killed, flags, kills)
+    assert "newest checkpoint checkpoint-" in printed, "it had something to resume from"
+    assert main(words(stage, straight, flags | {"checkpoint-every": 1000})) == 0
     for name in ("model.safetensors", "training_log.jsonl"):
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
     assert not (tmp_path / "killed.run").exists()
     manifests = [read_model_manifest(folder) for folder in (straight, killed)]
     assert manifests[0].metrics == manifests[1].metrics
     assert manifests[0].stage == stage
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
+def test_killed_and_resumed_equals_never_killed(stage, commands, tmp_path):
+    check_equal_to_never_killed(stage, commands[stage], tmp_path, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
+def test_killed_ten_times_and_resumed_equals_never_killed(stage, commands, tmp_path):
+    check_equal_to_never_killed(stage, commands[stage], tmp_path, kills=10)
 
 
 def test_an_interrupt_saves_and_the_next_run_goes_on(commands, tmp_path):
