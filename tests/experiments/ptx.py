@@ -29,9 +29,9 @@ from tests.experiments import chart
 from tests.loop import gates, preference, world
 from training import contract
 
-TEXT = {"ptx_text": "tinyworld", "ptx_row_tokens": 128, "ptx_examples": 0.125}
-"""The base's own text, in its own rows: 8 rows beside each minibatch of 64 episodes (the paper has 8 examples an episode)."""
-GAMMA = 1.0
+TEXT = {"ptx_text": "tinyworld", "ptx_row_tokens": 128, "ptx_examples": 0.5}
+"""The base's own text, in its own rows: 32 rows beside each minibatch of 64 episodes (the paper has 8 examples an episode)."""
+GAMMA = 0.15
 BETAS = (0.0, 0.02, 0.1)
 
 
