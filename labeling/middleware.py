@@ -1,8 +1,10 @@
 """What every request passes through besides Django's own."""
 
 from django.conf import settings
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 
 from labeling.errors import HeedError
 
@@ -17,13 +19,55 @@ class DomainErrors:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, HeedError):
+        if isinstance(error, RequestDataTooBig | TooManyFieldsSent):
+            error = TooLong(error)
+        return refused(request, error) if isinstance(error, HeedError) else None
+
+
+def refused(request: HttpRequest, error: HeedError) -> HttpResponse:
+    """The answer that says why: a page, an HTMX fragment, or JSON for a page's own script."""
+    if request.headers.get("Accept", "") == "application/json":
+        problems = getattr(error, "errors", None) or [{"place": "", "message": str(error), "field": ""}]
+        return JsonResponse({"code": error.code, "problems": problems}, status=error.status)
+    template = "errors/refused.html#message" if getattr(request, "htmx", False) else "errors/refused.html"
+    return render(request, template, {"error": error}, status=error.status)
+
+
+class TooLong(HeedError):
+    """A form with more in it than Heed reads into memory."""
+
+    status = 413
+    code = "too_large"
+
+    def __init__(self, reason: RequestDataTooBig | TooManyFieldsSent):
+        if isinstance(reason, RequestDataTooBig):
+            limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE // 2**20
+            message = _("This is too long: a form takes %(n)d MB. Go back, shorten it and send it again.") % {
+                "n": limit
+            }
+        else:
+            message = _("The form has more fields than the %(n)d that are read.")
+            message %= {"n": settings.DATA_UPLOAD_MAX_NUMBER_FIELDS}
+        super().__init__(message)
+
+
+class LongForms:
+    """Refuses a form that is too long with 413 and words. Stands before whatever reads forms: there it would be a bare 400."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view, args, kwargs) -> HttpResponse | None:
+        if getattr(view, "csrf_exempt", False):  # nothing reads forms for the API, so neither do we
             return None
-        if request.headers.get("Accept", "") == "application/json":  # a page's own script
-            problems = getattr(error, "errors", None) or [{"place": "", "message": str(error), "field": ""}]
-            return JsonResponse({"code": error.code, "problems": problems}, status=error.status)
-        template = "errors/refused.html#message" if getattr(request, "htmx", False) else "errors/refused.html"
-        return render(request, template, {"error": error}, status=error.status)
+        try:
+            request.POST  # noqa: B018 reading it is what may fail
+        except (RequestDataTooBig, TooManyFieldsSent) as error:
+            return refused(request, TooLong(error))
+        return None
 
 
 class RequireSecondFactor:

@@ -1,6 +1,7 @@
 """What the API's views share: scopes, a limit on bodies, pages by keyset, checked input."""
 
 import base64
+import io
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
-from rest_framework.parsers import JSONParser
+from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,18 +23,43 @@ MAX_BODY_BYTES = 32 * 2**20
 MAX_PAGE_ROWS = 1000
 
 
-class BoundedJSONParser(JSONParser):
-    """JSON of at most MAX_BODY_BYTES."""
+class BoundedJSONParser(BaseParser):
+    """JSON of at most MAX_BODY_BYTES.
+
+    Not a subclass of JSONParser: the framework reads the whole body before it calls one of those, by Django's limit for
+    page forms (DATA_UPLOAD_MAX_MEMORY_SIZE), which is lower and known to it only as a crash.
+    """
+
+    media_type = JSONParser.media_type
 
     def parse(self, stream, media_type=None, parser_context=None):
         """The parsed body. Raises TooLarge by the length announced, before anything is read."""
         request = (parser_context or {})["request"]
         if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
-            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES:,} bytes; send less at once.")
+            raise _too_large()
         try:
-            return super().parse(stream, media_type, parser_context)
+            return JSONParser().parse(stream, media_type, parser_context)
         except RecursionError:
             raise ValidationError({"body": ["nested too deeply"]}) from None
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The body is larger than {MAX_BODY_BYTES:,} bytes, the most that is taken at once; send less.")
+
+
+def gather_chunks(request: Request) -> None:
+    """Make a body that came in chunks, without its length, one of known length: Django takes it for an empty one.
+
+    Raises TooLarge past MAX_BODY_BYTES, having read no more than that.
+    """
+    meta = request.META
+    if meta.get("CONTENT_LENGTH") or not meta.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" not in meta:
+        return
+    body = meta["wsgi.input"].read(MAX_BODY_BYTES + 1)
+    if len(body) > MAX_BODY_BYTES:
+        raise _too_large()
+    meta["CONTENT_LENGTH"] = str(len(body))
+    request._request._stream = io.BytesIO(body)
 
 
 class View(APIView):
@@ -42,6 +68,11 @@ class View(APIView):
     permission_classes: tuple[type[BasePermission], ...] = (HasScope,)
     parser_classes = (BoundedJSONParser,)
     scopes: dict[str, str] = {}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Let nobody in who may not; only then take what they send in chunks."""
+        super().initial(request, *args, **kwargs)
+        gather_chunks(request)
 
     @property
     def person(self) -> User:

@@ -1,5 +1,6 @@
 """The API: every endpoint for every caller, problem JSON, keyset pages, repeatable writes, and the client against a server."""
 
+import io
 import json
 import os
 import subprocess
@@ -259,6 +260,28 @@ def test_a_malformed_body_is_refused(api, body, status):
     answer = api("import").generic("POST", "/api/v1/prompts/", body, content_type="application/json")
     assert answer.status_code in {status, 422}, answer.content
     assert_problem(answer, answer.status_code)
+
+
+def test_a_body_may_be_longer_than_a_page_form(api, settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000  # above it, only forms are refused
+    rows = [{"prompt": f"How large is {n}?"} for n in range(100)]
+    answer = call(api("import"), "POST", "/api/v1/prompts/", {"rows": rows})
+    assert answer.status_code == 200, answer.content
+    assert answer.json()["counts"]["prompts_new"] == 100
+
+
+def in_chunks(client: Client, body: bytes):
+    environ = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    return client.generic("POST", "/api/v1/prompts/", CONTENT_TYPE="application/json", **environ)
+
+
+def test_a_body_in_chunks_is_read_up_to_the_limit(api, monkeypatch):
+    body = json.dumps({"rows": [{"prompt": "In pieces?"}]}).encode()
+    answer = in_chunks(api("import"), body)
+    assert answer.status_code == 200, answer.content
+    assert Prompt.objects.filter(messages__0__content="In pieces?").exists()
+    monkeypatch.setattr("labeling.api.base.MAX_BODY_BYTES", len(body) - 1)
+    assert "larger than" in assert_problem(in_chunks(api("import"), body), 413)["detail"]
 
 
 def test_what_is_no_json_or_too_large_is_refused(api, monkeypatch):

@@ -1,7 +1,10 @@
 """The front door: home by role, health."""
 
+from urllib.parse import urlencode
+
 import pytest
 from django.db import OperationalError
+from django.test import Client
 
 from labeling.views import home
 
@@ -40,3 +43,22 @@ def test_applicants_wait_and_strangers_log_in(applicant, client_for, client):
 
 def test_favicon_answers_everyone(client):
     assert client.get("/favicon.ico").url.endswith("heed.svg")
+
+
+@pytest.mark.django_db
+def test_a_form_that_is_too_long_is_refused_in_words(reviewer, settings):
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 2**20
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(reviewer)
+    browser.get("/console/submissions/")  # for the CSRF cookie
+    form = {"seen": "x" * (2 * 2**20 + 1)}
+    answer = browser.post("/console/submissions/accept", urlencode(form), "application/x-www-form-urlencoded")
+    assert answer.status_code == 413
+    assert b"a form takes 2 MB" in answer.content
+    headers = {"Accept": "application/json"}
+    answer = browser.post("/console/submissions/accept", form, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 3
+    answer = browser.post("/console/submissions/accept", {"seen": ["x"] * 4})
+    assert answer.status_code == 413
+    assert b"more fields" in answer.content
