@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Max, Prefetch, Q, QuerySet
 
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Review, Slot, Submission, Task, User
@@ -30,7 +30,7 @@ def review(
     _check_reviewer(by)
     submission = Submission.objects.select_for_update().get(pk=submission.pk)
     if submission.labeler_id == by.pk:
-        raise Forbidden(f"Submission {submission.uuid} is your own: another reviewer decides on it.")
+        raise Forbidden("This submission is your own: another reviewer decides on it.")
     current = submission.current
     newest = submission.reviews.order_by("-id").first()
     if newest and _is_repeated(newest, current.pk, verdict, comment, by):
@@ -48,6 +48,7 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
     """Accept the waiting submissions with these UUIDs whose current revision is the one seen; returns how many.
 
     Passed over: those decided or revised since, and the reviewer's own. Four queries however many there are.
+    `why_passed_over` tells them.
     """
     _check_reviewer(by)
     revision_of = {str(uuid): revision for uuid, revision in seen.items()}
@@ -61,6 +62,25 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
         for pk, newest in revisions.order_by("pk")
     )
     return Submission.objects.filter(pk__in=rows).update(status=Submission.Status.ACCEPTED)
+
+
+def why_passed_over(*, seen: Mapping[str, int], by: User) -> list[tuple[Submission, str]]:
+    """Of the submissions that `accept_many` was asked for: those it did not accept, and why, in words."""
+    rows = Submission.objects.filter(uuid__in=seen).select_related("labeler").order_by("id")
+    newest = Prefetch("reviews", Review.objects.select_related("reviewer", "revision").order_by("id"))
+    reasons = ((row, _why_passed_over(row, seen[str(row.uuid)], by)) for row in rows.prefetch_related(newest))
+    return [(row, reason) for row, reason in reasons if reason]
+
+
+def _why_passed_over(submission: Submission, seen: int, by: User) -> str:
+    if submission.labeler_id == by.pk:
+        return "it is your own"
+    last = list(submission.reviews.all())[-1:]
+    if submission.revision_count != seen:
+        return f"revised since: you saw revision {seen}, now it is {submission.revision_count}"
+    if last and (last[0].reviewer_id, last[0].verdict) != (by.pk, Review.Verdict.ACCEPTED):
+        return f"{last[0].reviewer} has decided: {last[0].verdict}"
+    return ""
 
 
 def _check(verdict: str, comment: str) -> None:
@@ -87,12 +107,10 @@ def _is_repeated(newest: Review, revision_id: int, verdict: str, comment: str, b
 def _check_seen(submission: Submission, current: int, seen: int, newest: Review | None, seen_review: int) -> None:
     if current != seen:
         raise Conflict(
-            f"The labeler has revised submission {submission.uuid} since: you saw revision {seen}, now it is {current}."
+            f"{submission.labeler} has revised this since you opened it: you saw revision {seen}, now it is {current}."
         )
     if newest and newest.pk != seen_review:
-        raise Conflict(
-            f"{newest.reviewer} has decided on submission {submission.uuid} since you opened it: {newest.verdict}."
-        )
+        raise Conflict(f"{newest.reviewer} has decided on this since you opened it: {newest.verdict}.")
 
 
 def _balance_seats(task: Task) -> None:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import reviews
-from labeling.errors import Forbidden, Invalid
+from labeling.errors import Conflict, Forbidden, HeedError, Invalid
 from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
@@ -108,6 +108,11 @@ def reviews_list(request: Request) -> HttpResponse:
 @require_GET
 def review(request: Request, uuid: UUID) -> HttpResponse:
     """One submission beside those of others on the same task. Model names only with ?models=1, so that review is blind."""
+    return _page(request, uuid)
+
+
+def _page(request: Request, uuid: UUID, problem: HeedError | None = None) -> HttpResponse:
+    """The submission as it is now. After a refused decision it says so, and keeps the comment that came with it."""
     submission = get_object_or_404(_readable(Submission.objects.all()), uuid=uuid)
     if Slot.objects.filter(task=submission.task, labeler=request.user, status=Slot.Status.LEASED).exists():
         raise Forbidden(
@@ -122,19 +127,24 @@ def review(request: Request, uuid: UUID) -> HttpResponse:
         "waiting": filters.rows().filter(status=Submission.Status.SUBMITTED).exclude(labeler=request.user).count(),
         "query": query_without(request, "models"),
         "is_own": submission.labeler_id == request.user.pk,
+        "problem": problem,
+        "comment": request.POST.get("comment", ""),
     }
-    return render(request, "reviews/detail.html", context)
+    return render(request, "reviews/detail.html", context, status=problem.status if problem else 200)
 
 
 @role_required("reviewer")
 @require_POST
 def review_decide(request: Request, uuid: UUID) -> HttpResponse:
-    """Accept, return or reject; then on to the next one in the same filters."""
+    """Accept, return or reject; then on to the next one in the same filters. Refused, back to the same one as it is now."""
     submission = get_object_or_404(Submission, uuid=uuid)
     form = Decision(request.POST)
     if not form.is_valid():
-        raise Invalid(_("This decision cannot be read."), errors=_problems(form))
-    made = reviews.review(submission=submission, by=request.user, **form.cleaned_data)
+        return _page(request, uuid, Invalid(_("This decision cannot be read."), errors=_problems(form)))
+    try:
+        made = reviews.review(submission=submission, by=request.user, **form.cleaned_data)
+    except (Conflict, Invalid) as refusal:
+        return _page(request, uuid, refusal)
     messages.success(request, _decided(made))
     following = reviews.next_waiting(after=submission, among=Filters(request.GET).rows(), by=request.user)
     query = query_without(request, "models")
@@ -173,12 +183,23 @@ def reviews_accept(request: Request) -> HttpResponse:
     if not seen:
         raise Invalid(_("Tick at least one submission."))
     count = reviews.accept_many(seen=seen, by=request.user)
-    messages.success(
-        request, ngettext("%(n)d submission accepted.", "%(n)d submissions accepted.", count) % {"n": count}
-    )
-    if passed := len(seen) - count:
-        messages.warning(request, _("%(n)d passed over: changed or decided since, or your own.") % {"n": passed})
+    if count:
+        messages.success(
+            request, ngettext("%(n)d submission accepted.", "%(n)d submissions accepted.", count) % {"n": count}
+        )
+    if count < len(seen):
+        messages.warning(request, _passed_over(reviews.why_passed_over(seen=seen, by=request.user), len(seen) - count))
     return redirect(f"{reverse('reviews')}?{request.GET.urlencode()}")
+
+
+MAX_NAMED = 5
+
+
+def _passed_over(passed: list[tuple[Submission, str]], count: int) -> str:
+    """The first few by name: a line that names fifty is read by nobody."""
+    said = "; ".join(f"{submission.labeler}: {reason}" for submission, reason in passed[:MAX_NAMED])
+    more = "; …" if len(passed) > MAX_NAMED else ""
+    return _("%(n)d passed over, look again: %(said)s") % {"n": count, "said": said + more}
 
 
 def _seen(value: str) -> tuple[str, int]:

@@ -148,6 +148,13 @@ def test_accept_many_takes_what_was_seen_and_still_waits(reviewer, labeler, labe
     assert set(Review.objects.filter(verdict="accepted").values_list("submission__uuid", "revision__number")) == {
         (plain.uuid, 1), (twice.uuid, 2)}  # fmt: skip
     assert reviews.accept_many(seen=seen, by=reviewer) == 0
+    told = reviews.why_passed_over(seen={str(uuid): number for uuid, number in seen.items()}, by=reviewer)
+    assert [row for row, _ in told] == [revised, decided, own]
+    assert [reason.split(":")[0] for _, reason in told] == [
+        "revised since",
+        "Rui Reviewer has decided",
+        "it is your own",
+    ]
 
 
 def test_next_waiting_goes_round_and_leaves_out_ones_own(reviewer, labeler):
@@ -301,6 +308,32 @@ def test_refusals_say_why(reviewer_client, submission, reviewer, client_for):
     assert not Review.objects.exists()
 
 
+def test_a_conflict_leads_back_to_the_submission_as_it_is_now(reviewer_client, submission, make_user):
+    rival = make_user("r2@example.org", "reviewer", name="Rita Rival")
+    decide(submission, "returned", rival, comment="Shorter.")
+    answer = post_decision(reviewer_client, submission, query="?status=any", comment="<Fine> & good.")
+    assert answer.status_code == 409
+    assert "Rita Rival has decided on this since you opened it: returned." in answer.text
+    assert str(submission.uuid) not in str(answer.context["problem"])
+    assert "&lt;Fine&gt; &amp; good.</textarea>" in answer.text
+    assert "Shorter." in answer.text
+    seen = answer.context["reading"].seen_review  # what the form on the page now sends
+    assert post_decision(reviewer_client, submission, seen_review=seen, comment="Fine.").status_code == 302
+    submission.refresh_from_db()
+    assert submission.status == "accepted"
+
+
+def test_after_a_revision_the_decision_is_asked_for_again(reviewer_client, labeler):
+    ranked = submit(make_ranking_batch().tasks.get(), labeler)
+    revise(ranked, tiers=ranked.current.tiers[::-1])
+    answer = post_decision(reviewer_client, ranked, "returned", comment="Longer, please.")
+    assert answer.status_code == 409
+    assert "Lena Labeler has revised this since you opened it: you saw revision 1, now it is 2." in answer.text
+    assert "Longer, please.</textarea>" in answer.text
+    assert 'name="revision" value="2"' in answer.text
+    assert f'href="{reverse("review", args=[ranked.uuid])}?models=1"' in answer.text  # this page is not at that address
+
+
 def test_ones_own_submission_cannot_be_decided(client_for, submission, labeler):
     labeler.grant("reviewer")
     client = client_for(labeler)
@@ -325,7 +358,7 @@ def test_ticked_rows_are_accepted_as_they_were_seen(reviewer_client, submission,
     data = {"seen": [f"{submission.uuid}:1", f"{other.uuid}:1"]}
     page = reviewer_client.post(reverse("reviews_accept") + "?status=any", data, follow=True).text
     assert "1 submission accepted." in page
-    assert "1 passed over" in page
+    assert "1 passed over, look again: Lena Labeler: revised since: you saw revision 1, now it is 2" in page
     assert list(Submission.objects.order_by("id").values_list("status", flat=True)) == ["accepted", "submitted"]
     for wrong in ({}, {"seen": "x"}, {"seen": f"{other.uuid}:y"}):
         assert reviewer_client.post(reverse("reviews_accept"), wrong).status_code == 422
