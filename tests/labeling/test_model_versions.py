@@ -263,3 +263,10 @@ def test_a_researcher_sees_no_promotion_form(researcher_client):
     policy = make_policy("a")
     page = researcher_client.get(reverse("model_version", args=[policy.pk])).text
     assert reverse("model_promote", args=[policy.pk]) not in page
+    assert "An admin decides which policy serves" in page
+    assert "An admin promotes one." in researcher_client.get(reverse("model_versions")).text
+    for model in (policy, make_policy("b")):
+        model_versions.promote(model_version=model, reason="better", by=None)
+    page = researcher_client.get(reverse("model_versions")).text
+    assert "An admin can go back to a." in page
+    assert reverse("model_rollback") not in page
