@@ -18,6 +18,7 @@ import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from training.contract import read_model_manifest
 from training.errors import StageError
+from training.optimizers import apply_step
 
 Method = Literal["none", "lora", "adalora", "ia3", "prefix"]
 
@@ -68,6 +70,7 @@ class AdapterSettings:
     method: Method
     rank: int = 8
     alpha: int = 16
+    merge: bool = False
 
 
 def check(stage: str, method: str) -> None:
@@ -92,6 +95,8 @@ def attach(
     check(stage, settings.method)
     if settings.method == "none":
         return None
+    if is_adapter(base) and not settings.merge:
+        raise AdapterError(f"{base} is itself an adapter, and peft stacks none on another: set merge")
     config = _peft_config(settings, steps, is_scalar=stage == "rm")
     config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).exists() else str(base)
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -101,7 +106,7 @@ def attach(
             wrapper = get_peft_model(model, config)
         except ValueError as error:
             raise AdapterError(f"adapter {settings.method}: {error}") from None
-    return Adapter(model, wrapper, settings.method)
+    return Adapter(model, wrapper, settings)
 
 
 def _peft_config(settings: AdapterSettings, steps: int, is_scalar: bool) -> PeftConfig:
@@ -136,11 +141,11 @@ def _peft_config(settings: AdapterSettings, steps: int, is_scalar: bool) -> Peft
 class Adapter:
     """An adapter on a model: `model` is what runs. Goes into checkpoints instead of the model, without the frozen weights."""
 
-    def __init__(self, plain: torch.nn.Module, wrapper: PeftModel, method: str):
+    def __init__(self, plain: torch.nn.Module, wrapper: PeftModel, settings: AdapterSettings):
         self.wrapper: Any = wrapper
-        self.method = method
+        self.method, self.merge = settings.method, settings.merge
         # Dense adapters sit inside the model's own layers; a prefix comes in through the wrapper's forward.
-        self.model: Any = plain if method in DENSE else wrapper
+        self.model: Any = plain if self.method in DENSE else wrapper
 
     def penalty(self) -> torch.Tensor | float:
         """AdaLoRA's orthogonality: weight · mean over factors of ‖PᵀP − I‖ (Zhang et al. 2023, eq. 4, as peft has it)."""
@@ -186,13 +191,28 @@ class Adapter:
     def _trained(self):
         return [(name, p) for name, p in self.wrapper.named_parameters() if p.requires_grad]
 
-    def finish(self, merge: bool) -> Any:
+    def finish(self) -> Any:
         """What `models.publish` takes: the model with the adapter merged in, or the adapter alone. Call it last."""
-        if not merge:
+        if not self.merge:
             return AdapterFolder(self.wrapper)
         if self.method not in DENSE:
             raise AdapterError(f"adapter {self.method} cannot be merged: it changes no weight matrix")
         return self.wrapper.merge_and_unload()
+
+
+def apply_adapter_step(
+    adapter: Adapter | None,
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    learning_rate: float,
+    clip_norm: float,
+    step: int,
+) -> float:
+    """`apply_step`, with AdaLoRA's penalty before it and its allocation within. Returns the gradient norm before clipping."""
+    if adapter is None:
+        return apply_step(optimizer, model, learning_rate, clip_norm)
+    adapter.backward_penalty()
+    return apply_step(optimizer, model, learning_rate, clip_norm, before_clear=partial(adapter.allocate, step))
 
 
 IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
@@ -252,9 +272,9 @@ def _check_base(folder: str | os.PathLike[str], base: str) -> None:
 
     if not (Path(folder) / "manifest.json").exists():
         return
-    wanted = read_model_manifest(folder).parents.get("base")
-    if wanted is not None and parent_of(base).manifest_sha256 != wanted.manifest_sha256:
-        raise AdapterError(f"{folder}: its base {base} is not the model that it was trained on ({wanted.name})")
+    parents = read_model_manifest(folder).parents.values()
+    if parent_of(base).manifest_sha256 not in {parent.manifest_sha256 for parent in parents}:
+        raise AdapterError(f"{folder}: its base {base} is not the model that it was trained on")
 
 
 @contextmanager

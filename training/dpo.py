@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from training import generation, models, plan, rankings
+from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -35,7 +36,7 @@ from training.data import (
 )
 from training.errors import StageError
 from training.losses import ranking_loss
-from training.optimizers import adamw, apply_step, cosine_schedule
+from training.optimizers import adamw, cosine_schedule
 from training.ranking_metrics import Tally
 from training.rankings import Runner
 from training.report import SAMPLES, Sample
@@ -62,6 +63,10 @@ class Config:
     encoding: rankings.Encoding = option(
         "auto", help="how a ranking runs: all pairs, one pass per response, a shared prompt, or shared where it pays"
     )
+    adapter: Method = option("none", help="train an adapter instead of all weights; its kind")
+    adapter_rank: int = option(8, help="rank of LoRA and AdaLoRA")
+    adapter_alpha: int = option(16, help="LoRA's and AdaLoRA's α: the update is scaled by α/rank")
+    merge: bool = option(False, help="publish the policy with the adapter merged in, instead of the adapter alone")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
     on_too_long: OnTooLong = option("raise", help="what to do with a ranking that holds a response past these limits")
@@ -81,6 +86,8 @@ class Config:
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.checkpoint_every > 0, "checkpoint_every", "must be positive")
         require(self.parts <= self.batch_size, "parts", "must not exceed batch_size")
+        require(self.adapter_rank > 0, "adapter_rank", "must be positive")
+        require(self.adapter != "none" or not self.merge, "merge", "needs an adapter")
         require(self.beta > 0, "beta", "must be positive")
         require(self.learning_rate > 0, "learning_rate", "must be positive")
         require(self.valid_episodes >= 0, "valid_episodes", "must not be negative")
@@ -113,7 +120,15 @@ def run(config: Config) -> Path:
         reference_logprobs = logprobs_of(reference, train, config.batch_size)
         kept.write_result(reference_logprobs)
     runner = policy_runner(config, tokenizer.pad_token_id, device)
-    log = train_policy(config, state, saved, runner, train, reference_logprobs)
+    adapter = attach(
+        runner.model,
+        AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, config.merge),
+        stage="dpo",
+        steps=optimizer_steps(len(train), config.epochs, config.batch_size),
+        seed=config.seed,
+        base=config.policy,
+    )
+    log = train_policy(config, state, saved, runner, train, reference_logprobs, adapter)
     metrics = {
         **measure(config, runner, reference, export, tokenizer),
         **estimate_kl(config, runner.model, reference.model, export, tokenizer),
@@ -131,7 +146,8 @@ def run(config: Config) -> Path:
         "seed": config.seed,
     }
     samples = samples_of(config, reference.model, runner.model, export, tokenizer)
-    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
+    published = adapter.finish() if adapter else runner.model
+    models.publish(config.out, published.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
 
@@ -174,6 +190,7 @@ def train_policy(
     runner: Runner,
     train: list[Comparison],
     reference_logprobs: list[list[float]],
+    adapter: Adapter | None = None,
 ) -> list[dict]:
     """The loop: one batch of rankings a step. Returns the log."""
     model = runner.model
@@ -181,7 +198,8 @@ def train_policy(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
     steps = optimizer_steps(len(train), config.epochs, config.batch_size)
-    first, log = restore(saved, model=model, optimizer=optimizer)
+    parts = {"model": adapter or model, "optimizer": optimizer}
+    first, log = restore(saved, **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
     with stop_request() as stop, tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=None) as bar:
@@ -192,13 +210,13 @@ def train_policy(
             if not math.isfinite(figures["loss"]):
                 raise StageError(f"step {step}: the loss is {figures['loss']}; the checkpoint before it still stands")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
-            norm = apply_step(optimizer, model, rate, config.clip_norm)
+            norm = apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
             if step % config.log_every == 0 or step == steps - 1:
                 log.append({"step": step, **figures, "gradient_norm": norm})
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", accuracy=f"{figures['accuracy']:.2f}")
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
-                state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
+                state.save(step + 1, capture(step + 1, log, **parts))
             if stop.is_set:
                 raise KeyboardInterrupt
     return log

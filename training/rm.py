@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from training import models, plan, rankings
+from training.adapters import AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -34,7 +35,7 @@ from training.data import (
 )
 from training.errors import StageError
 from training.losses import IndexedRanking, ranking_loss
-from training.optimizers import adamw, apply_step, cosine_schedule
+from training.optimizers import adamw, cosine_schedule
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
 from training.trackers import Track, open_log
@@ -55,6 +56,11 @@ class Config:
     weight_decay: float = option(0.0, help="AdamW weight decay, on matrices only")
     adam_epsilon: float = option(1e-8, help="AdamW epsilon")
     clip_norm: float = option(1.0, help="gradient norm clipping")
+    adapter: Method = option(
+        "none", help="train an adapter instead of all weights; its kind; always merged in the end, beside the head"
+    )
+    adapter_rank: int = option(8, help="rank of LoRA and AdaLoRA")
+    adapter_alpha: int = option(16, help="LoRA's and AdaLoRA's α: the update is scaled by α/rank")
     prompt_tokens: int = option(1024, help="longest prompt (tokens)")
     response_tokens: int = option(1024, help="longest response, EOS included (tokens)")
     encoding: rankings.Encoding = option(
@@ -90,6 +96,7 @@ class Config:
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.parts <= self.batch_size, "parts", "must not exceed batch_size")
         require(self.learning_rate > 0, "learning_rate", "must be positive")
+        require(self.adapter_rank > 0, "adapter_rank", "must be positive")
         require(self.labeler_folds == 0 or self.labeler_folds > 1, "labeler_folds", "must be 0, or at least 2")
 
     @property
@@ -178,12 +185,16 @@ def train_model(
     """The loop: one batch of rankings a step, from the checkpoint `saved` if there is one. Returns the trained model and the log."""
     torch.manual_seed(config.seed)
     model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
+    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, merge=True)
+    adapter = attach(model, settings, stage="rm", steps=steps, seed=config.seed, base=config.sft_model)
+    models.head_of(model).requires_grad_(True)  # the head is new: it is trained whole, whatever the body's adapter
     runner = rankings.runner_for(model, config.encoding, pad_id)
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
-    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
-    first, log = restore(saved, model=model, optimizer=optimizer)
+    parts = {"model": adapter or model, "optimizer": optimizer}
+    first, log = restore(saved, **parts)
     if name == "rm":
         log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
@@ -193,15 +204,17 @@ def train_model(
             chosen = [train[i] for i in next(batches)]
             loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
-            apply_step(optimizer, model, rate, config.clip_norm)
+            apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
             if step % config.log_every == 0 or step == steps - 1:
                 log.append({"step": step, "loss": loss, "accuracy": accuracy})
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
-                state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
+                state.save(step + 1, capture(step + 1, log, **parts))
             if stop.is_set:
                 raise KeyboardInterrupt
+    if adapter is not None:
+        adapter.finish()
     return runner, log
 
 

@@ -184,7 +184,7 @@ def run(config: Config) -> Path:
     }
     after = sample_texts(model, tokenizer, looked_at, **sampling)[0] if looked_at else []
     samples = side_by_side(tokenizer, looked_at, answers, after)
-    published = adapter.finish(config.merge) if adapter else model
+    published = adapter.finish() if adapter else model
     models.publish(config.out, published.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
@@ -192,7 +192,7 @@ def run(config: Config) -> Path:
 
 def attach_adapter(config: Config, model, demonstrations: int) -> Adapter | None:
     """The adapter that is trained instead of the model; None where all weights are."""
-    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha)
+    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, config.merge)
     steps = optimizer_steps(demonstrations, config.epochs, config.batch_size)
     return attach(model, settings, stage="sft", steps=steps, seed=config.seed, base=config.base_model)
 

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from training import adapters, data, models, sft
+from training import adapters, data, dpo, models, rm, sft
 from training.adapters import AdapterError, AdapterSettings
 from training.config import ConfigError, from_dict
 from training.contract import read_model_manifest
@@ -139,6 +139,37 @@ def test_adaloras_penalty_is_the_one_peft_adds_to_a_loss(base):
         task = model(ids, labels=ids).loss
     assert (whole - task).item() == pytest.approx(adapter.penalty().item(), rel=1e-4)
     assert adapter.penalty().item() > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "ia3"])
+def test_a_reward_model_trained_with_an_adapter_is_published_merged_with_its_head(
+    method, sft_model, export, tokenizer, tmp_path
+):
+    limits = {"prompt_tokens": 200, "response_tokens": 200}
+    fields = {"sft_model": str(sft_model), "export": str(export), "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
+    folder = rm.run(rm.Config(out=str(tmp_path / "rm"), adapter=method, adapter_rank=2, **fields, **limits))
+    assert not (folder / "adapter_config.json").exists()
+    before, after = models.reward_model_from(sft_model, 0), models.load_reward_model(folder)
+    assert not torch.equal(models.head_of(before).weight, models.head_of(after).weight), "the head is trained"
+    old, new = dict(before.base_model.named_parameters()), dict(after.base_model.named_parameters())
+    assert old.keys() == new.keys(), "a plain model again"
+    assert any(not torch.equal(old[name], new[name]) for name in old), "the body too"
+    assert torch.equal(old["embed_tokens.weight"], new["embed_tokens.weight"]), "but not its embeddings"
+
+
+def test_dpo_with_lora_leaves_an_adapter_on_the_policy_it_began_with(sft_model, export, tokenizer, tmp_path):
+    limits = {"prompt_tokens": 200, "response_tokens": 200, "valid_episodes": 4}
+    fields = {"policy": str(sft_model), "export": str(export), "epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
+    folder = dpo.run(dpo.Config(out=str(tmp_path / "dpo"), adapter="lora", adapter_rank=2, **fields, **limits))
+    alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(folder), tokenizer)
+    torch.testing.assert_close(logits_of(models.load_policy(folder), tokenizer), alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(alone, logits_of(models.load_policy(sft_model), tokenizer), atol=1e-3)
+
+
+def test_an_adapter_on_an_adapter_must_be_merged(tune, tmp_path, export):
+    config = config_of(tune("lora"), export, tmp_path / "second", adapter="ia3")
+    with pytest.raises(AdapterError, match="peft stacks none on another: set merge"):
+        sft.run(config)
 
 
 def test_another_base_under_the_adapter_is_refused(base, export, tmp_path):
