@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 # Of the training half the web half imports this module alone, so what both need of folders is to be had here.
 from training.folders import HALF_BUILT, atomic_folder, hash_file, remove_half_built, write_atomically  # noqa: F401
@@ -207,7 +207,10 @@ class ExportFile(Row, frozen=True, kw_only=True):
 
 
 class ExportManifest(Row, frozen=True, kw_only=True):
-    """An export's `manifest.json`. `data_sha256` identifies the data files alone: equal data, equal hash."""
+    """An export's `manifest.json`. `data_sha256` identifies the data files alone: equal data, equal hash.
+
+    `fields_sha256` is `hash_fields` of all the rest; what was written before it existed goes without.
+    """
 
     kind: Literal["heed-export"]
     schema_version: Literal[1]
@@ -219,6 +222,7 @@ class ExportManifest(Row, frozen=True, kw_only=True):
     counts: dict[str, int]
     files: dict[str, ExportFile]
     data_sha256: Sha256
+    fields_sha256: Sha256 | UnsetType = UNSET
 
 
 class ModelFile(Row, frozen=True, kw_only=True):
@@ -243,7 +247,10 @@ class ExportRef(Row, frozen=True, kw_only=True):
 
 
 class ModelManifest(Row, frozen=True, kw_only=True):
-    """A model folder's `manifest.json`: what it is and came from (`parents` by role: base, sft, rm, reference…)."""
+    """A model folder's `manifest.json`: what it is and came from (`parents` by role: base, sft, rm, reference…).
+
+    `fields_sha256` is `hash_fields` of all the rest; what was written before it existed goes without.
+    """
 
     kind: Literal["heed-model"]
     schema_version: Literal[1]
@@ -259,6 +266,7 @@ class ModelManifest(Row, frozen=True, kw_only=True):
     libraries: dict[str, str | None]
     files: dict[str, ModelFile]
     few_shot_prefix: str
+    fields_sha256: Sha256 | UnsetType = UNSET
 
 
 # ---- what each data file holds, and in which order ------------------------------------------------------------------
@@ -453,8 +461,7 @@ def write_export(
         (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
         readme = _file_entry(folder / "README.md")
         manifest = msgspec.structs.replace(manifest, files=dict(sorted((files | {"README.md": readme}).items())))
-        _write_manifest(folder, manifest)
-    return manifest
+        return _write_manifest(folder, manifest)
 
 
 def export_name(version: int) -> str:
@@ -699,8 +706,7 @@ def write_model_manifest(
         files={file: ModelFile(sha256=hash_file(folder / file), bytes=size) for file, size in _model_files(folder)},
         few_shot_prefix=few_shot_prefix,
     )
-    _write_manifest(folder, manifest)
-    return manifest
+    return _write_manifest(folder, manifest)
 
 
 def read_model_manifest(folder: str | os.PathLike[str], *, verify: bool = True) -> ModelManifest:
@@ -758,6 +764,19 @@ def library_versions() -> dict[str, str | None]:
 AnyManifest = TypeVar("AnyManifest", ExportManifest, ModelManifest)
 
 
+def hash_fields(manifest: ExportManifest | ModelManifest) -> str:
+    """SHA-256 over a manifest without `fields_sha256`, as JSON with sorted keys and no spaces: a manifest's own checksum.
+
+    Raises ContractError for what JSON cannot hold.
+    """
+    fields = msgspec.structs.replace(manifest, fields_sha256=UNSET)
+    try:
+        plain = msgspec.json.decode(_ENCODER.encode(fields))  # as a reader finds it: NaN is null, a tuple a list
+    except (TypeError, ValueError, UnicodeEncodeError) as error:
+        raise ContractError(f"manifest.json: {error}") from None
+    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+
+
 def encode_manifest(manifest: ExportManifest | ModelManifest) -> bytes:
     """A manifest as the bytes of its file: JSON indented by 2, keys in schema order, a newline at the end."""
     try:
@@ -767,10 +786,13 @@ def encode_manifest(manifest: ExportManifest | ModelManifest) -> bytes:
     return msgspec.json.format(encoded, indent=2) + b"\n"
 
 
-def _write_manifest(folder: Path, manifest: ExportManifest | ModelManifest) -> None:
+def _write_manifest(folder: Path, manifest: AnyManifest) -> AnyManifest:
+    """Write it with its own checksum. Returns what was written. Raises ContractError for what the reader would refuse."""
+    manifest = msgspec.structs.replace(manifest, fields_sha256=hash_fields(manifest))
     data = encode_manifest(manifest)
-    _decode_manifest(data, type(manifest), "manifest.json")  # type: ignore[type-var]
+    _decode_manifest(data, type(manifest), "manifest.json")
     write_atomically(folder / "manifest.json", data)
+    return manifest
 
 
 def _read_manifest(folder: Path, manifest_type: type[AnyManifest]) -> AnyManifest:
@@ -784,9 +806,12 @@ def _read_manifest(folder: Path, manifest_type: type[AnyManifest]) -> AnyManifes
 
 def _decode_manifest(data: bytes, manifest_type: type[AnyManifest], place: str) -> AnyManifest:
     try:
-        return msgspec.json.decode(data, type=manifest_type)
+        manifest = msgspec.json.decode(data, type=manifest_type)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ContractError(f"{place}: {_explain(error)}") from None
+    if manifest.fields_sha256 is not UNSET and manifest.fields_sha256 != hash_fields(manifest):
+        raise ContractError(f"{place}: field fields_sha256: does not match the other fields; one was changed")
+    return manifest
 
 
 def _file_entry(path: Path, rows: int | None = None) -> ExportFile:

@@ -1,5 +1,6 @@
 """The export: golden bytes, round trip, strictness on both ends, damage named by file and line."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -204,10 +205,40 @@ write_example({str(tmp_path / "v0001")!r}, prompts=rows())
 def test_a_wrong_manifest_is_refused(export_folder, change, message):
     path = export_folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
+    del manifest["fields_sha256"]  # which would be the first to object
     change(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(c.ContractError, match=rf"manifest\.json: {message}"):
         c.read_export(export_folder)
+
+
+def test_every_flipped_byte_of_the_manifest_is_refused(export_folder):
+    path = export_folder / "manifest.json"
+    data = path.read_bytes()
+    for position, byte in enumerate(data):
+        if chr(byte).isspace():
+            continue
+        path.write_bytes(data[:position] + bytes([byte ^ 1]) + data[position + 1 :])
+        with pytest.raises(c.ContractError, match=r"manifest\.json: "):
+            c.read_export(export_folder, verify=False)
+
+
+def test_a_manifest_says_which_check_failed(export_folder):
+    path = export_folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"rankings": 2\n', b'"rankings": 3\n'))
+    with pytest.raises(c.ContractError, match=r"manifest\.json: field fields_sha256: does not match the other fields"):
+        c.read_export(export_folder)
+
+
+def test_a_manifest_from_before_its_checksum_is_read(export_folder):
+    path = export_folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    stated = manifest.pop("fields_sha256")
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert stated == hashlib.sha256(canonical.encode()).hexdigest()
+    old = json.dumps(manifest, indent=2).encode() + b"\n"
+    path.write_bytes(old)
+    assert c.encode_manifest(c.read_export(export_folder).manifest) == old
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -56,6 +56,7 @@ def test_changed_missing_and_foreign_files_are_named(model_folder):
 def test_a_manifest_cannot_point_outside_its_folder(model_folder):
     path = model_folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
+    del manifest["fields_sha256"]
     manifest["files"]["../../etc/passwd"] = manifest["files"].pop("sub/notes.txt")
     path.write_text(json.dumps(manifest))
     with pytest.raises(c.ContractError, match="outside the folder"):
@@ -80,6 +81,18 @@ def test_the_writer_is_strict_and_keeps_the_old_one(model_folder, fields):
     with pytest.raises(c.ContractError, match=r"manifest\.json"):
         write(model_folder, **fields)
     assert (model_folder / "manifest.json").read_bytes() == before
+
+
+def test_a_changed_figure_is_refused(model_folder):
+    path = model_folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"kl": 3.5', b'"kl": 3.4'))
+    with pytest.raises(c.ContractError, match=r"manifest\.json: field fields_sha256: does not match"):
+        c.read_model_manifest(model_folder, verify=False)
+
+
+def test_figures_that_json_has_no_word_for_read_back(model_folder):
+    write(model_folder, metrics={"nan": float("nan"), "tiny": 1e-300, "pair": (1, 2)}, config={"big": 2**60})
+    assert c.read_model_manifest(model_folder).metrics == {"nan": None, "tiny": 1e-300, "pair": [1, 2]}
 
 
 def test_no_manifest_is_an_error_that_names_the_place(tmp_path):
