@@ -93,7 +93,7 @@ def _shown(export: Export) -> dict[str, Any]:
         "name": export.name if export.number else None,
         "status": export.status,
         "query": export.query,
-        "counts": export.counts,
+        "counts": export.counts_in_order,
         "data_sha256": export.data_sha256,
         "error": export.error,
         "created_at": export.created_at,

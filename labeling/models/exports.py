@@ -8,6 +8,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from training.contract import KINDS
+
 
 class Export(models.Model):
     class Status(models.TextChoices):
@@ -64,6 +66,12 @@ class Export(models.Model):
     def name(self) -> str:
         """v0007, once it is ready."""
         return f"v{self.number:04d}" if self.number else f"export {self.pk} ({self.status})"
+
+    @property
+    def counts_in_order(self) -> dict[str, int]:
+        """The counts in the manifest's order: files first, as they are written. The database keeps none."""
+        order = {kind.name: number for number, kind in enumerate(KINDS)}
+        return {name: self.counts[name] for name in sorted(self.counts, key=lambda name: (order.get(name, 99), name))}
 
     @property
     def folder(self) -> Path:

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
@@ -17,6 +18,7 @@ from labeling.actions import exports, imports, reviews
 from labeling.errors import Invalid
 from labeling.models import Export, LabelSchema, Submission, Task
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
+from training import contract
 from training.contract import ContractError, read_export
 
 pytestmark = pytest.mark.django_db
@@ -321,6 +323,28 @@ def test_builds_at_the_same_time_make_one_export(labeler, export_dir):
         assert set(pool.map(run, range(4))) == {"v0001"}
     assert sorted(Export.objects.values_list("status", flat=True)) == ["ready", "same", "same", "same"]
     assert [path.name for path in export_dir.iterdir()] == ["v0001"]
+
+
+def test_counts_stand_in_one_order_wherever_they_are_shown(labeler, capsys):
+    submit(make_ranking_batch().tasks.get(), labeler)
+    for _built_then_found in range(2):
+        call_command("build_export")
+        assert "(1 prompts, 0 demonstrations, 1 rankings" in capsys.readouterr().out
+    export = Export.objects.get(status="ready")  # jsonb keeps no order
+    assert list(export.counts_in_order)[:3] == ["prompts", "demonstrations", "rankings"]
+    assert export.counts_in_order == export.counts
+    assert list(export.counts_in_order)[:3] == list(read_export(export.folder).manifest.counts)[:3]
+
+
+def test_a_damaged_export_from_before_the_manifests_checksum_is_mended(labeler, monkeypatch):
+    hashed = contract.hash_fields
+    monkeypatch.setattr(contract, "hash_fields", lambda manifest: msgspec.UNSET)  # as it was written then
+    export = exports.build(query={}, by=None)
+    assert "fields_sha256" not in export.manifest
+    monkeypatch.setattr(contract, "hash_fields", hashed)
+    (export.folder / "prompts.jsonl").unlink()
+    assert exports.build(query={}, by=None) == export
+    assert read_export(export.folder).manifest.name == export.name
 
 
 def test_an_export_cannot_be_changed_afterwards(labeler):

@@ -40,7 +40,7 @@ class Command(BaseCommand):
             export = exports.build(query=query | {"surplus": options["surplus"]}, by=_person(options["by"]))
         except (HeedError, ContractError, OSError) as error:
             raise CommandError(str(error)) from None
-        counts = ", ".join(f"{count} {name}" for name, count in export.counts.items())
+        counts = ", ".join(f"{count} {name}" for name, count in export.counts_in_order.items())
         self.stdout.write(f"{export.name}  {export.folder}  ({counts})")
 
 
