@@ -12,6 +12,7 @@ from labeling.models import (
     Author,
     Batch,
     Draft,
+    DraftCopy,
     Evaluation,
     Export,
     Import,
@@ -151,6 +152,12 @@ class SlotAdmin(ReadOnlyAdmin):
 @register(Draft)
 class DraftAdmin(ReadOnlyAdmin):
     list_display = ["task", "labeler", "version", "saved_at"]
+    list_select_related = ["task", "labeler"]
+
+
+@register(DraftCopy)
+class DraftCopyAdmin(ReadOnlyAdmin):
+    list_display = ["task", "labeler", "created_at"]
     list_select_related = ["task", "labeler"]
 
 

@@ -147,6 +147,41 @@ def is_empty(answer: dict) -> bool:
     return not (rated or flagged or any(answer.get(name) for name in ("text", "tiers", "comment", "all_bad")))
 
 
+# For people -------------------------------------------------------------------------------------------------
+
+
+def shown(answer: dict, cards: list[Card], schema: LabelSchema) -> dict:
+    """What the template needs of an answer: letters, never ids; only what was answered."""
+    card_of = {card.uuids[0]: card for card in cards}
+    labels = {flag["name"]: flag["label"] for flag in [*schema.response_flags, *schema.prompt_flags]}
+    ratings = answer.get("ratings") or {}
+    tiers: list[list[dict]] = []
+    for tier in answer.get("tiers") or []:
+        tiers.append([])
+        for card in [card_of[response_uuid] for response_uuid in tier if response_uuid in card_of]:
+            rating = ratings.get(card.uuids[0], {})
+            tiers[-1].append(
+                {
+                    "label": card.label,
+                    "letter": card.letter,
+                    "text": card.text,
+                    "quality": rating.get("quality"),
+                    "flags": _answered(rating.get("flags", {}), labels),
+                }
+            )
+    return {
+        "text": answer.get("text"),
+        "tiers": tiers,
+        "all_bad": answer.get("all_bad"),
+        "prompt_flags": _answered(answer.get("prompt_flags") or {}, labels),
+        "comment": answer.get("comment"),
+    }
+
+
+def _answered(flags: dict, labels: dict[str, str]) -> list[dict]:
+    return [{"label": labels.get(name, name), "value": value} for name, value in flags.items() if value is not None]
+
+
 # Checks --------------------------------------------------------------------------------------------------------
 
 

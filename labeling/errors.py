@@ -37,6 +37,12 @@ class HandedInElsewhere(Conflict):
     code = "handed_in_elsewhere"
 
 
+class OtherPerson(Conflict):
+    """What is sent comes from a page that was made for another person than the one who is logged in now."""
+
+    code = "other_person"
+
+
 class Forbidden(HeedError):
     """This person may not do this."""
 

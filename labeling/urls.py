@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from labeling.views import batches, exports, home, imports, model_versions, people, reviews, submissions, tasks
+from labeling.views import batches, drafts, exports, home, imports, model_versions, people, reviews, submissions, tasks
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -13,7 +13,9 @@ urlpatterns = [
     path("tasks/", tasks.queue, name="tasks"),
     path("tasks/next", tasks.claim, name="task_next"),
     path("tasks/<uuid:task_uuid>/", tasks.task, name="task"),
-    path("tasks/<uuid:task_uuid>/draft", tasks.save_draft, name="task_draft"),
+    path("tasks/<uuid:task_uuid>/draft", drafts.save_draft, name="task_draft"),
+    path("tasks/<uuid:task_uuid>/aside", drafts.set_aside, name="task_aside"),
+    path("tasks/<uuid:task_uuid>/copies/<int:pk>", drafts.use_copy, name="task_use_copy"),
     path("tasks/<uuid:task_uuid>/renew", tasks.renew, name="task_renew"),
     path("tasks/<uuid:task_uuid>/submit", tasks.submit, name="task_submit"),
     path("tasks/<uuid:task_uuid>/skip", tasks.skip, name="task_skip"),

@@ -7,9 +7,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions.tasks import Seen, lock_labeler, take_seat
+from labeling.actions import drafts
+from labeling.actions.drafts import Seen
+from labeling.actions.tasks import lock_labeler, take_seat
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Draft, Origin, Revision, Slot, Submission, Task, TaskResponse, User
+from labeling.models import Draft, Origin, Revision, Skip, Slot, Submission, Task, TaskResponse, User
 
 
 @transaction.atomic
@@ -55,6 +57,8 @@ def submit(
         what = _("Your answer"), _("is as it was when it was returned: change it first")
         raise Invalid(" ".join(what), [answers.problem(*what)])
     if draft is not None and not (seen and draft.version > max(seen.base, seen.version)):
+        if seen and seen.knowingly:
+            drafts.keep_copy(draft)
         draft.delete()
     return submission
 
@@ -77,6 +81,7 @@ def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
 def _first(task: Task, user: User, draft: Draft) -> Submission:
     """The submission's row: in the labeler's seat, or surplus. Group and origin are frozen here."""
     now = timezone.now()
+    Skip.objects.filter(task=task, labeler=user).delete()  # who hands a task in after all has not passed it on
     slot = take_seat(task, user, now)
     if slot is not None:
         slot.status, slot.lease_expires_at, slot.submitted_at = Slot.Status.SUBMITTED, None, now

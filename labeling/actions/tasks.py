@@ -5,7 +5,6 @@ refers to them waits), then the draft, then the slot. Different labelers meet on
 """
 
 import random
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -15,7 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from labeling import answers
-from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
+from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
 from labeling.models.tasks import SlotQuerySet
 
@@ -23,7 +22,7 @@ RETURN_AT_ONCE = 20  # expired leases given back in passing; bounded, so that a 
 
 BEST_FIRST = ("-priority", "seat", "id")
 
-Seat = Literal["held", "lost", "submitted"]
+Seat = Literal["held", "lost", "submitted", "skipped"]
 
 
 def lock_labeler(labeler: User) -> User:
@@ -169,7 +168,8 @@ def take_seat(task: Task, user: User, now: datetime) -> Slot | None:
 
 @transaction.atomic
 def renew(*, task: Task, by: User) -> Seat:
-    """Keep the seat for another lease: a sign of work. "lost": another labeler has it, what is typed is kept all the same.
+    """Keep the seat for another lease: a sign of work. "lost": another labeler has it; "skipped": it was passed on, from
+    another page. What is typed is kept all the same.
 
     Raises Forbidden unless the task was given to this labeler.
     """
@@ -177,7 +177,7 @@ def renew(*, task: Task, by: User) -> Seat:
     draft = _draft(task, user)
     if draft.content.pop("put_back", None):
         draft.save(update_fields=["content"])
-    return _seat(task, user)
+    return keep_seat(task, user)
 
 
 def _draft(task: Task, user: User) -> Draft:
@@ -187,83 +187,13 @@ def _draft(task: Task, user: User) -> Draft:
     return draft
 
 
-def _seat(task: Task, user: User) -> Seat:
-    """Renew the lease where there is one to renew."""
+def keep_seat(task: Task, user: User) -> Seat:
+    """Renew the lease where there is one to renew. Needs a transaction with the labeler's row locked."""
     if Submission.objects.filter(task=task, labeler=user).exists():
         return "submitted"
     if Skip.objects.filter(task=task, labeler=user).exists():
-        return "lost"
+        return "skipped"
     return "held" if take_seat(task, user, timezone.now()) else "lost"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a page knew when it sent its work, so that a stale one never undoes newer work.
-
-    A page names itself (`editor`; one without a script cannot), numbers its saves upwards (`version`), and says which save of the
-    draft it last heard of (`base`) and how many revisions had been handed in then (`revision`).
-    """
-
-    base: int
-    version: int
-    revision: int
-    editor: str = ""
-
-    def check(self, draft: Draft, submission: Submission | None) -> None:
-        """Raise SavedElsewhere if another page has saved since."""
-        if self.editor and draft.content.get("editor") == self.editor:
-            return
-        if (draft.version, submission.revision_count if submission else 0) != (self.base, self.revision):
-            raise SavedElsewhere(
-                f"Task {draft.task.uuid} was worked on elsewhere meanwhile: version {draft.version}, yours began at {self.base}."
-            )
-
-
-@transaction.atomic
-def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: int = 0, by: User) -> tuple[Draft, Seat]:
-    """Keep the answer so far, and the seat with it. Kept even when the seat is lost or the work was handed in already.
-
-    Of two saves by one page the later wins, in whatever order they arrive. Raises SavedElsewhere if another page has saved since:
-    its work is not overwritten, and the asker still holds their own. `active_seconds`: all time of work on this draft.
-    """
-    user = lock_labeler(by)
-    draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
-    submission = Submission.objects.filter(task=task, labeler=user).first()
-    content = content | {"editor": seen.editor}
-    if draft is None:
-        return _late_save(task, content, seen.version, submission, user), "submitted"
-    seen.check(draft, submission)
-    if seen.version > draft.version:
-        now = timezone.now()
-        draft.content, draft.version, draft.saved_at = content, seen.version, now
-        elapsed = int((now - draft.created_at).total_seconds())
-        draft.active_seconds = max(draft.active_seconds, min(active_seconds, elapsed))
-        draft.save()
-    return draft, _seat(task, user)
-
-
-def _late_save(task: Task, content: dict, version: int, submission: Submission | None, user: User) -> Draft:
-    """A save that arrives after its submit: what was handed in needs no draft; anything else is kept, as a correction begun."""
-    if submission is None:
-        raise Forbidden(f"Task {task.uuid} is not open before you.")
-    draft = Draft(task=task, labeler=user, shown_order=submission.shown_order, content=content, version=version)
-    if not says_the_same(content, submission):
-        draft.save()
-    return draft
-
-
-def says_the_same(content: dict, submission: Submission) -> bool:
-    """True if an answer equals the submission's newest revision."""
-    current = submission.current
-    texts = dict(
-        TaskResponse.objects.filter(task_id=submission.task_id).values_list("response__uuid", "response__text_sha256")
-    )
-    cards = answers.cards_of(submission.shown_order, {str(uuid): text for uuid, text in texts.items()})
-    try:
-        fields = answers.checked(content, kind=submission.kind, cards=cards, schema=submission.schema)
-    except Invalid:
-        return False
-    return all(getattr(current, name) == value for name, value in fields.items())
 
 
 @transaction.atomic

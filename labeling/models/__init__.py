@@ -9,7 +9,7 @@ from labeling.models.prompts import Author, Prompt, Split
 from labeling.models.responses import Response
 from labeling.models.reviews import Review
 from labeling.models.submissions import Origin, Revision, Submission
-from labeling.models.tasks import Draft, Kind, Skip, Slot, Task, TaskResponse
+from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Author",
     "Batch",
     "Draft",
+    "DraftCopy",
     "Evaluation",
     "Export",
     "Group",

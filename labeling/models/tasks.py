@@ -165,6 +165,28 @@ class Draft(models.Model):
         return f"task {self.task_id} by {self.labeler_id}"
 
 
+class DraftCopy(models.Model):
+    """Work on a task that could not become the draft, because another page had saved newer work, or was replaced in it by choice.
+
+    `content` as in a draft. Never changed and never deleted: what a labeler typed is not lost.
+    """
+
+    task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="draft_copies")
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="draft_copies")
+    content = models.JSONField()
+    content_sha256 = models.CharField(max_length=64)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        verbose_name_plural = "draft copies"
+        constraints = [
+            models.UniqueConstraint(fields=["task", "labeler", "content_sha256"], name="draft_copy_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} by {self.labeler_id}"
+
+
 class Skip(models.Model):
     """A labeler passes a task on, with a reason. They are not given it again; the seat goes to others."""
 

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import submissions as actions
+from labeling.actions.drafts import other_versions
 from labeling.models import Draft, Kind, Role, Submission, TaskResponse
 from labeling.views.access import Request, role_required
 
@@ -61,7 +62,7 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         {
             "revision": revision,
             "reviews": reviews.get(revision.pk, []),
-            "answer": _shown(actions.answer_of(revision), cards, submission.schema),
+            "answer": answers.shown(actions.answer_of(revision), cards, submission.schema),
         }
         for revision in submission.revisions.order_by("-number")
     ]
@@ -70,43 +71,15 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         "submission": submission,
         "revisions": revisions,
         "correction": correction,
-        "too_late": _shown(correction.content, cards, submission.schema)
+        "copies": [
+            {"copy": copy, "answer": answers.shown(copy.content, cards, submission.schema)}
+            for copy in other_versions(task=submission.task, by=request.user)
+        ],
+        "too_late": answers.shown(correction.content, cards, submission.schema)
         if correction and not submission.is_open_to_change
         else None,
     }
     return render(request, "submissions/submission.html", context)
-
-
-def _shown(answer: dict, cards: list[answers.Card], schema) -> dict:
-    """What the template needs of an answer: letters, never ids; only what was answered."""
-    card_of = {card.uuids[0]: card for card in cards}
-    labels = {flag["name"]: flag["label"] for flag in [*schema.response_flags, *schema.prompt_flags]}
-    ratings = answer.get("ratings") or {}
-    tiers: list[list[dict]] = []
-    for tier in answer.get("tiers") or []:
-        tiers.append([])
-        for card in [card_of[response_uuid] for response_uuid in tier if response_uuid in card_of]:
-            rating = ratings.get(card.uuids[0], {})
-            tiers[-1].append(
-                {
-                    "label": card.label,
-                    "letter": card.letter,
-                    "text": card.text,
-                    "quality": rating.get("quality"),
-                    "flags": _answered(rating.get("flags", {}), labels),
-                }
-            )
-    return {
-        "text": answer.get("text"),
-        "tiers": tiers,
-        "all_bad": answer.get("all_bad"),
-        "prompt_flags": _answered(answer.get("prompt_flags") or {}, labels),
-        "comment": answer.get("comment"),
-    }
-
-
-def _answered(flags: dict, labels: dict[str, str]) -> list[dict]:
-    return [{"label": labels.get(name, name), "value": value} for name, value in flags.items() if value is not None]
 
 
 @role_required(Role.LABELER)

@@ -5,22 +5,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from django.contrib import messages
-from django.db.models import Q
 from django.http import Http404, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.crypto import salted_hmac
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from labeling import answers
+from labeling.actions import drafts as draft_actions
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Conflict, HandedInElsewhere, Invalid, SavedElsewhere
-from labeling.models import Batch, Draft, Kind, Review, Role, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.models import Batch, Draft, DraftCopy, Kind, Review, Role, Skip, Slot, Submission, Task, User
+from labeling.views import drafts
 from labeling.views.access import Request, role_required
 
 LEFT_AT_MOST = 1000  # counting further would cost more than it tells
@@ -86,13 +86,15 @@ def _begun(user: User) -> list[Begun]:
         Slot.objects.filter(task__in=ids, labeler=user, status=Slot.Status.LEASED).values_list("task_id", flat=True)
     )
     handed_in = {each.task_id: each for each in Submission.objects.filter(task__in=ids, labeler=user)}
+    with_copies = set(DraftCopy.objects.filter(task__in=ids, labeler=user).values_list("task_id", flat=True))
     ended = set(Skip.objects.filter(task__in=ids, labeler=user).values_list("task_id", flat=True))
     ended |= {task_id for task_id, submission in handed_in.items() if not submission.is_open_to_change}
     begun = [Begun(draft, draft.task_id in seated, draft.task_id in handed_in) for draft in drafts]
     return [
         each
         for each in begun
-        if each.draft.task_id not in ended and (each.has_seat or not answers.is_empty(each.draft.content))
+        if each.draft.task_id not in ended
+        and (each.has_seat or each.draft.task_id in with_copies or not answers.is_empty(each.draft.content))
     ]
 
 
@@ -134,31 +136,12 @@ def claim(request: Request) -> HttpResponse:
 # A task --------------------------------------------------------------------------------------------------------
 
 
-def _task(request: Request, task_uuid: uuid.UUID) -> Task:
-    """A task that was given to this labeler; 404 for any other, so that nothing can be learned by asking."""
-    mine = Q(drafts__labeler=request.user) | Q(submissions__labeler=request.user)
-    tasks = Task.objects.select_related("prompt", "batch__schema")
-    return get_object_or_404(tasks, Q(pk__in=Task.objects.filter(mine, uuid=task_uuid).values("pk")))
-
-
-def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
-    texts = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text")
-    return answers.cards_of(shown_order, {str(response_uuid): text for response_uuid, text in texts})
-
-
-def _answer(request: Request, task: Task) -> tuple[dict, list[dict]]:
-    """What the page's form says, and what is wrong with it at first sight."""
-    draft = Draft.objects.filter(task=task, labeler=request.user).first()
-    shown_order = (draft or Submission.objects.get(task=task, labeler=request.user)).shown_order
-    return answers.from_fields(request.POST, task.kind, _cards(task, shown_order), task.batch.schema)
-
-
 @role_required(Role.LABELER)
 @never_cache
 @require_GET
 def task(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """The page to work on. Opening it renews the lease. Work that is handed in is shown in the history instead."""
-    task = _task(request, task_uuid)
+    task = drafts.given_task(request, task_uuid)
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
     if submission and (draft is None or not submission.is_open_to_change):
@@ -169,10 +152,12 @@ def task(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     if draft is None:
         raise Http404
     seat = actions.renew(task=task, by=request.user)
-    if seat == "lost" and answers.is_empty(draft.content):
-        messages.info(
-            request, _("That task has gone to someone else meanwhile. Nothing was lost: you had not begun it.")
-        )
+    if (
+        seat == "lost"
+        and answers.is_empty(draft.content)
+        and not draft_actions.other_versions(task=task, by=request.user)
+    ):
+        messages.info(request, _("That task has gone to someone else meanwhile; you had not begun it here."))
         return redirect("tasks")
     return _page(request, task, draft, submission, seat)
 
@@ -188,7 +173,7 @@ def _page(
     is_stale: bool = False,
 ) -> HttpResponse:
     """The form, filled from the draft or, when it was refused, with what was sent."""
-    cards = _cards(task, draft.shown_order)
+    cards = drafts.cards_of(task, draft.shown_order)
     fields = answers.to_fields(draft.content, cards) if fields is None else fields
     schema = task.batch.schema
     context = {
@@ -205,8 +190,9 @@ def _page(
         "problems": problems or [],
         "submit_key": (not is_stale and request.POST.get("submit_key")) or uuid.uuid4(),
         "revision": submission.revision_count if submission else 0,
-        # Names the copy that the browser keeps while the connection is lost: one per task and person.
-        "draft_key": salted_hmac("draft", f"{task.pk}:{request.user.pk}").hexdigest()[:20],
+        "owner_key": drafts.owner_key(task, request.user),
+        "is_stale": is_stale,
+        "copies": _shown_copies(task, cards, request.user),
         "is_plain": "plain" in request.GET,
         "skip_reasons": Skip.Reason.choices,
         "lease_seconds": actions.lease_seconds(),
@@ -215,6 +201,13 @@ def _page(
     }
     status = 409 if is_stale else 422 if problems else 200
     return render(request, f"tasks/{task.kind}.html", context, status=status)
+
+
+def _shown_copies(task: Task, cards: list[answers.Card], user: User) -> list[dict]:
+    return [
+        {"copy": copy, "answer": answers.shown(copy.content, cards, task.batch.schema)}
+        for copy in draft_actions.other_versions(task=task, by=user)
+    ]
 
 
 def _shown(card: answers.Card, fields: dict, schema) -> dict:
@@ -246,6 +239,8 @@ def _words() -> dict[str, str]:
         "notSubmitted": _(
             "Not submitted: there is no connection. Your work is kept here; submit again when it is back."
         ),
+        "otherPerson": _("Somebody else is logged in here now – kept on this computer"),
+        "notDone": _("Not done: there is no connection. Try again when it is back."),
         "backOnline": _("The connection is back: submit again."),
         "undone": _("Undone"),
         "nothingToUndo": _("Nothing to undo"),
@@ -270,71 +265,26 @@ def _words() -> dict[str, str]:
 # What the page sends -------------------------------------------------------------------------------------------
 
 
-def _number(request: Request, name: str) -> int:
-    value = request.POST.get(name, "0")
-    if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise Invalid(f"{name}: {value!r} is not a whole number")
-    return int(value)
-
-
-@role_required(Role.LABELER)
-@require_POST
-def save_draft(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
-    """Keep what is typed. 200 with the version kept and the state of the seat; 409 if another page has saved meanwhile."""
-    task = _task(request, task_uuid)
-    content, _problems = _answer(request, task)
-    active_seconds = _number(request, "active_seconds")
-    try:
-        draft, seat = actions.save_draft(
-            task=task, content=content, seen=_seen(request), active_seconds=active_seconds, by=request.user
-        )
-    except SavedElsewhere as conflict:
-        return JsonResponse(_newest(request, task) | {"message": str(conflict)}, status=409)
-    return JsonResponse({"version": draft.version, "saved_at": _clock(draft.saved_at), "seat": seat})
-
-
-def _seen(request: Request) -> actions.Seen:
-    """What the page that sends this knew."""
-    base, version, revision = (_number(request, name) for name in ("base", "version", "revision"))
-    return actions.Seen(base=base, version=version, revision=revision, editor=request.POST.get("editor", "")[:40])
-
-
-def _newest(request: Request, task: Task) -> dict:
-    """What a page must know by now, before it may send again: the draft's version, the revisions handed in, a new key."""
-    draft = Draft.objects.filter(task=task, labeler=request.user).first()
-    submission = Submission.objects.filter(task=task, labeler=request.user).first()
-    return {
-        "version": draft.version if draft else 0,
-        "saved_at": _clock(draft.saved_at if draft else submission.updated_at),  # type: ignore[union-attr]
-        "revision": submission.revision_count if submission else 0,
-        "submit_key": str(uuid.uuid4()),
-    }
-
-
-def _clock(moment) -> str:
-    return timezone.localtime(moment).strftime("%H:%M")
-
-
 @role_required(Role.LABELER)
 @require_POST
 def renew(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """A sign of work without a change: the lease is renewed."""
-    return JsonResponse({"seat": actions.renew(task=_task(request, task_uuid), by=request.user)})
+    return JsonResponse({"seat": actions.renew(task=drafts.given_task(request, task_uuid), by=request.user)})
 
 
 @role_required(Role.LABELER)
 @require_http_methods(["GET", "POST"])
 def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Hand the work in, once, and go on. Refused: 422 with every place that is wrong and everything that was typed."""
-    task = _task(request, task_uuid)
+    task = drafts.given_task(request, task_uuid)
     if request.method == "GET":  # sent here after logging in again: the draft is on the task's page
         return redirect("task", task.uuid)
-    answer, problems = _answer(request, task)
+    answer, problems = drafts.sent_answer(request, task)
     try:
         key = uuid.UUID(request.POST.get("submit_key", ""))
     except ValueError:
         raise Invalid("submit_key: not a UUID. Reload the page and submit again.") from None
-    seen = _seen(request)
+    seen = drafts.seen_by(request)
     try:
         submission = submission_actions.submit(
             task=task, submit_key=key, answer=answer, problems=problems, seen=seen, by=request.user
@@ -346,8 +296,8 @@ def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     return _handed_in(request, submission)
 
 
-def _stale(request: Request, task: Task, answer: dict, seen: actions.Seen, conflict: Conflict) -> HttpResponse:
-    """409: something newer is there. What was sent becomes the draft, unless the draft is another page's newer work."""
+def _stale(request: Request, task: Task, answer: dict, seen: draft_actions.Seen, conflict: Conflict) -> HttpResponse:
+    """409: something newer is there. What was sent becomes the draft, or a copy where the draft is another page's newer work."""
     message = str(conflict)
     if isinstance(conflict, HandedInElsewhere):
         message = _("You have handed this in already. Submit once more to replace that by what is here.")
@@ -357,14 +307,14 @@ def _stale(request: Request, task: Task, answer: dict, seen: actions.Seen, confl
         )
     with suppress(SavedElsewhere):
         kept = replace(seen, version=max(seen.version, seen.base) + 1)
-        actions.save_draft(task=task, content=answer, seen=kept, by=request.user)
-    newest = _newest(request, task)
+        draft_actions.save_draft(task=task, content=answer, seen=kept, by=request.user)
+    newest = drafts.newest(request, task)
     problems = [answers.problem("", message)]
+    submission = Submission.objects.filter(task=task, labeler=request.user).first()
+    if submission and not submission.is_open_to_change:  # its page shows what came too late
+        return _go(request, reverse("submission", args=[submission.uuid]), status=409)
     if _wants_json(request):
         return JsonResponse(newest | {"problems": problems, "code": conflict.code}, status=409)
-    submission = Submission.objects.filter(task=task, labeler=request.user).first()
-    if submission and not submission.is_open_to_change:
-        raise conflict
     draft = Draft.objects.get(task=task, labeler=request.user)
     return _page(request, task, draft, submission, "held", request.POST.dict(), problems, is_stale=True)
 
@@ -404,7 +354,7 @@ def _handed_in(request: Request, submission: Submission) -> HttpResponse:
 @require_POST
 def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Pass the task on with a reason, and go to the next one."""
-    task = _task(request, task_uuid)
+    task = drafts.given_task(request, task_uuid)
     flags = answers.from_fields(request.POST, Kind.DEMONSTRATION, [], task.batch.schema)[0]["prompt_flags"]
     try:
         actions.skip(
@@ -425,11 +375,13 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
 @require_POST
 def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Put the task back for others; the draft stays."""
-    task = _task(request, task_uuid)
-    # Without the page's script nothing was saved as they typed.
-    if not _wants_json(request) and Draft.objects.filter(task=task, labeler=request.user, version=0).exists():
-        seen = actions.Seen(base=0, version=1, revision=0)
-        actions.save_draft(task=task, content=_answer(request, task)[0], seen=seen, by=request.user)
+    task = drafts.given_task(request, task_uuid)
+    if not _wants_json(request):  # without the page's script nothing was saved as they typed
+        seen, answer = drafts.seen_by(request), drafts.sent_answer(request, task)[0]
+        with suppress(SavedElsewhere):  # then it was set aside
+            draft_actions.save_draft(
+                task=task, content=answer, seen=replace(seen, version=seen.base + 1), by=request.user
+            )
     actions.release(task=task, by=request.user)
     messages.info(request, _("Put back. What you typed is kept, should you return to it."))
     return _go(request, reverse("tasks"))
@@ -439,6 +391,6 @@ def _wants_json(request: Request) -> bool:
     return request.headers.get("Accept", "") == "application/json"
 
 
-def _go(request: Request, target: str) -> HttpResponse:
+def _go(request: Request, target: str, status: int = 200) -> HttpResponse:
     """Onwards: a redirect for a form, an address for the page's script."""
-    return JsonResponse({"url": target}) if _wants_json(request) else redirect(target)
+    return JsonResponse({"url": target}, status=status) if _wants_json(request) else redirect(target)

@@ -52,3 +52,52 @@ document.addEventListener("change", (event) => {
 // On a narrow screen the menu scrolls: show where one is.
 const here = document.querySelector(".site-nav [aria-current]");
 if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - 40;
+
+// Work on tasks that is kept on this computer: under "heed-draft-OWNER-PAGE", what pages could not send or did not hear of.
+function attempt(act) {
+  try {
+    return act();
+  } catch {
+    // Private mode or a full disk: the server's copy is then the only one.
+  }
+}
+
+function keptWork(beginning) {
+  const names = attempt(() => Object.keys(localStorage)) || [];
+  const works = names.filter((name) => name.startsWith(beginning)).map((name) => {
+    const raw = localStorage.getItem(name);
+    return { name, raw, kept: attempt(() => JSON.parse(raw)) };
+  });
+  return works.filter((work) => work.kept && work.kept.url);
+}
+
+// A page that is still open may have kept more under the same name meanwhile.
+const forget = ({ name, raw }) => attempt(() => localStorage.getItem(name) === raw && localStorage.removeItem(name));
+
+// True once the server keeps it as another version of the work on its task.
+async function setAsideFields(url, fields) {
+  const { "X-CSRFToken": token } = JSON.parse(document.body.getAttribute("hx-headers"));
+  const headers = { Accept: "application/json", "X-CSRFToken": token };
+  const answer = await fetch(url, { method: "POST", body: new URLSearchParams(fields), headers }).catch(() => null);
+  if (!answer || !answer.ok || answer.redirected) return false;
+  const { message, link, url: where } = await answer.json();
+  if (message) {
+    const note = Object.assign(document.createElement("p"), { className: "message message-info", textContent: message + " " });
+    note.append(Object.assign(document.createElement("a"), { href: where, textContent: link }));
+    byId("messages").append(note);
+  }
+  return true;
+}
+
+async function setAside(work) {
+  const { kept, name } = work;
+  const fields = new URLSearchParams(kept.fields);
+  fields.set("owner", name.split("-")[2]);
+  if (kept.stored || (await setAsideFields(kept.url, fields))) forget(work);
+}
+
+// On pages other than a task's, where it is taken up: set aside what no page has sent for a minute, and forget what the server has
+// had for a day.
+if (!byId("task-form")) {
+  keptWork("heed-draft-").forEach((work) => Date.now() - work.kept.at > (work.kept.stored ? 864e5 : 6e4) && setAside(work));
+}

@@ -329,7 +329,7 @@ function command(event) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]") || event.defaultPrevented || event.isComposing) return;
+  if (document.querySelector("dialog[open]") || event.defaultPrevented || event.isComposing || form.inert) return;
   const inField = event.target.closest("textarea, select, input:not([type=radio], [type=checkbox])");
   if (event.key === "Escape" && event.target.closest("#task-form") && board.selected) return select(board.selected);
   if (inField) return;

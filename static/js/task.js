@@ -1,18 +1,20 @@
-// The page of a task: nothing typed is lost. Every change is kept on this computer at once, sent to the server soon after,
-// and taken off this computer when the server has it. Submitting goes the same way, with its key, so that it counts once.
+// The page of a task: nothing typed is lost. Every change is kept on this computer at once, under this page's own name, and sent to the
+// server soon after. What other pages left here is taken up or set aside. Submitting goes the same way, with its key, so that it counts once.
 "use strict";
 
 const form = byId("task-form");
 const words = JSON.parse(byId("words").textContent);
-const LOCAL = "heed-draft-" + form.dataset.draftKey;
+const KEPT = `heed-draft-${form.owner.value}-`; // what begins the names of this task's copies on this computer
 const SAVE_AFTER = 800; // ms without a change
 const RETRY_AFTER = 5000;
 const PATIENCE = 30000; // after which a server that is silent counts as not there
 const TICK = 15; // seconds between looks for signs of work
-const OURS = ["csrfmiddlewaretoken", "submit_key", "base", "revision"]; // fields that belong to one loading of the page
+const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", "knowingly"]; // fields that belong to one loading of the page
 
 const page = {
-  editor: form.dataset.editor, // names this page, so that the server can tell two tabs apart
+  editor: form.dataset.editor, // names this loading of the page, so that the server can tell two tabs apart
+  takes: "", // the page whose work this one goes on with
+  knowingly: "", // "1": the labeler knows of other work and wants this
   base: Number(form.base.value), // the save that this page last heard of
   version: Number(form.base.value), // rises with every save sent
   dirty: false,
@@ -33,9 +35,9 @@ function typed() {
 
 // With what this page knows, so that the server can tell when it is behind.
 function stamped(fields) {
-  const { editor, base, version } = page;
-  const revision = form.revision.value;
-  Object.entries({ editor, base, version, revision }).forEach(([name, value]) => fields.set(name, value));
+  const { editor, takes, knowingly, base, version } = page;
+  const [owner, revision, submit_key] = ["owner", "revision", "submit_key"].map((name) => form[name].value);
+  Object.entries({ editor, takes, knowingly, base, version, owner, revision, submit_key }).forEach(([k, v]) => fields.set(k, v));
   return fields;
 }
 
@@ -60,23 +62,14 @@ function fill(fields) {
 
 // On this computer --------------------------------------------------------------------------------------------
 
-function keepLocally() {
-  try {
-    const { editor, base, version } = page;
-    const kept = { editor, base, version, revision: form.revision.value, fields: typed().toString() };
-    localStorage.setItem(LOCAL, JSON.stringify(kept));
-  } catch {
-    // Private mode or a full disk: the server's copy is then the only one.
-  }
+// `stored`: the draft's version that says the same; 0 as long as the server has not said so.
+function keepLocally(stored = 0) {
+  const kept = { url: form.dataset.asideUrl, revision: form.revision.value, at: Date.now(), stored };
+  const { editor, base } = page;
+  attempt(() => localStorage.setItem(KEPT + editor, JSON.stringify({ ...kept, editor, base, fields: typed().toString() })));
 }
 
-function dropLocal() {
-  try {
-    localStorage.removeItem(LOCAL);
-  } catch {
-    // As above.
-  }
-}
+const dropLocal = () => attempt(() => localStorage.removeItem(KEPT + page.editor));
 
 // True if something was typed before this script was there to notice.
 function isTouched() {
@@ -87,22 +80,25 @@ function isTouched() {
   });
 }
 
-// What an earlier page could not send is put back and sent as that page's.
+// What other pages of this task left here. The newest is gone on with; others are set aside by heed.js. What the server has by now
+// goes, unless this page was rendered from something older.
 function restoreLocal() {
-  let kept = null;
-  try {
-    kept = JSON.parse(localStorage.getItem(LOCAL));
-  } catch {
-    // As above.
+  const [newest, ...others] = keptWork(KEPT).sort((a, b) => b.kept.at - a.kept.at);
+  others.forEach(setAside);
+  if (!newest || (newest.kept.stored && newest.kept.stored <= page.base) || newest.kept.fields === typed().toString()) {
+    if (newest) attempt(() => localStorage.removeItem(newest.name));
+    return isTouched() && changed();
   }
-  if (!kept) return isTouched() && changed();
-  if (kept.fields === typed().toString()) return dropLocal();
-  page.editor = kept.editor;
-  page.base = kept.base;
-  form.revision.value = kept.revision || 0;
-  page.version = Math.max(page.version, kept.version);
-  fill(new URLSearchParams(kept.fields));
+  const { editor, base, revision, stored, fields } = newest.kept;
+  if (isTouched()) setAsideFields(form.dataset.asideUrl, typed()); // typed before this script was there
+  page.takes = editor;
+  page.base = stored || base;
+  page.version = Math.max(page.version, page.base);
+  form.revision.value = revision;
+  page.found = newest;
+  fill(new URLSearchParams(fields));
   page.dirty = true;
+  keepLocally();
   save();
 }
 
@@ -113,16 +109,14 @@ function show(state, detail) {
   line.textContent = words[state] + (detail ? " " + detail : "");
   line.dataset.state = state;
   // A notice stays until it is settled: one that goes while a save is tried would slip away under the pointer.
-  for (const [id, when] of [["notice-logged-out", "loggedOut"], ["notice-elsewhere", "elsewhere"]]) {
-    if (state === when || state === "saved") byId(id).hidden = state !== when;
+  for (const [id, ...when] of [["notice-logged-out", "loggedOut", "otherPerson"], ["notice-elsewhere", "elsewhere"]]) {
+    if (when.includes(state) || state === "saved") byId(id).hidden = !when.includes(state);
   }
 }
 
 function notice(seat) {
-  byId("notice-lost").hidden = seat !== "lost";
-  if (!document.querySelector(".task-bar .tag-info")) {
-    byId("notice-submitted").hidden = seat !== "submitted";
-  }
+  const isCorrection = document.querySelector(".task-bar .tag-info");
+  ["lost", "submitted", "skipped"].forEach((each) => (byId("notice-" + each).hidden = seat !== each || isCorrection));
 }
 
 // POST fields; {status, data}: status 0 without a connection, 401 when logged out.
@@ -151,31 +145,49 @@ async function save(leaving = false) {
   if (!leaving) show("saving");
   // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
   page.sent = post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
+  const version = page.version;
   const { status, data } = await page.sent;
   page.sending = false;
-  if (status === 200) saved(data);
+  if (status === 200) saved(data, version);
   else notSaved(status, data);
 }
 
-function saved(data) {
-  const isNewest = data.version >= page.version; // else a later save is still on its way
+function saved(data, version) {
+  if (data.url) return leave(data.url); // handed in already: the answer to the submit was lost
+  const isNewest = version === page.version; // else a later save is still on its way
   page.base = Math.max(page.base, data.version);
   page.version = Math.max(page.version, data.version);
+  page.knowingly = "";
   page.lastContact = Date.now();
   notice(data.seat);
   if (page.isOffline) byId("problems").querySelector("ul").textContent = words.backOnline;
   page.isOffline = false;
   if (page.dirty) return save();
-  if (isNewest) dropLocal();
+  if (isNewest) {
+    keepLocally(data.version);
+    if (page.found) forget(page.found);
+    page.found = null;
+  }
   show("saved", data.saved_at);
+}
+
+function leave(url, isSent = true) {
+  page.held = true;
+  if (isSent) dropLocal();
+  location.assign(url);
 }
 
 function notSaved(status, data) {
   page.dirty = true;
   keepLocally();
-  if (status === 409 && data) return elsewhere(data);
-  show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused");
+  if (status === 409 && data && data.code === "saved_elsewhere") return elsewhere(data);
+  show(whyNot(status, data));
   if (status === 0 || status >= 500) page.timer = setTimeout(save, RETRY_AFTER);
+}
+
+function whyNot(status, data) {
+  if (data && data.code === "other_person") return "otherPerson";
+  return status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused";
 }
 
 function elsewhere(data) {
@@ -210,13 +222,15 @@ window.addEventListener("pageshow", (event) => event.persisted && location.reloa
 
 byId("keep-this").addEventListener("click", () => {
   page.held = false;
+  page.knowingly = "1"; // the other is set aside
   catchUp(page.theirs);
   page.theirs = null;
   save();
 });
-byId("take-other").addEventListener("click", () => {
-  dropLocal();
+byId("take-other").addEventListener("click", async () => {
+  if (!(await setAsideFields(form.dataset.asideUrl, typed()))) return show("offline");
   page.dirty = false;
+  dropLocal();
   location.reload();
 });
 
@@ -258,40 +272,36 @@ function refuse(problems) {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (form.dataset.submitting) return;
-  form.dataset.submitting = "1";
+  if (form.inert) return;
+  form.inert = true; // what is typed now would be neither in what is sent nor kept
+  const problems = await handIn(event.submitter);
+  form.inert = false;
+  if (problems) refuse(problems);
+});
+
+// Submit, skip or put back. What stands in the way, if anything; "" if the labeler is shown already.
+async function handIn(button) {
   await page.sent; // a save that arrived after a "put back" would take the seat again
   await save();
   clearTimeout(page.timer);
-  keepLocally();
-  if (page.theirs) {
-    delete form.dataset.submitting;
-    return elsewhere(page.theirs);
-  }
-  const button = event.submitter;
+  if (page.theirs) return elsewhere(page.theirs);
+  if (page.dirty) keepLocally();
   const aside = button && button.getAttribute("formaction"); // to skip or to put back, which hand nothing in
   const fields = stamped(new URLSearchParams(new FormData(form, button)));
   const { status, data } = await post(aside || form.getAttribute("action"), fields);
-  if (status === 200 && data) {
-    page.held = true;
-    if (!aside || !page.dirty) dropLocal();
-    return location.assign(data.url);
-  }
-  delete form.dataset.submitting;
-  if (status === 409 && data) {
-    if (data.code === "saved_elsewhere") return elsewhere(data);
-    catchUp(data);
-  }
-  if (status === 422 || status === 409) refuse((data && data.problems) || [{ place: "", message: words.refused }]);
-  else {
-    page.dirty = true;
-    show(status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : "server");
-    page.isOffline = status !== 401 && status !== 403;
-    if (page.isOffline) refuse([{ place: "", message: words.notSubmitted }]);
-    document.querySelector(".message[role=alert]:not([hidden])").scrollIntoView({ block: "center" });
-    page.timer = setTimeout(save, RETRY_AFTER);
-  }
-});
+  if (data && data.url) return leave(data.url, !aside || !page.dirty);
+  if (status === 409 && data && data.code === "saved_elsewhere") return elsewhere(data);
+  if (status === 409 && data && data.revision) catchUp(data);
+  const why = whyNot(status, data);
+  if (why === "refused") return (data && data.problems) || [{ place: "", message: words.refused }];
+  page.dirty = page.dirty || !aside;
+  show(why);
+  byId("notice-logged-out").scrollIntoView({ block: "center" });
+  if (why === "loggedOut" || why === "otherPerson") return;
+  page.isOffline = !aside;
+  if (!aside) page.timer = setTimeout(save, RETRY_AFTER);
+  return [{ place: "", message: aside ? words.notDone : words.notSubmitted }];
+}
 
 // Links in the list of problems lead to the field, opening what hides it.
 byId("problems").addEventListener("click", (event) => {

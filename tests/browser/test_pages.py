@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from labeling.actions import submissions, tasks
-from labeling.models import Draft, Review, Submission
+from labeling.models import Draft, Review, Slot, Submission
 from tests import builders
 from tests.conftest import PASSWORD
 
@@ -92,6 +92,18 @@ def test_skip_with_a_reason(open_page, demonstration, labeler):
     page.get_by_role("button", name="Skip").click()
     page.wait_for_url("**/tasks/")
     expect(page.get_by_text("Skipped.")).to_be_visible()
+
+
+def test_enter_in_a_field_neither_puts_back_nor_submits(open_page, demonstration, labeler):
+    page = open_page(labeler)
+    open_task(page)
+    page.get_by_text("Skip this task").click()
+    page.get_by_label("Reason", exact=True).select_option("other")
+    page.get_by_label("More about it").fill("because")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    assert page.get_by_label("More about it").input_value() == "because"
+    assert Slot.objects.get().status == "leased"
 
 
 def test_put_back_keeps_what_was_just_typed(open_page, demonstration, labeler):

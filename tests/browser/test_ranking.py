@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from labeling.models import Draft, Revision, Slot, Submission
+from labeling.models import Draft, DraftCopy, Revision, Slot, Submission
 from tests import builders
 
 
@@ -327,7 +327,7 @@ def test_left_while_an_earlier_save_was_on_its_way(open_page, posts, labeler):
     open_task(page)
     held = []
     page.route("**/draft", lambda route: held.append(route))
-    kept = "Object.keys(localStorage).filter((key) => key.startsWith('heed-draft-')).length"
+    stored = "JSON.parse(Object.entries(localStorage).find(([name]) => name.startsWith('heed-draft-'))[1]).stored"
     page.locator("#comment").fill("first")
     page.wait_for_timeout(1000)
     page.locator("#comment").fill("first, and second")
@@ -336,10 +336,151 @@ def test_left_while_an_earlier_save_was_on_its_way(open_page, posts, labeler):
     assert len(held) == 2
     held[0].continue_()
     saved(page)
-    assert page.evaluate(kept) == 1
+    assert page.evaluate(stored) == 0
     held[1].continue_()
-    page.wait_for_function(f"() => {kept} === 0")
+    page.wait_for_function(f"() => {stored} === 2")
     assert Draft.objects.get().content["comment"] == "first, and second"
+
+
+def test_a_lost_answer_to_a_submit_is_found_out(open_page, posts, labeler):
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    rate_all(page)
+    saved(page)
+    page.route("**/submit", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#problems")).to_contain_text("there is no connection")
+    page.wait_for_url("**/tasks/")  # the next save tells that it arrived
+    assert Revision.objects.count() == 1 and not Draft.objects.exists()
+
+
+def test_a_lost_answer_to_put_back_is_not_undone(open_page, posts, labeler):
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    page.locator("#comment").fill("begun")
+    saved(page)
+    page.route("**/release", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    page.get_by_role("button", name="Put back").click()
+    expect(page.locator("#problems")).to_contain_text("Not done: there is no connection")
+    page.wait_for_timeout(6000)
+    assert not Slot.objects.filter(status="leased").exists()
+    page.get_by_role("button", name="Put back").click()
+    page.wait_for_url("**/tasks/")
+
+
+def test_nothing_can_be_typed_while_a_submit_is_on_its_way(open_page, posts, labeler):
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    rate_all(page)
+    page.locator("#comment").fill("sent")
+    saved(page)
+    held = []
+    page.route("**/submit", lambda route: held.append(route))
+    page.keyboard.press("Control+Enter")
+    page.wait_for_timeout(300)
+    page.keyboard.type(" and lost")
+    page.keyboard.press("a")
+    page.keyboard.press("1")
+    assert page.locator("#comment").input_value() == "sent" and len(held) == 1
+    held[0].continue_()
+    page.wait_for_url("**/tasks/")
+    revision = Revision.objects.get()
+    assert revision.comment == "sent" and {rating["quality"] for rating in revision.ratings.values()} == {4}
+
+
+def test_a_page_that_takes_up_anothers_work_is_another_page(open_browser, posts, labeler):
+    """The second tab goes on with what the first could not send; the first must not think itself saved afterwards."""
+    make_task(posts[7])
+    browser = open_browser(labeler)
+    first = browser.new_page()
+    open_task(first)
+    first.route("**/draft", lambda route: route.abort("internetdisconnected"))
+    first.locator("#comment").fill("in the tunnel")
+    expect(first.locator("#save-state")).to_have_attribute("data-state", "offline")
+    second = browser.new_page()
+    second.goto(first.url)
+    expect(second.locator("#comment")).to_have_value("in the tunnel")
+    for word in ("one", "two", "three"):
+        second.locator("#comment").fill(f"in the tunnel {word}")
+        saved(second)
+    first.unroute("**/draft")
+    first.locator("#comment").fill("in the tunnel, later")
+    expect(first.locator("#notice-elsewhere")).to_be_visible()
+    assert Draft.objects.get().content["comment"] == "in the tunnel three"
+    assert DraftCopy.objects.get().content["comment"] == "in the tunnel, later"
+
+
+def test_all_that_two_tabs_kept_offline_is_found(open_browser, posts, labeler):
+    make_task(posts[7])
+    browser = open_browser(labeler)
+    first = browser.new_page()
+    open_task(first)
+    second = browser.new_page()
+    second.goto(first.url)
+    address = first.url
+    browser.set_offline(True)
+    for page, text in ((first, "kept by the first"), (second, "kept by the second")):
+        page.locator("#comment").fill(text)
+        expect(page.locator("#save-state")).to_have_attribute("data-state", "offline")
+    first.close()
+    second.close()
+    browser.set_offline(False)
+    page = browser.new_page()
+    page.goto(address)
+    expect(page.locator("#comment")).to_have_value("kept by the second")
+    saved(page)
+    expect(page.locator("#messages")).to_contain_text("is now kept here")
+    assert DraftCopy.objects.get().content["comment"] == "kept by the first"
+    page.reload()
+    page.get_by_text("Another version of your work").click()
+    page.get_by_role("button", name="Go on with this version").click()
+    expect(page.locator("#comment")).to_have_value("kept by the first")
+    assert DraftCopy.objects.filter(content__comment="kept by the second").exists()
+
+
+def test_work_kept_offline_is_found_after_the_seat_went(open_browser, posts, labeler, labeler2):
+    task = make_task(posts[7], overlap=1)
+    browser = open_browser(labeler)
+    page = browser.new_page()
+    open_task(page)
+    address = page.url
+    browser.set_offline(True)
+    page.locator("#comment").fill("typed in a tunnel")
+    expect(page.locator("#save-state")).to_have_attribute("data-state", "offline")
+    page.evaluate("""() => Object.entries(localStorage).filter(([name]) => name.startsWith("heed-draft")).forEach(
+        ([name, kept]) => localStorage.setItem(name, JSON.stringify({ ...JSON.parse(kept), at: Date.now() - 120000 })))""")
+    page.close(run_before_unload=False)
+    Slot.objects.filter(task=task).update(labeler=labeler2, lease_expires_at=timezone.now() + timedelta(hours=1))
+    browser.set_offline(False)
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_url("**/tasks/")
+    page.locator("#messages").get_by_role("link", name="see it").click()
+    page.get_by_text("Another version of your work").click()
+    expect(page.get_by_text("typed in a tunnel")).to_be_visible()
+
+
+def test_a_page_never_saves_as_another_person(open_browser, posts, labeler, labeler2, live_server):
+    from tests.browser.conftest import log_in
+
+    make_task(posts[6])
+    browser = open_browser(labeler)
+    page = browser.new_page()
+    open_task(page)
+    other = open_browser(labeler2).new_page()
+    open_task(other)
+    other.close()
+    log_in(browser, labeler2, live_server.url)
+    page.locator("#comment").fill("by the first")
+    expect(page.locator("#notice-logged-out")).to_be_visible()
+    assert {draft.version for draft in Draft.objects.all()} == {0}
+    log_in(browser, labeler, live_server.url)
+    page.locator("#comment").fill("by the first, again")
+    saved(page)
+    assert Draft.objects.get(labeler=labeler).content["comment"] == "by the first, again"
 
 
 def test_what_is_missing_is_named_and_nothing_is_lost(open_page, posts, labeler):
@@ -452,6 +593,9 @@ def test_two_tabs_never_overwrite_each_other_unasked(open_browser, posts, labele
     expect(first.locator("#notice-elsewhere")).to_be_visible()
     first.get_by_role("button", name="Take the other").click()
     expect(first.locator("#comment")).to_have_value("from the second")
+    first.get_by_text("2 other versions of your work").click()
+    for text in ("from the first", "from the first again"):
+        expect(first.locator("#copies").get_by_text(text, exact=True)).to_be_visible()
 
 
 def test_a_retaken_seat_counts_one_and_keeps_the_other(open_page, posts, labeler, labeler2):

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from labeling import answers
+from labeling.actions import drafts
 from labeling.actions import submissions as actions
 from labeling.actions import tasks as task_actions
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid, SavedElsewhere
@@ -103,13 +104,13 @@ def test_the_same_key_with_another_answer_is_no_repeat(demonstration, labeler):
     assert Revision.objects.get().text == "An apple."
 
 
-def seen(draft=None, revision=0, editor="tab 1", version=0) -> task_actions.Seen:
-    return task_actions.Seen(base=draft.version if draft else 0, version=version, revision=revision, editor=editor)
+def seen(draft=None, revision=0, editor="tab 1", version=0) -> drafts.Seen:
+    return drafts.Seen(base=draft.version if draft else 0, version=version, revision=revision, editor=editor)
 
 
 def test_a_stale_tab_cannot_hand_in_over_newer_work(demonstration, labeler):
     stale = seen(editor="tab 2")
-    task_actions.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
+    drafts.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
     with pytest.raises(SavedElsewhere):
         actions.submit(task=demonstration, submit_key=uuid.uuid4(), answer={"text": "older"}, seen=stale, by=labeler)
     assert not Submission.objects.exists()
@@ -127,7 +128,7 @@ def test_what_was_typed_while_a_submit_was_on_its_way_is_kept(demonstration, lab
     """The page's next save arrived before the submit that it was typed after."""
     sent = seen(version=1)
     for version, text in ((1, "handed in"), (2, "handed in, and more")):
-        task_actions.save_draft(task=demonstration, content={"text": text}, seen=seen(version=version), by=labeler)
+        drafts.save_draft(task=demonstration, content={"text": text}, seen=seen(version=version), by=labeler)
     submission = actions.submit(
         task=demonstration, submit_key=uuid.uuid4(), answer={"text": "handed in"}, seen=sent, by=labeler
     )
@@ -419,7 +420,8 @@ def test_a_correction_after_the_review_is_kept_and_shown(labeler_client, labeler
     submission = hand_in(demonstration, labeler, text="first")
     review(submission, reviewer, "accepted")
     fields = {"text": "too late a change", "submit_key": str(uuid.uuid4())}
-    assert labeler_client.post(submit_url(demonstration), fields).status_code == 409
+    answer = labeler_client.post(submit_url(demonstration), fields, headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json()) == (409, {"url": f"/history/{submission.uuid}/"})
     assert "too late a change" in labeler_client.get(f"/history/{submission.uuid}/").text
 
 
@@ -430,8 +432,8 @@ def test_a_ranking_corrected_too_late_is_shown_whole(labeler_client, labeler, re
     review(submission, reviewer, "rejected")
     letters = [name[-1] for name in fields if name.startswith("place-")]
     late = fields | {f"quality-{letters[0]}": "2", "comment": "a second thought", "submit_key": str(uuid.uuid4())}
-    assert labeler_client.post(submit_url(ranking), late | {"revision": "1"}).status_code == 409
-    page = labeler_client.get(f"/history/{submission.uuid}/")
+    page = labeler_client.post(submit_url(ranking), late | {"revision": "1"}, follow=True)
+    assert page.request["PATH_INFO"] == f"/history/{submission.uuid}/"
     kept = page.text.split("no longer counts")[1].split("<section")[0]
     assert "rated 2" in kept and "a second thought" in kept and "Plum" in kept
 
@@ -457,7 +459,7 @@ def test_a_stale_page_keeps_its_text_and_may_submit_once_more(labeler_client, la
 
 
 def test_two_pages_without_a_script_ask_before_one_replaces_the_other(labeler_client, labeler, demonstration):
-    task_actions.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
+    drafts.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
     fields = {"text": "older", "submit_key": str(uuid.uuid4()), "base": "0", "revision": "0"}
     refused = labeler_client.post(submit_url(demonstration), fields)
     assert refused.status_code == 409 and "older" in refused.text and "from another tab" in refused.text

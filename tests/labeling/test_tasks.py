@@ -6,14 +6,15 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 
+from labeling.actions import drafts
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Forbidden, Invalid, SavedElsewhere
-from labeling.models import Author, Draft, Skip, Slot, Submission
+from labeling.models import Author, Draft, DraftCopy, Skip, Slot, Submission
 from tests import builders
 
 pytestmark = pytest.mark.django_db
@@ -216,8 +217,8 @@ def test_a_claim_does_not_wait_for_a_locked_seat(make_user):
 
 
 def save(task, by, version, base=0, editor="tab 1", revision=0, **content):
-    seen = actions.Seen(base=base, version=version, revision=revision, editor=editor)
-    return actions.save_draft(task=task, content=content, seen=seen, by=by)
+    seen = drafts.Seen(base=base, version=version, revision=revision, editor=editor)
+    return drafts.save_draft(task=task, content=content, seen=seen, by=by)
 
 
 def test_draft_is_kept_and_renews_the_lease(demonstration, labeler):
@@ -244,6 +245,53 @@ def test_another_tab_is_refused_until_it_says_so(demonstration, labeler):
     assert draft_of(demonstration, labeler).content["text"] == "tab 1"
     save(demonstration, labeler, 2, base=1, editor="tab 2", text="tab 2 on purpose")
     assert draft_of(demonstration, labeler).content["text"] == "tab 2 on purpose"
+
+
+def test_the_same_answer_again_is_no_new_version(demonstration, labeler):
+    """A page that was loaded between two equal saves must not be told that there is other work."""
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, text="half")
+    save(demonstration, labeler, 2, text="half")
+    draft, _seat = save(demonstration, labeler, 3, base=1, editor="loaded between", text="half, and more")
+    assert (draft.version, draft.content["text"]) == (3, "half, and more")
+
+
+def test_a_page_that_goes_on_with_anothers_work_says_so(demonstration, labeler):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 5, text="arrived, but the page never heard")
+    found = drafts.Seen(base=0, version=6, revision=0, editor="tab 2", takes="tab 1")
+    draft, _seat = drafts.save_draft(task=demonstration, content={"text": "found here"}, seen=found, by=labeler)
+    assert draft.content["text"] == "found here"
+    with pytest.raises(SavedElsewhere):
+        save(demonstration, labeler, 9, text="the first page was not closed after all")
+
+
+def test_what_is_refused_or_replaced_by_choice_is_kept_as_a_copy(demonstration, labeler):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, text="tab 1")
+    for _ in range(2):  # once, however often it is sent
+        with pytest.raises(SavedElsewhere):
+            save(demonstration, labeler, 1, editor="tab 2", text="tab 2")
+    knowing = drafts.Seen(base=1, version=2, revision=0, editor="tab 2", knowingly=True)
+    drafts.save_draft(task=demonstration, content={"text": "tab 2, on purpose"}, seen=knowing, by=labeler)
+    assert [copy.content["text"] for copy in DraftCopy.objects.order_by("pk")] == ["tab 2", "tab 1"]
+    draft = drafts.use_copy(copy=DraftCopy.objects.get(content__text="tab 1"), by=labeler)
+    assert (draft.content["text"], draft.version) == ("tab 1", 3)
+    assert DraftCopy.objects.filter(content__text="tab 2, on purpose").exists()
+
+
+def test_a_copy_is_its_labelers_and_is_not_made_of_nothing(demonstration, labeler, labeler2):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, text="mine")
+    assert drafts.set_aside(task=demonstration, content={"text": ""}, by=labeler) is None
+    assert drafts.set_aside(task=demonstration, content={"text": "mine"}, by=labeler) is None
+    copy = drafts.set_aside(task=demonstration, content={"text": "other"}, by=labeler)
+    with pytest.raises(Forbidden):
+        drafts.set_aside(task=demonstration, content={"text": "x"}, by=labeler2)
+    with pytest.raises(Forbidden):
+        drafts.use_copy(copy=copy, by=labeler2)
+    with pytest.raises(IntegrityError, match="kept as they were"), transaction.atomic():
+        copy.delete()
 
 
 def test_pages_without_a_script_are_never_taken_for_one_page(demonstration, labeler):
@@ -288,10 +336,10 @@ def test_a_late_save_after_the_submit_is_kept_only_if_it_differs(demonstration, 
 def test_time_worked_cannot_exceed_time_passed(demonstration, labeler):
     claimed(demonstration, labeler)
     Draft.objects.update(created_at=timezone.now() - timedelta(seconds=100))
-    first, second = (actions.Seen(base=0, version=version, revision=0, editor="e") for version in (1, 2))
+    first, second = (drafts.Seen(base=0, version=version, revision=0, editor="e") for version in (1, 2))
     arguments = {"task": demonstration, "content": {}, "by": labeler}
-    assert actions.save_draft(seen=first, active_seconds=40, **arguments)[0].active_seconds == 40
-    assert actions.save_draft(seen=second, active_seconds=9999, **arguments)[0].active_seconds <= 101
+    assert drafts.save_draft(seen=first, active_seconds=40, **arguments)[0].active_seconds == 40
+    assert drafts.save_draft(seen=second, active_seconds=9999, **arguments)[0].active_seconds <= 101
 
 
 def test_nothing_works_on_a_task_that_was_not_given(demonstration, labeler):
@@ -335,7 +383,81 @@ def url(name, task) -> str:
     return reverse(name, args=[task.uuid])
 
 
-POSTS = ["task_draft", "task_renew", "task_submit", "task_skip", "task_release"]
+POSTS = ["task_draft", "task_aside", "task_renew", "task_submit", "task_skip", "task_release"]
+
+
+def test_a_page_of_another_person_changes_nothing(labeler, labeler2, client_for):
+    """Two people share a browser: the one's open page must not save or submit as the other."""
+    task = builders.task(builders.batch(overlap=2), builders.prompt("Share"))
+    for person in (labeler, labeler2):
+        claimed(task, person)
+    owner = client_for(labeler).get(url("task", task)).context["owner_key"]
+    fields = {
+        "owner": owner,
+        "text": "by the first",
+        "version": 1,
+        "submit_key": str(uuid.uuid4()),
+        "reason": "unclear",
+    }
+    for name in POSTS:
+        refused = client_for(labeler2).post(url(name, task), fields, headers={"Accept": "application/json"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "other_person"), name
+    assert not Submission.objects.exists() and not Skip.objects.exists()
+    assert {draft.version for draft in Draft.objects.all()} == {0}
+    assert client_for(labeler).post(url("task_draft", task), fields).status_code == 200
+
+
+def test_copies_are_shown_and_gone_on_with(labeler_client, labeler, labeler2_client, demonstration):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, text="the draft")
+    aside = labeler_client.post(url("task_aside", demonstration), {"text": "found on a computer"}).json()
+    assert "kept here" in aside["message"] and aside["url"] == url("task", demonstration) + "#copies"
+    assert labeler_client.post(url("task_aside", demonstration), {"text": "the draft"}).json()["message"] == ""
+    page = labeler_client.get(url("task", demonstration)).text
+    assert "Another version of your work" in page and "found on a computer" in page
+    address = reverse("task_use_copy", args=[demonstration.uuid, DraftCopy.objects.get().pk])
+    assert labeler2_client.post(address).status_code == 404
+    assert labeler_client.post(address).url == url("task", demonstration)
+    assert draft_of(demonstration, labeler).content["text"] == "found on a computer"
+    assert "the draft" in labeler_client.get(url("task", demonstration)).text
+
+
+def test_work_found_after_the_seat_was_lost_can_be_reached(labeler_client, labeler, labeler2, demonstration):
+    claimed(demonstration, labeler)
+    let_lease_expire(demonstration, labeler)
+    claimed(demonstration, labeler2)
+    assert labeler_client.get(url("task", demonstration)).status_code == 302
+    labeler_client.post(url("task_aside", demonstration), {"text": "typed in a tunnel"})
+    assert "first" in labeler_client.get("/tasks/").text  # the prompt, among what is begun
+    assert "typed in a tunnel" in labeler_client.get(url("task", demonstration)).text
+
+
+def test_put_back_twice_without_a_script_keeps_both_texts(labeler_client, labeler, demonstration):
+    claimed(demonstration, labeler)
+    for text in ("first part", "first part, second part"):
+        draft = draft_of(demonstration, labeler)
+        labeler_client.post(url("task_release", demonstration), {"text": text, "base": draft.version, "revision": 0})
+        assert draft_of(demonstration, labeler).content["text"] == text
+
+
+def test_handing_in_after_a_skip_takes_the_skip_back(labeler_client, labeler, demonstration):
+    claimed(demonstration, labeler)
+    labeler_client.post(url("task_skip", demonstration), {"reason": "unclear"})
+    saved = labeler_client.post(url("task_draft", demonstration), {"text": "after all", "version": 1})
+    assert saved.json()["seat"] == "skipped"
+    fields = {"text": "after all", "submit_key": str(uuid.uuid4()), "base": 1, "version": 1}
+    assert labeler_client.post(url("task_submit", demonstration), fields).status_code == 302
+    assert Submission.objects.count() == 1 and not Skip.objects.exists()
+
+
+def test_a_save_tells_that_its_page_was_handed_in(labeler_client, labeler, demonstration):
+    claimed(demonstration, labeler)
+    fields = {"text": "done", "submit_key": str(uuid.uuid4()), "base": 0, "revision": 0}
+    labeler_client.post(url("task_submit", demonstration), fields)
+    again = labeler_client.post(url("task_draft", demonstration), fields | {"version": 1, "editor": "e"}).json()
+    assert again["url"] == "/tasks/" and not Draft.objects.exists()
+    changed = labeler_client.post(url("task_draft", demonstration), fields | {"text": "more", "version": 2}).json()
+    assert "url" not in changed and Draft.objects.exists()
 
 
 def test_queue_shows_begun_returned_left_and_done(labeler_client, labeler, demonstration, reviewer):
@@ -476,7 +598,7 @@ def test_draft_over_http_is_restored_on_reload(labeler_client, labeler, ranking)
 
 
 def _cards(task, labeler):
-    from labeling.views.tasks import _cards as cards
+    from labeling.views.drafts import cards_of as cards
 
     return cards(task, draft_of(task, labeler).shown_order)
 

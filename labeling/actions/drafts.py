@@ -1,0 +1,196 @@
+"""Drafts: keeping what a labeler types, whatever pages it comes from, and losing none of it.
+
+A task has one draft per labeler. Whatever cannot become the draft, or is replaced in it by choice, is set aside as a copy.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.utils import timezone
+
+from labeling import answers
+from labeling.actions.tasks import Seat, keep_seat, lock_labeler
+from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
+from labeling.models import Draft, DraftCopy, Submission, Task, TaskResponse, User
+
+OF_THE_PAGE = {"editor", "put_back"}  # what a draft's content holds beside the answer
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a page knew when it sent its work, so that a stale one never undoes newer work.
+
+    A page names itself (`editor`, another at each loading; one without a script cannot), numbers its saves upwards (`version`), and
+    says which save of the draft it last heard of (`base`) and how many revisions had been handed in then (`revision`). `takes`: the
+    page whose work it goes on with, found on the computer. `knowingly`: its labeler has been told that there is other work.
+    """
+
+    base: int
+    version: int
+    revision: int
+    editor: str = ""
+    takes: str = ""
+    knowingly: bool = False
+
+    def check(self, draft: Draft, submission: Submission | None) -> None:
+        """Raise SavedElsewhere if another page has saved since."""
+        if draft.content.get("editor") in {self.editor, self.takes} - {""}:
+            return
+        if (draft.version, submission.revision_count if submission else 0) != (self.base, self.revision):
+            raise SavedElsewhere(
+                f"Task {draft.task.uuid} was worked on elsewhere meanwhile: version {draft.version}, yours began at {self.base}."
+            )
+
+
+def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: int = 0, by: User) -> tuple[Draft, Seat]:
+    """Keep the answer so far, and the seat with it. Kept even when the seat is lost or the work was handed in already.
+
+    Of two saves by one page the later wins, in whatever order they arrive; the same answer again changes nothing. Raises SavedElsewhere
+    if another page has saved since: its work stays the draft, and this is set aside. `active_seconds`: all time of work
+    on this draft.
+    """
+    try:
+        return _save(task, content, seen, active_seconds, by)
+    except SavedElsewhere:
+        set_aside(task=task, content=content, by=by)
+        raise
+
+
+@transaction.atomic
+def _save(task: Task, content: dict, seen: Seen, active_seconds: int, by: User) -> tuple[Draft, Seat]:
+    user = lock_labeler(by)
+    draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
+    submission = Submission.objects.filter(task=task, labeler=user).first()
+    marked = content | {"editor": seen.editor}
+    if draft is None:
+        return _late_save(task, marked, seen.version, submission, user), "submitted"
+    seen.check(draft, submission)
+    now = timezone.now()
+    if seen.version > draft.version and not _is_same(content, draft.content):
+        if seen.knowingly:
+            keep_copy(draft)
+        draft.content, draft.version, draft.saved_at = marked, seen.version, now
+    elapsed = int((now - draft.created_at).total_seconds())
+    draft.active_seconds = max(draft.active_seconds, min(active_seconds, elapsed))
+    draft.content.pop("put_back", None)
+    draft.save()
+    return draft, keep_seat(task, user)
+
+
+def _answer(content: dict) -> dict:
+    return {name: value for name, value in content.items() if name not in OF_THE_PAGE}
+
+
+def _is_same(content: dict, other: dict) -> bool:
+    return _said(_answer(content)) == _said(_answer(other))
+
+
+def _said(answer: object) -> object:
+    """An answer without what is not answered, which may be absent, null or empty."""
+    if not isinstance(answer, dict):
+        return answer
+    said = {name: _said(value) for name, value in answer.items()}
+    return {
+        name: value for name, value in said.items() if value is not None and value != "" and value != [] and value != {}
+    }
+
+
+def _late_save(task: Task, content: dict, version: int, submission: Submission | None, user: User) -> Draft:
+    """A save that arrives after its submit: what was handed in needs no draft; anything else is kept, as a correction begun."""
+    if submission is None:
+        raise Forbidden(f"Task {task.uuid} is not open before you.")
+    draft = Draft(task=task, labeler=user, shown_order=submission.shown_order, content=content, version=version)
+    if not says_the_same(content, submission):
+        draft.save()
+    return draft
+
+
+def says_the_same(content: dict, submission: Submission) -> bool:
+    """True if an answer equals the submission's newest revision."""
+    current = submission.current
+    texts = dict(
+        TaskResponse.objects.filter(task_id=submission.task_id).values_list("response__uuid", "response__text_sha256")
+    )
+    cards = answers.cards_of(submission.shown_order, {str(uuid): text for uuid, text in texts.items()})
+    try:
+        fields = answers.checked(content, kind=submission.kind, cards=cards, schema=submission.schema)
+    except Invalid:
+        return False
+    return all(getattr(current, name) == value for name, value in fields.items())
+
+
+# Copies --------------------------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def set_aside(*, task: Task, content: dict, by: User) -> DraftCopy | None:
+    """Keep work that cannot be the draft, as a copy to look at and to go on with. Once, however often it is sent.
+
+    None if there is nothing in it, or if it is what the draft or the submission says. Raises Forbidden if the task was never theirs.
+    """
+    user = lock_labeler(by)
+    draft = Draft.objects.filter(task=task, labeler=user).first()
+    submission = Submission.objects.filter(task=task, labeler=user).first()
+    if draft is None and submission is None:
+        raise Forbidden(f"Task {task.uuid} was not given to you.")
+    if draft and _is_same(content, draft.content):
+        return None
+    if submission and says_the_same(content, submission):
+        return None
+    return _keep_copy(task, content, user)
+
+
+def other_versions(*, task: Task, by: User) -> list[DraftCopy]:
+    """The labeler's work on the task that neither the draft nor the submission says, newest first; twenty at most."""
+    draft = Draft.objects.filter(task=task, labeler=by).first()
+    submission = Submission.objects.filter(task=task, labeler=by).first()
+    copies = DraftCopy.objects.filter(task=task, labeler=by).order_by("-created_at", "-pk")
+    return [
+        copy
+        for copy in copies[:20]
+        if not (draft and _is_same(copy.content, draft.content))
+        and not (submission and says_the_same(copy.content, submission))
+    ]
+
+
+def keep_copy(draft: Draft) -> None:
+    """Set aside what a draft holds before it is replaced or goes, unless the labeler's submission says the same."""
+    submission = Submission.objects.filter(task_id=draft.task_id, labeler_id=draft.labeler_id).first()
+    if submission is None or not says_the_same(draft.content, submission):
+        _keep_copy(draft.task, draft.content, draft.labeler)
+
+
+def _keep_copy(task: Task, content: dict, user: User) -> DraftCopy | None:
+    answer = _answer(content)
+    if answers.is_empty(answer):
+        return None
+    digest = hashlib.sha256(json.dumps(_said(answer), sort_keys=True).encode()).hexdigest()
+    return DraftCopy.objects.get_or_create(
+        task=task, labeler=user, content_sha256=digest, defaults={"content": answer}
+    )[0]
+
+
+@transaction.atomic
+def use_copy(*, copy: DraftCopy, by: User) -> Draft:
+    """Go on with a copy: it becomes the draft, and what was the draft is set aside.
+
+    Raises Forbidden if it is another's, Conflict if the submission can no longer be changed.
+    """
+    user = lock_labeler(by)
+    if copy.labeler_id != user.pk:
+        raise Forbidden(f"Copy {copy.pk} is not yours.")
+    submission = Submission.objects.filter(task_id=copy.task_id, labeler=user).first()
+    if submission and not submission.is_open_to_change:
+        raise Conflict("This has been reviewed and can no longer be changed.")
+    draft = Draft.objects.select_for_update().filter(task_id=copy.task_id, labeler=user).first()
+    if draft is not None:
+        keep_copy(draft)
+    elif submission is not None:
+        draft = Draft(task_id=copy.task_id, labeler=user, shown_order=submission.shown_order)
+    else:
+        raise Forbidden(f"Task {copy.task_id} is not open before you.")
+    draft.content, draft.version, draft.saved_at = copy.content, draft.version + 1, timezone.now()
+    draft.save()
+    return draft
