@@ -236,7 +236,7 @@ def train_policy(
 
     Leaves the weights to publish in `players.policy`: the average of them, where there is one.
     """
-    rates = {"weight_decay": 0.0, "epsilon": config.adam_epsilon}
+    rates: dict[str, Any] = {"weight_decay": 0.0, "epsilon": config.adam_epsilon}
     policy_adam = adamw(players.policy, learning_rate=config.learning_rate, **rates)
     critic_adam = adamw(players.critic, learning_rate=config.value_learning_rate, **rates)
     average = WeightAverage(players.policy, config.ema_decay) if config.ema_decay else None

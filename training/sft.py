@@ -259,7 +259,11 @@ def train_model(
 ) -> tuple[Best, list[dict]]:
     """The loop: one batch of demonstrations a step. Returns the best epoch, its weights put back, and the log."""
     optimizer = adamw(
-        model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
+        model,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        epsilon=config.adam_epsilon,
+        fused=True,
     )
     steps = optimizer_steps(len(train), config.epochs, config.batch_size)
     best = Best(model)
