@@ -1,9 +1,14 @@
 """What every request passes through besides Django's own."""
 
+from collections.abc import Callable
+
 from django.conf import settings
+from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from labeling.errors import HeedError
@@ -68,6 +73,19 @@ class LongForms:
         except (RequestDataTooBig, TooManyFieldsSent) as error:
             return refused(request, TooLong(error))
         return None
+
+
+class LoginRequired(LoginRequiredMiddleware):
+    """Closed by default. What a page without a script sent after its session ended waits in the new session for the log-in."""
+
+    def handle_no_permission(self, request: HttpRequest, view_func: Callable) -> HttpResponseRedirect:
+        match = request.resolver_match
+        is_task = match is not None and match.view_name in {"task_submit", "task_release", "task_skip"}
+        if request.method != "POST" or not is_task or request.headers.get("Accept", "") == "application/json":
+            return super().handle_no_permission(request, view_func)
+        task_uuid = match.kwargs["task_uuid"]  # type: ignore[union-attr]
+        request.session["unsent"] = {"task": str(task_uuid), "fields": request.POST.dict()}
+        return redirect_to_login(reverse("task", args=[task_uuid]))
 
 
 class RequireSecondFactor:

@@ -159,6 +159,12 @@ def task(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     ):
         messages.info(request, _("That task has gone to someone else meanwhile; you had not begun it here."))
         return redirect("tasks")
+    unsent = request.session.pop("unsent", None)
+    if unsent and unsent["fields"].get("owner") == drafts.owner_key(task, request.user):
+        messages.warning(
+            request, _("You had been logged out. This is what you sent; it did not arrive, so send it again.")
+        )
+        return _page(request, task, draft, submission, seat, unsent["fields"], knowingly=True)
     return _page(request, task, draft, submission, seat)
 
 
@@ -170,9 +176,13 @@ def _page(
     seat: str,
     fields: dict | None = None,
     problems: list[dict] | None = None,
-    is_stale: bool = False,
+    status: int = 200,
+    knowingly: bool = False,
 ) -> HttpResponse:
-    """The form, filled from the draft or, when it was refused, with what was sent."""
+    """The form, filled from the draft or, when it was refused, with what was sent.
+
+    `knowingly`: it shows other work than the draft, and its labeler has been told so.
+    """
     cards = drafts.cards_of(task, draft.shown_order)
     fields = answers.to_fields(draft.content, cards) if fields is None else fields
     schema = task.batch.schema
@@ -188,10 +198,10 @@ def _page(
         "prompt_flags": [flag | {"value": fields.get(f"prompt-{flag['name']}", "")} for flag in schema.prompt_flags],
         "quality_range": schema.quality_range,
         "problems": problems or [],
-        "submit_key": (not is_stale and request.POST.get("submit_key")) or uuid.uuid4(),
+        "submit_key": (not knowingly and request.POST.get("submit_key")) or uuid.uuid4(),
         "revision": submission.revision_count if submission else 0,
         "owner_key": drafts.owner_key(task, request.user),
-        "is_stale": is_stale,
+        "knowingly": knowingly,
         "copies": _shown_copies(task, cards, request.user),
         "is_plain": "plain" in request.GET,
         "skip_reasons": Skip.Reason.choices,
@@ -199,7 +209,6 @@ def _page(
         "editor": uuid.uuid4(),
         "words": _words(),
     }
-    status = 409 if is_stale else 422 if problems else 200
     return render(request, f"tasks/{task.kind}.html", context, status=status)
 
 
@@ -316,7 +325,7 @@ def _stale(request: Request, task: Task, answer: dict, seen: draft_actions.Seen,
     if _wants_json(request):
         return JsonResponse(newest | {"problems": problems, "code": conflict.code}, status=409)
     draft = Draft.objects.get(task=task, labeler=request.user)
-    return _page(request, task, draft, submission, "held", request.POST.dict(), problems, is_stale=True)
+    return _page(request, task, draft, submission, "held", request.POST.dict(), problems, 409, knowingly=True)
 
 
 def _refused(request: Request, task: Task, error: Invalid) -> HttpResponse:
@@ -328,7 +337,7 @@ def _refused(request: Request, task: Task, error: Invalid) -> HttpResponse:
         draft = submission_actions.reopen(submission=submission, by=request.user)
     if draft is None:
         raise error
-    return _page(request, task, draft, submission, "held", request.POST.dict(), error.errors)
+    return _page(request, task, draft, submission, "held", request.POST.dict(), error.errors, 422)
 
 
 def _handed_in(request: Request, submission: Submission) -> HttpResponse:

@@ -15,7 +15,9 @@ from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Forbidden, Invalid, SavedElsewhere
 from labeling.models import Author, Draft, DraftCopy, Skip, Slot, Submission
+from labeling.views.drafts import owner_key
 from tests import builders
+from tests.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db
 
@@ -438,6 +440,32 @@ def test_put_back_twice_without_a_script_keeps_both_texts(labeler_client, labele
         draft = draft_of(demonstration, labeler)
         labeler_client.post(url("task_release", demonstration), {"text": text, "base": draft.version, "revision": 0})
         assert draft_of(demonstration, labeler).content["text"] == text
+
+
+@pytest.mark.parametrize("name", ["task_submit", "task_release", "task_skip"])
+def test_what_was_sent_without_a_script_after_the_session_ended_waits_for_the_login(
+    client, labeler, labeler2, demonstration, name
+):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 1, text="the draft")
+    owner = owner_key(demonstration, labeler)
+    sent = {"text": "sent too late", "submit_key": str(uuid.uuid4()), "owner": owner, "reason": "unclear"}
+    answer = client.post(url(name, demonstration), sent)
+    assert answer.url == f"/accounts/login/?next={url('task', demonstration)}"
+    client.post(answer.url, {"login": labeler.email, "password": PASSWORD})
+    page = client.get(url("task", demonstration))
+    assert page.status_code == 200 and page.context["fields"]["text"] == "sent too late"
+    assert "You had been logged out" in page.text and not Submission.objects.exists()
+    assert client.get(url("task", demonstration)).context["fields"]["text"] == "the draft"  # once
+
+
+def test_what_another_sent_is_not_shown_to_who_logs_in_next(client, labeler, labeler2):
+    task = builders.task(builders.batch(overlap=2), builders.prompt("Share"))
+    for person in (labeler, labeler2):
+        claimed(task, person)
+    client.post(url("task_submit", task), {"text": "private", "owner": owner_key(task, labeler)})
+    client.post("/accounts/login/", {"login": labeler2.email, "password": PASSWORD})
+    assert "private" not in client.get(url("task", task)).text
 
 
 def test_handing_in_after_a_skip_takes_the_skip_back(labeler_client, labeler, demonstration):
