@@ -131,9 +131,28 @@ def reward_model_from(policy_folder: str | os.PathLike[str], seed: int):
 # ---- loading --------------------------------------------------------------------------------------------------------
 
 
+def check_is_there(model: str | os.PathLike[str]) -> None:
+    """Raise StageError when `model` can only mean a folder and there is none; "gpt2" or "org/name" may be on a hub."""
+    name = os.fspath(model)
+    if Path(name).is_dir():
+        return
+    if Path(name).exists():
+        raise StageError(f"{name}: not a folder")
+    if not isinstance(model, str) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
+        raise StageError(f"{name}: there is no such folder")
+
+
 def load_tokenizer(folder: str | os.PathLike[str]):
-    """The folder's tokenizer. One without a pad token pads with EOS: nothing here tells ends by token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    """The folder's tokenizer. One without a pad token pads with EOS: nothing here tells ends by token.
+
+    Raises StageError when there is none, or it has no chat template.
+    """
+    check_is_there(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except OSError as error:  # its advice runs over many lines, and is about the hub
+        where = "no tokenizer in this folder" if Path(folder).is_dir() else "no folder here, and no model to be fetched"
+        raise StageError(f"{folder}: {where} ({str(error).splitlines()[0]})") from error
     if tokenizer.chat_template is None:
         raise StageError(f"{folder}: the tokenizer has no chat template, so prompts have no defined form")
     if tokenizer.pad_token is None:
@@ -143,6 +162,7 @@ def load_tokenizer(folder: str | os.PathLike[str]):
 
 def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
     """A causal language model in float32, in evaluation mode (dropout off); an adapter merged into its base."""
+    check_is_there(folder)
     model: torch.nn.Module
     if adapters.is_adapter(folder):
         model = adapters.load_merged(folder)
@@ -153,6 +173,7 @@ def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cp
 
 def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
     """A reward model in float32, in evaluation mode. Raises StageError when the folder holds none."""
+    check_is_there(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     if model.config.num_labels != 1 or getattr(model.config, "reward_bias", None) is None:
         raise StageError(f"{folder}: not a reward model (needs one label and a reward_bias in config.json)")

@@ -117,3 +117,24 @@ def test_a_model_without_a_manifest_is_named_by_its_files(base, tmp_path):
     (folder / "config.json").write_text("{}")
     assert first.name == "stranger"
     assert models.parent_of(folder).manifest_sha256 != first.manifest_sha256
+
+
+@pytest.mark.parametrize("load", [models.load_tokenizer, models.load_policy, models.load_reward_model])
+def test_a_folder_that_is_not_there_is_named_in_one_line(load, tmp_path):
+    for missing in ("/no/such/folder", "./models/sft-1", "var/models/sft-1", tmp_path / "sft-1"):
+        with pytest.raises(StageError) as caught:
+            load(missing)
+        assert str(caught.value) == f"{missing}: there is no such folder"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StageError, match="file: not a folder$"):
+        load(tmp_path / "file")
+
+
+def test_a_name_that_nobody_has_is_told_in_one_line(monkeypatch):
+    def refuse(name):
+        raise OSError("We could not connect.\nCheckout your internet connection or see …")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(StageError) as caught:
+        models.load_tokenizer("org/nobody")
+    assert str(caught.value) == "org/nobody: no folder here, and no model to be fetched (We could not connect.)"
