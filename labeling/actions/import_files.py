@@ -4,6 +4,7 @@ A place reads "posts.csv line 7"; Parquet has rows, not lines. What cannot be re
 """
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -157,13 +158,46 @@ def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report:
         place = f"{file_name} line {number}"
         try:
             row = msgspec.json.decode(text)
+            repeated = _repeated_key(text)
         except (msgspec.DecodeError, RecursionError) as error:
-            report(place, f"not JSON: {error}")
+            report(place, _why_no_json(text, error))
             continue
-        if isinstance(row, dict):
-            yield place, row
-        else:
+        if not isinstance(row, dict):
             report(place, f"expected a JSON object, got {type(row).__name__}")
+        elif repeated is not None:
+            report(place, f"the key {repeated!r} is there twice in one object")
+        else:
+            yield place, row
+
+
+SURROGATES = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""In JSON: an escaped backslash, a surrogate pair, or half of one (the group)."""
+
+
+def _why_no_json(text: str, error: Exception) -> str:
+    for match in SURROGATES.finditer(text):
+        if match[1]:
+            return (
+                f"not JSON: {match[1]} (character {match.start() + 1}) is half a surrogate pair, which is no character"
+            )
+    return f"not JSON: {error}"
+
+
+def _repeated_key(text: str) -> str | None:
+    """A key that an object of this JSON has twice; None when there is none. The faster reader keeps the last and does not tell."""
+    found: list[str] = []
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            found.append(next(name for name in made if names.count(name) > 1))
+        return made
+
+    json.loads(text, object_pairs_hook=check)
+    return found[0][:100] if found else None
 
 
 def _read_csv(

@@ -30,6 +30,11 @@ PROMPT_FIELDS = frozenset(
 RESPONSE_FIELDS = PROMPT_FIELDS | {
     "prompt_id", "model", "response", "responses", "response_external_id", "finish_reason", "sampling"
 }  # fmt: skip
+SELF_INSTRUCT = {"instruction", "instances"}
+WHAT_FITS = (
+    "these are Self-Instruct tasks (instruction, instances): import them as prompts in the format self_instruct, in the "
+    "console or with `import_prompts --format self_instruct`; or map their columns. The API takes rows in Heed's own fields"
+)
 FINISH_REASONS = ("", "stop", "length")
 NAME_LIMITS = {"use_case": 50, "author": 200, "organization": 200, "external_id": 200, "response_external_id": 200}
 MODEL_NAME_LIMIT = 150
@@ -82,6 +87,10 @@ def check_row(
     """
     known = RESPONSE_FIELDS if with_responses else PROMPT_FIELDS
     if unknown := set(row) - known:
+        if unknown >= SELF_INSTRUCT:
+            if not seen_unknown & SELF_INSTRUCT:
+                complain("instances", WHAT_FITS)
+            seen_unknown |= unknown
         for name in sorted(unknown - seen_unknown):
             complain(name[:100] or "''", _why_unknown(name, with_responses))
         seen_unknown |= unknown
@@ -285,13 +294,21 @@ def _from_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_constant=_no_constant)
+        return json.loads(value, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in made if names.count(name) > 1)[:100]!r} is there twice")
+    return made
 
 
 def _json_object(value: Any) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class Problems:
 
     def __init__(self) -> None:
         self.errors: list[dict[str, str]] = []
+        self._rows: Counter[str] = Counter()
+        self._first: dict[str, dict[str, str]] = {}
 
     def add(self, place: str, message: str) -> None:
         """Note a problem. Raises Invalid when there are too many."""
@@ -80,12 +82,22 @@ class Problems:
         if len(self.errors) >= MAX_ERRORS:
             self.refuse(" or more; the rest was not read")
 
+    def add_once(self, place: str, message: str) -> None:
+        """Note a problem that many rows may share: it is told of the first, with how many they are."""
+        self._rows[message] += 1
+        if self._rows[message] == 1:
+            self._first[message] = {"place": place, "message": message}
+            self.errors.append(self._first[message])
+
     def add_field(self, place: str, name: str, message: str) -> None:
         """Note a problem with a field of a row."""
         self.add(f"{place}: field {name}", message)
 
     def refuse(self, more: str = "") -> None:
         """Raise Invalid if anything was noted: the first problem, and how many there are."""
+        for message, error in self._first.items():
+            if (count := self._rows[message]) > 1:
+                error["message"] = f"{message} ({count:,} rows{' so far' if more else ''}, this one the first)"
         if self.errors:
             first = f"{self.errors[0]['place']}: {self.errors[0]['message']}"
             total = f" ({len(self.errors)} errors{more})" if len(self.errors) > 1 else ""
@@ -151,7 +163,7 @@ def _checked(
             try:
                 row = columns.apply(row, _fields(kind))
             except KeyError as error:
-                found.add(place, f"there is no column {error.args[0]!r}, or its cell is empty")
+                found.add_once(place, f"there is no column {error.args[0]!r}, or its cell is empty")
                 continue
         item = check_row(
             row,

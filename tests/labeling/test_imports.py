@@ -76,6 +76,19 @@ def test_the_self_instruct_file_goes_in():
     assert task.metadata == {"name": "antonym_relation"}
 
 
+def test_a_self_instruct_file_is_known_by_its_shape(tmp_path):
+    row = {"id": "s1", "instruction": "Name a fruit.", "instances": [{"input": "", "output": "Fig."}], "name": "fruit"}
+    path = write(tmp_path / "tasks.jsonl", [row, row | {"is_classification": True}])
+    for command in ("import_prompts", "import_responses"):
+        message = refused(command, path)
+        assert "tasks.jsonl line 1: field instances: these are Self-Instruct tasks" in message
+        assert "--format self_instruct" in message
+        assert "unknown column" not in message
+    with pytest.raises(Invalid, match=r"rows\[0\]: field instances: these are Self-Instruct tasks"):
+        imports.import_rows(kind="prompts", rows=[row], by=None)
+    call_command("import_prompts", str(path), "--format", "self_instruct")
+
+
 def test_the_self_instruct_file_goes_in_by_dotted_paths_too():
     path = real_file("self_instruct_seed_tasks.jsonl")
     template = "prompt={instruction}\n\n{instances.0.input}"
@@ -270,6 +283,23 @@ def test_a_wrong_response_row_is_refused_with_line_and_field(tmp_path, row, mess
     ("name", "data", "message"),
     [
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "p.jsonl line 2: not JSON"),
+        (
+            "p.jsonl",
+            b'{"prompt": "a: b"}\n{"prompt": "a", "prompt": "b"}\n',
+            "p.jsonl line 2: the key 'prompt' is there twice",
+        ),
+        ("p.jsonl", b'{"prompt": "a", "prompt": "\\u003a"}', "p.jsonl line 1: the key 'prompt' is there twice"),
+        ("p.jsonl", b'{"prompt": "a", "metadata": {"l": [{"k:": 1, "k:": 1}]}}', "line 1: the key 'k:' is there twice"),
+        (
+            "p.csv",
+            b'prompt,metadata\na,"{""k"":1,""k"":2}"\n',
+            "p.csv line 2: field metadata: the key 'k' is there twice",
+        ),
+        (
+            "p.jsonl",
+            b'{"prompt": "\\\\ud800 \\ud83d\\ude00 \\uD800!"}',
+            "p.jsonl line 1: not JSON: \\uD800 (character 34) is half",
+        ),
         ("p.jsonl", b'{"prompt": "a"}\n[1]\n', "p.jsonl line 2: expected a JSON object"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "p.jsonl line 2: not UTF-8: byte 0xff at position 13"),
         ("p.jsonl", b'{"prompt": "a \\ud800 b"}\n', "p.jsonl line 1"),
@@ -330,6 +360,10 @@ def test_contradictions_are_refused(tmp_path):
 def test_a_wrong_mapping_is_refused(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"text": "x"}])
     assert "there is no column 'txt'" in refused("import_prompts", path, "--map", "prompt=txt")
+    rows = [{"text": "x", "note": "y" if n % 2 else None} for n in range(1500)]
+    message = refused("import_prompts", write(tmp_path / "m.jsonl", rows), "--map", "prompt=txt")
+    assert "m.jsonl line 1: there is no column 'txt', or its cell is empty (1,500 rows, this one the first)" in message
+    assert message.count("txt") == 1
     nested = write(tmp_path / "n.jsonl", [{"list": [1]}])
     assert "no column 'list.²'" in refused("import_prompts", nested, "--map", "prompt=list.²")
     assert "promt is no field" in refused("import_prompts", path, "--map", "promt=text")

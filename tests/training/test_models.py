@@ -126,7 +126,7 @@ def test_a_folder_that_is_not_there_is_named_in_one_line(load, tmp_path):
             load(missing)
         assert str(caught.value) == f"{missing}: there is no such folder"
     (tmp_path / "file").write_text("")
-    with pytest.raises(StageError, match="file: not a folder$"):
+    with pytest.raises(StageError, match=r"file: not a folder$"):
         load(tmp_path / "file")
 
 
