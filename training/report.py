@@ -54,19 +54,32 @@ def write_report(
     """Write the page. `facts` are the manifest's fields as plain values, without its files, which hold this page too."""
     template = _environment().get_template("report.html")
     metrics = facts.get("metrics", {})
+    tables = {name: value for name, value in metrics.items() if _is_table(value)}
     left_out = {name: value for name, value in metrics.items() if name.startswith(DROPPED)}
     page = template.render(
         facts=facts,
         curves=curves(log),
         samples=samples,
         left_out={name: shown(value) for name, value in sorted(left_out.items())},
-        metrics={name: shown(value) for name, value in sorted(metrics.items()) if name not in left_out},
+        metrics={name: shown(value) for name, value in sorted(metrics.items()) if name not in left_out | tables},
+        tables={name: table(rows) for name, rows in sorted(tables.items())},
         config={name: shown(value) for name, value in facts.get("config", {}).items()},
         manifest=json.dumps(facts, indent=2, ensure_ascii=False, default=str),
         width=WIDTH,
         height=HEIGHT,
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and len(value) > 0 and all(isinstance(row, dict) for row in value.values())
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows by name as lines of cells, the heading first."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[name, *(shown(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return [["", *columns], *lines]
 
 
 def _environment() -> Environment:

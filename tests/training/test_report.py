@@ -38,6 +38,14 @@ def test_it_is_self_contained_and_safe(page):
     assert "Tell &lt;me&gt;" in page and "no &amp; no" in page and "&lt;script&gt;" in page
 
 
+def test_a_metric_of_rows_is_a_table(tmp_path):
+    rows = {"a vs b": {"accuracy": 0.75, "pairs": 4}, "a vs c": {"accuracy": 0.5}}
+    write_report(tmp_path / "r.html", facts=FACTS | {"metrics": {"by_policies": rows}}, log=[])
+    page = (tmp_path / "r.html").read_text()
+    assert "by_policies: 2 rows" in page
+    assert '<th scope="row">a vs c</th><td>0.5</td><td>–</td>' in page
+
+
 def test_curves_are_drawn_to_scale():
     log = [{"iteration": 0, "kl": 0.0, "note": "x"}, {"iteration": 10, "kl": 4.0}, {"iteration": 20, "kl": 1.0}]
     [curve] = curves(log)
