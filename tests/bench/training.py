@@ -292,7 +292,7 @@ def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, runs: int, prompt
     site = trl_for_ppo(folder)
 
     def theirs() -> float:
-        environment = os.environ | {"PYTHONPATH": str(site)}
+        environment = os.environ | {"PYTHONPATH": str(site), "OMP_WAIT_POLICY": "PASSIVE"}  # as in this process
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             raise RuntimeError(f"TRL's PPOTrainer failed:\n{done.stderr[-2000:]}")
