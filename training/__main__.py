@@ -42,7 +42,8 @@ def _run(stage: str, arguments: list[str]) -> int:
         config = from_flags(module.Config, arguments, f"python -m training {stage}")
         result = module.run(config)
     except DryRun as plan:
-        print(plan)
+        if _is_main():
+            print(plan)
         return 0
     except ConfigError as error:
         return _complain(str(error), 2)
@@ -50,9 +51,15 @@ def _run(stage: str, arguments: list[str]) -> int:
         return _complain(f"{stage}: {error}", 1)
     except KeyboardInterrupt:
         return _complain(f"{stage}: interrupted", 130)
-    if result is not None:
+    if result is not None and _is_main():
         print(result)
     return 0
+
+
+def _is_main() -> bool:
+    from training import processes  # loads torch, as the stage has done by then
+
+    return processes.is_main()
 
 
 def built_stages() -> list[str]:

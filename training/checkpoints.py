@@ -2,6 +2,9 @@
 
 A stage keeps its unfinished state beside its output, in `OUT.run/`: `checkpoint-00000120.pt` with the SHA-256 of its bytes
 in `checkpoint-00000120.pt.sha256`. The folder goes when the model is published.
+
+Of several processes the main one reads and writes, and tells the others. A file holds whole tensors however they were sharded,
+so a run goes on under any number of processes.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 
 import torch
 
+from training import parallel, processes
 from training.contract import ContractError, ExportRef, ParentRef, hash_file, read_model_manifest, write_atomically
 from training.errors import StageError
 from training.folders import sync_folder
@@ -29,7 +33,7 @@ from training.folders import sync_folder
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 
-FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite", "track", "dry_run"}
+FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite", "track", "dry_run", "parallel"}
 """Config fields that decide how a run is carried out, not what comes of it; a resumed run may change them."""
 
 
@@ -57,6 +61,9 @@ class RunState:
 
         With `overwrite` another run's output is removed instead.
         """
+        return processes.from_main(lambda: self._is_published(overwrite))
+
+    def _is_published(self, overwrite: bool) -> bool:
         if not self.out.exists():
             return False
         try:
@@ -80,6 +87,9 @@ class RunState:
         Raises CheckpointError when another process is at this run, or when the checkpoints belong to a run with other
         settings, parents or data.
         """
+        return processes.from_main(self._load)
+
+    def _load(self) -> dict[str, Any] | None:
         self._lock()
         for path in sorted(self.folder.glob("checkpoint-*.pt"), reverse=True):
             digest = path.with_name(path.name + ".sha256")
@@ -101,6 +111,8 @@ class RunState:
         Kept are this one and the one before it. What claims to be newer than this did not match its checksum when the run
         was resumed, so it goes too.
         """
+        if not processes.is_main():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"checkpoint-{step:08d}.pt"
         writing = self.folder / "writing"  # one name, so that a killed run leaves at most one
@@ -135,12 +147,17 @@ class RunState:
 
     def read_result(self) -> Any:
         """What this part came to, or None while it is unfinished."""
+        return processes.from_main(self._read_result)
+
+    def _read_result(self) -> Any:
         path = self.folder / "result.json"
         saved = json.loads(path.read_bytes()) if path.exists() else {}
         return saved.get("result") if saved.get("fingerprint") == self.fingerprint else None
 
     def write_result(self, result: Any) -> None:
         """Keep what this part came to; its checkpoints have done their work and go."""
+        if not processes.is_main():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"fingerprint": self.fingerprint, "result": result})
         write_atomically(self.folder / "result.json", content.encode())
@@ -149,16 +166,20 @@ class RunState:
 
     def clear(self) -> None:
         """Remove the checkpoints: the model is published."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if processes.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def capture(step: int, log: list[dict], **parts: Any) -> dict[str, Any]:
-    """The state after `step` steps: each part's state_dict, the log so far, and the random generators."""
+    """The state after `step` steps: each part's state_dict, the log so far, and the random generators.
+
+    Every process must ask for it; only the main one's is whole.
+    """
     return {
         "step": step,
         "log": list(log),
         "rng": rng_state(),
-        **{name: part.state_dict() for name, part in parts.items()},
+        **{name: parallel.gathered(part.state_dict()) for name, part in parts.items()},
     }
 
 
@@ -167,7 +188,7 @@ def restore(saved: dict[str, Any] | None, **parts: Any) -> tuple[int, list[dict]
     if saved is None:
         return 0, []
     for name, part in parts.items():
-        part.load_state_dict(saved[name])
+        part.load_state_dict(parallel.fitted(part, saved[name]))
     set_rng_state(saved["rng"])
     return saved["step"], saved["log"]
 
@@ -190,12 +211,17 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
 class StopRequest:
     """Whether SIGINT or SIGTERM has asked the run to stop at the next step."""
 
-    is_set = False
+    _is_asked = False
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any of the processes was asked; all of them must want to know at the same step."""
+        return processes.any_of(self._is_asked)
 
     def __call__(self, signum: int, frame: object) -> None:
-        if self.is_set:
+        if self._is_asked:
             raise KeyboardInterrupt
-        self.is_set = True
+        self._is_asked = True
         print("stopping after this step; a second signal stops at once", file=sys.stderr)
 
 

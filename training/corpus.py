@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from training import packing, tinyworld
+from training import packing, processes, tinyworld
 from training.data import LengthLimits, OnTooLong, batch_at
 from training.errors import StageError
 from training.unembedding import CHUNK_LOGITS, loss_sum_at
@@ -135,6 +135,29 @@ def loss_sum(
     output = model(input_ids=batch.ids_BT, attention_mask=mask, position_ids=batch.positions_BT, use_cache=False)
     labels = torch.where(loss_BT, labels_BT, -100).flatten()
     return F.cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=-100, reduction="sum"), tokens
+
+
+def backward_mean(
+    model, rows: packing.PackedRows, chosen: Sequence[int], device: torch.device | str, weight: float = 1.0
+) -> torch.Tensor:
+    """Accumulate the gradient of weight · mean loss over the chosen rows' target tokens; returns that mean (nats, detached).
+
+    Of several processes each takes its share of the rows and divides by the tokens of all: its gradient, and the mean it
+    returns, are terms of a sum.
+    """
+    tokens = target_count(rows, chosen)
+    mine = [chosen[i] for i in processes.share([1] * len(chosen))]
+    if not mine:
+        return torch.zeros((), device=device)
+    loss, _ = loss_sum(model, rows, mine, device)
+    (weight * loss / tokens).backward()
+    return loss.detach() / tokens
+
+
+def target_count(rows: packing.PackedRows, chosen: Sequence[int]) -> int:
+    """How many tokens of the chosen rows have one before them in the same document: what a loss sum is to be divided by."""
+    _, loss_BT = packing.targets(packing.PackedRows(*(tensor[list(chosen)] for tensor in rows)))
+    return int(loss_BT.sum())
 
 
 @torch.no_grad()

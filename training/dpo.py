@@ -8,6 +8,7 @@ implicit reward is 0.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import generation, models, plan, rankings
+from training import generation, models, parallel, plan, processes, rankings
 from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
@@ -37,6 +38,7 @@ from training.data import (
 from training.errors import StageError
 from training.losses import ranking_loss
 from training.optimizers import adamw, cosine_schedule
+from training.parallel import Parallel
 from training.ranking_metrics import Tally
 from training.rankings import Runner
 from training.report import SAMPLES, Sample
@@ -76,6 +78,7 @@ class Config:
     checkpoint_every: int = option(100, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
@@ -128,7 +131,9 @@ def run(config: Config) -> Path:
         seed=config.seed,
         base=config.policy,
     )
+    parallel.spread(runner.model, config.parallel)
     log = train_policy(config, state, saved, runner, train, reference_logprobs, adapter)
+    runner = dataclasses.replace(runner, model=parallel.collect(runner.model))
     metrics = {
         **measure(config, runner, reference, export, tokenizer),
         **estimate_kl(config, runner.model, reference.model, export, tokenizer),
@@ -202,11 +207,16 @@ def train_policy(
     first, log = restore(saved, **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
-    with stop_request() as stop, tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=None) as bar:
+    with (
+        stop_request() as stop,
+        tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=processes.bar_is_off()) as bar,
+    ):
         for step in range(first, steps):
             chosen = next(batches)
             batch, reference = [train[i] for i in chosen], [reference_logprobs[i] for i in chosen]
-            figures = backward_mean(runner, batch, reference, config.beta, config.parts)
+            with parallel.step(model):
+                figures = backward_mean(runner, batch, reference, config.beta, config.parts)
+            figures = processes.total(figures)
             if not math.isfinite(figures["loss"]):
                 raise StageError(f"step {step}: the loss is {figures['loss']}; the checkpoint before it still stands")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
@@ -225,11 +235,16 @@ def train_policy(
 def backward_mean(
     runner: Runner, batch: Sequence[Comparison], reference: Sequence[Sequence[float]], beta: float, parts: int
 ) -> dict[str, float]:
-    """Accumulate the gradient of the mean loss over the batch's rankings. Returns loss, accuracy and margin over its pairs."""
-    size = -(-len(batch) // parts)
+    """Accumulate the gradient of the mean loss over the batch's rankings. Returns loss, accuracy and margin over its pairs.
+
+    Of several processes each runs its share of the rankings: gradient and figures are terms of a sum.
+    """
+    mine = processes.share([sum(len(e.ids) for e in c.examples) for c in batch])
+    size = max(1, -(-len(mine) // parts))
     total, right, margin = 0.0, 0, 0.0
-    for start in range(0, len(batch), size):
-        part, known = batch[start : start + size], reference[start : start + size]
+    for start in range(0, len(mine), size):
+        chosen = mine[start : start + size]
+        part, known = [batch[i] for i in chosen], [reference[i] for i in chosen]
         rewards_N, indexed = implicit_rewards(runner, part, known, beta)
         loss = ranking_loss(rewards_N, indexed) * len(part) / len(batch)
         loss.backward()
@@ -258,7 +273,9 @@ def implicit_rewards(
 def logprobs_of(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     """Σ log π over each response's tokens (nats), ranking by ranking, `batch` rankings at a time."""
     logprobs: list[list[float]] = []
-    for start in tqdm(range(0, len(comparisons), batch), desc="log-probabilities", unit="batch", disable=None):
+    for start in tqdm(
+        range(0, len(comparisons), batch), desc="log-probabilities", unit="batch", disable=processes.bar_is_off()
+    ):
         part = comparisons[start : start + batch]
         values = iter(runner.response_logprobs([example for c in part for example in c.examples]).tolist())
         logprobs += [list(itertools.islice(values, len(c.examples))) for c in part]

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from training import advantages
+from training import advantages, processes
 from training.episodes import Sequences, last_scores, pack, response_logprobs, response_values, sequences_of
 from training.generation import Rollout
 
@@ -93,11 +93,14 @@ def kl_stats(scored: Scored, keep_BR: torch.Tensor) -> dict[str, float]:
 
 
 def score_rollout(players: Players, sequences: Sequences, temperature: float, rows_per_pass: int | None) -> Scored:
-    """What the models say of the very tokens that were sampled; in passes of that many episodes, or (None) all in one."""
-    parts = []
-    for rows in torch.arange(len(sequences.ids_BT), device=sequences.ids_BT.device).split(
-        rows_per_pass or len(sequences.ids_BT)
-    ):
+    """What the models say of the very tokens that were sampled; in passes of that many episodes, or (None) all in one.
+
+    Each of several processes asks them about its share of the episodes and is told of the others'.
+    """
+    mine = processes.share(sequences.keep_BT.sum(1).tolist())
+    none_BR = torch.zeros_like(sequences.response_keep_BR[:0], dtype=torch.float32)
+    parts = [] if mine else [Scored(none_BR, none_BR, none_BR, none_BR[:, 0])]
+    for rows in torch.tensor(mine, device=sequences.ids_BT.device).split(rows_per_pass or len(mine)) if mine else ():
         packed = pack(Sequences(*(tensor[rows] for tensor in sequences)), players.policy, players.critic)
         parts.append(
             Scored(
@@ -107,7 +110,8 @@ def score_rollout(players: Players, sequences: Sequences, temperature: float, ro
                 last_scores(players.reward_model, packed),
             )
         )
-    return Scored(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    columns = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Scored(*(processes.gather_rows(mine, column) for column in columns))
 
 
 def rows_of(experience: Experience, rows: torch.Tensor) -> Experience:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache
 
+from training import processes
 from training.data import pad_left
 from training.models import positions_of, scores_at_end, token_scores
 from training.report import Sample
@@ -54,22 +55,26 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator,
+    rows: Sequence[int] | None = None,
 ) -> Rollout:
     """One response per prompt, at most `max_new_tokens` long; nothing is ever appended that the model did not sample.
 
     All random numbers are drawn beforehand on the CPU, one per step and row, so a row's text depends neither on the limit,
-    nor on when other rows end, nor on the device's generator. `temperature` 0 takes the likeliest token. Leaves `model` in
+    nor on when other rows end, nor on the device's generator. With `rows`, only those of the prompts are
+    answered, each with the numbers that it has among all of them. `temperature` 0 takes the likeliest token. Leaves `model` in
     evaluation mode.
     """
     model.eval()
     device = next(model.parameters()).device
+    uniforms_BR = torch.rand(max_new_tokens, len(prompts), generator=generator, dtype=torch.float64).T.to(device)
+    if rows is not None:
+        prompts, uniforms_BR = [prompts[row] for row in rows], uniforms_BR[list(rows)]
+    count = len(prompts)
     prompts_BP, prompt_keep_BP = pad_left(prompts, pad_id, device)
-    rows = len(prompts)
-    uniforms_BR = torch.rand(max_new_tokens, rows, generator=generator, dtype=torch.float64).T.to(device)
-    responses_BR = torch.full((rows, max_new_tokens), pad_id, device=device)
-    lengths_B = torch.full((rows,), max_new_tokens, device=device)
-    finished_B = torch.zeros(rows, dtype=torch.bool, device=device)
-    running = torch.arange(rows, device=device)  # the rows still in the batch, by their number
+    responses_BR = torch.full((count, max_new_tokens), pad_id, device=device)
+    lengths_B = torch.full((count,), max_new_tokens, device=device)
+    finished_B = torch.zeros(count, dtype=torch.bool, device=device)
+    running = torch.arange(count, device=device)  # the rows still in the batch, by their number
     cache = DynamicCache(config=model.config)
     keep, inputs, positions = prompt_keep_BP, prompts_BP, positions_of(prompt_keep_BP)
     for step in range(max_new_tokens):
@@ -97,6 +102,22 @@ def sample(
             running, inputs, positions, keep = running[chosen], inputs[chosen], positions[chosen], keep[chosen]
     width = int(lengths_B.max())
     return Rollout(prompts_BP, prompt_keep_BP, responses_BR[:, :width], lengths_B, finished_B)
+
+
+def put_together(
+    part: Rollout | None, rows: Sequence[int], prompts: Sequence[Sequence[int]], pad_id: int, model
+) -> Rollout:
+    """The rollout of all prompts, in every process, from each process's part: what it sampled for its own rows (None: it had none)."""
+    device = next(model.parameters()).device
+    texts = list(zip(part.tokens(), part.finished_B.tolist(), strict=True)) if part else []
+    found = {row: text for own in processes.gather(dict(zip(rows, texts, strict=True))) for row, text in own.items()}
+    responses = [found[row][0] for row in range(len(prompts))]
+    lengths_B = torch.tensor([len(ids) for ids in responses], device=device)
+    responses_BR = torch.full((len(prompts), int(lengths_B.max())), pad_id)
+    for row, ids in enumerate(responses):
+        responses_BR[row, : len(ids)] = torch.tensor(ids)
+    finished_B = torch.tensor([found[row][1] for row in range(len(prompts))], device=device)
+    return Rollout(*pad_left(prompts, pad_id, device), responses_BR.to(device), lengths_B, finished_B)
 
 
 def draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training import adapters
+from training import adapters, processes
 from training.contract import (
     ExportRef,
     ParentRef,
@@ -55,10 +55,12 @@ transformers_logging.set_verbosity_error()  # it reports the head that a reward 
 
 
 def pick_device(name: str) -> torch.device:
-    """The device named, or for "auto" the GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device named, or for "auto" the GPU where there is one; each of several processes has a GPU of its own."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return (
+        torch.device(name, processes.local_index()) if name == "cuda" and processes.count() > 1 else torch.device(name)
+    )
 
 
 def use_threads(threads: int) -> None:
@@ -237,10 +239,8 @@ def publish(
     samples: Sequence[Sample] = (),
 ) -> Path:
     """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl and, with `samples`,
-    report.html. Raises FileExistsError.
+    report.html. Raises FileExistsError. Of several processes only the main one writes; the others wait for it.
     """
-    import msgspec
-
     facts: dict[str, Any] = {
         "name": Path(folder).name,
         "stage": stage,
@@ -252,6 +252,13 @@ def publish(
         "code_version": find_code_version(),
         "created_at": utc_now(),
     }
+    processes.from_main(lambda: _write_folder(Path(folder), model, tokenizer, log, samples, facts))
+    return Path(folder)
+
+
+def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], samples: Sequence[Sample], facts) -> None:
+    import msgspec
+
     with atomic_folder(folder) as building:
         is_policy = hasattr(model, "lm_head") or model.can_generate()
         if is_policy:
@@ -268,4 +275,3 @@ def publish(
         page = msgspec.to_builtins(facts | {"libraries": library_versions()})
         write_report(building / "report.html", facts=page, log=log, samples=samples)
         write_model_manifest(building, **facts)
-    return Path(folder)

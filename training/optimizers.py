@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from training import parallel
+
 
 def cosine_schedule(step: int, steps: int, *, warmup_steps: int = 0, floor: float = 0.1, start: float = 0.0) -> float:
     """Factor on the learning rate: linear from `start` to 1 over the warm-up, then cosine to `floor` at the last step."""
@@ -48,4 +50,4 @@ def apply_step(
     if before_clear is not None:
         before_clear()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return parallel.number(norm)

@@ -14,6 +14,7 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
+from training import processes
 from training.errors import DryRun
 
 ADAM_COPIES = 2
@@ -48,6 +49,7 @@ def show_and_stop(
     }
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in counts.items()]
     rows += [(f"{unit}s", f"{steps:,}")]
+    rows += [("processes", f"{processes.count()}, each with its share of a {unit}")] if processes.count() > 1 else []
     rows += [(f"{role}, {_kind(role in trained)}", _parameters(model)) for role, model in models.items()]
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items())
     rows += [("memory, about", f"{_bytes(sum(memory.values()))}: {parts}")]
@@ -64,7 +66,7 @@ def _measure(step: Callable[[], object], device: torch.device) -> tuple[float, i
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     seconds = 0.0
-    for _ in tqdm(range(2), desc="trying a step", disable=None):
+    for _ in tqdm(range(2), desc="trying a step", disable=processes.bar_is_off()):
         start = time.perf_counter()
         step()
         if on_gpu:

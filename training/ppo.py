@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, plan, ptx
+from training import corpus, generation, models, parallel, plan, processes, ptx
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
@@ -32,6 +32,7 @@ from training.generation import Rollout, end_scores, sample, sample_texts, side_
 from training.kl_control import KlController
 from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
+from training.parallel import Parallel
 from training.report import SAMPLES
 from training.trackers import Track, open_log
 
@@ -97,6 +98,7 @@ class Config:
     checkpoint_every: int = option(10, help="iterations between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
@@ -171,7 +173,10 @@ def run(config: Config) -> Path:
         show_plan(config, players, train, text, counts, device)
     before = measure(config, players, valid, text, "before")
     answers = answers_to(config, players, valid[:SAMPLES])
+    for player in (players.policy, players.critic):
+        parallel.spread(player, config.parallel)
     log = train_policy(config, state, players, train, text)
+    players = players._replace(policy=parallel.collect(players.policy), critic=parallel.collect(players.critic))
     metrics = {
         **before,
         **measure(config, players, valid, text, "after"),
@@ -248,12 +253,13 @@ def train_policy(
     queries = itertools.islice(shuffled_batches(len(prompts), config.episodes, config.seed), first, None)
     with (
         stop_request() as stop,
-        tqdm(total=config.iterations, initial=first, desc="ppo", unit="it", disable=None) as bar,
+        tqdm(total=config.iterations, initial=first, desc="ppo", unit="it", disable=processes.bar_is_off()) as bar,
     ):
         for iteration in range(first, config.iterations):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + iteration)
             chosen = [prompts[i] for i in next(queries)]
-            experience, stats = collect(config, players, chosen, generator, control.coef, iteration)
+            with parallel.whole(players.policy, players.critic):
+                experience, stats = collect(config, players, chosen, generator, control.coef, iteration)
             order = minibatches(config, generator)
             for number, rows in enumerate(order):
                 losses = add_gradients(config, players, experience, rows, extra, iteration * len(order) + number)
@@ -341,16 +347,19 @@ def collect(
 
 
 def respond(config: Config, players: Players, prompts: Sequence[list[int]], generator: torch.Generator) -> Rollout:
-    """One response of the policy per prompt, at the run's temperature."""
-    return sample(
-        players.policy,
-        prompts,
-        eos_id=players.tokenizer.eos_token_id,
-        pad_id=players.tokenizer.pad_token_id,
-        max_new_tokens=config.response_tokens,
-        temperature=config.temperature,
-        generator=generator,
-    )
+    """One response of the policy per prompt, at the run's temperature; each of several processes samples its share."""
+    mine = processes.share([len(prompt) for prompt in prompts])
+    settings: dict[str, Any] = {
+        "eos_id": players.tokenizer.eos_token_id,
+        "pad_id": players.tokenizer.pad_token_id,
+        "max_new_tokens": config.response_tokens,
+        "temperature": config.temperature,
+        "generator": generator,
+    }
+    if processes.count() == 1:
+        return sample(players.policy, prompts, **settings)
+    part = sample(players.policy, prompts, rows=mine, **settings) if mine else None
+    return generation.put_together(part, mine, prompts, settings["pad_id"], players.policy)
 
 
 def answers_to(config: Config, players: Players, prompts: list[list[int]]) -> list[str]:
@@ -374,7 +383,11 @@ def add_gradients(
     step: int,
 ) -> dict[str, float]:
     """The gradients of one optimiser step: PPO's on these episodes, then γ times that on text; returns the losses."""
-    losses = {} if experience is None else backward_losses(config, players, rows_of(experience, rows))
+    losses: dict[str, float] = {}
+    if experience is not None:
+        with parallel.step(players.policy, players.critic):
+            losses = backward_losses(config, players, rows_of(experience, rows))
+        losses = processes.total(losses)
     if extra is not None:
         losses |= ptx.add_gradient(players.policy, extra, step, next(players.policy.parameters()).device)
     return losses
@@ -383,11 +396,13 @@ def add_gradients(
 def backward_losses(config: Config, players: Players, batch: Experience) -> dict[str, float]:
     """Gradients of the policy loss and of the value loss on one minibatch, each a mean over its kept tokens.
 
-    Every part divides by the kept tokens of the whole minibatch, so the number of parts changes nothing but rounding.
+    Every part divides by the kept tokens of the whole minibatch, so the number of parts changes nothing but rounding. Of
+    several processes each runs its share of the episodes: gradients and figures are terms of a sum.
     """
     count = batch.sequences.response_keep_BR.sum()
-    totals: dict[str, float] = {}
-    for part in parts_of(batch, config.parts):
+    mine = processes.share(batch.sequences.keep_BT.sum(1).tolist())
+    totals = dict.fromkeys(("policy_loss", "value_loss", "clip_share", "ratio"), 0.0)
+    for part in parts_of(rows_of(batch, torch.tensor(mine)), config.parts) if mine else ():
         keep_BR = part.sequences.response_keep_BR
         packed = pack(part.sequences, players.policy, players.critic)
         logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
@@ -399,7 +414,7 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
         figures = {"policy_loss": policy.loss, "value_loss": value}
         figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio}
         for name, figure in figures.items():
-            totals[name] = totals.get(name, 0.0) + figure.item()
+            totals[name] += figure.item()
     return totals
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing, plan
+from training import corpus, models, packing, parallel, plan, processes
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.parallel import Parallel
 from training.trackers import Track, open_log
 
 
@@ -51,6 +52,7 @@ class Config:
     checkpoint_every: int = option(500, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
@@ -106,10 +108,12 @@ def run(config: Config) -> Path:
             unit="step",
             models={"model": model},
             trained=["model"],
-            step=lambda: backward_mean(model, text.train, list(range(config.batch_rows)), device),
+            step=lambda: corpus.backward_mean(model, text.train, list(range(config.batch_rows)), device),
             device=device,
         )
+    parallel.spread(model, config.parallel)
     log = train_model(config, state, model, text.train, device)
+    model = parallel.collect(model)
     metrics = {
         "valid_loss": corpus.mean_loss(model, text.valid, config.batch_rows, device),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -139,27 +143,22 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
     model.train()
     with (
         stop_request() as stop,
-        tqdm(total=config.steps, initial=first, desc="pretrain", unit="step", disable=None) as bar,
+        tqdm(total=config.steps, initial=first, desc="pretrain", unit="step", disable=processes.bar_is_off()) as bar,
     ):
         for step in range(first, config.steps):
             rows = corpus.rows_at(len(train.ids_BT), config.batch_rows, config.seed, step)
-            loss = backward_mean(model, train, rows, device)
+            processes.reseed(config.seed, step)
+            with parallel.step(model):
+                loss = corpus.backward_mean(model, train, rows, device)
             factor = cosine_schedule(step, config.steps, warmup_steps=config.warmup_steps)
             apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm)
             if step % config.log_every == 0 or step == config.steps - 1:
-                log.append({"step": step, "loss": loss.item()})
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+                row = processes.total({"loss": loss.item()})
+                log.append({"step": step, **row})
+                bar.set_postfix(loss=f"{row['loss']:.3f}")
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
                 state.save(step + 1, capture(step + 1, log, model=model, optimizer=optimizer))
             if stop.is_set:
                 raise KeyboardInterrupt
     return log
-
-
-def backward_mean(model, train: packing.PackedRows, rows: list[int], device: torch.device) -> torch.Tensor:
-    """Accumulate the gradient of the mean loss over the rows' tokens; returns that mean (nats)."""
-    loss_sum, tokens = corpus.loss_sum(model, train, rows, device)
-    loss = loss_sum / tokens
-    loss.backward()
-    return loss.detach()

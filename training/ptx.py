@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from training import corpus, packing
+from training import corpus, packing, parallel, processes
 
 Reduction = Literal["token_mean", "sequence_sum"]
 
@@ -40,11 +40,12 @@ def add_gradient(model: torch.nn.Module, ptx: Ptx, step: int, device: torch.devi
     ppo_norm = gradient_norm(model)
     held = {p: p.grad for p in model.parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)  # apart for a moment, so that the norm of each can be told
-    loss = backward(model, ptx.text.train, ptx.rows_at(step), ptx.coef, ptx.reduction, ptx.parts, device)
+    with parallel.step(model):
+        loss = backward(model, ptx.text.train, ptx.rows_at(step), ptx.coef, ptx.reduction, ptx.parts, device)
     ptx_norm = gradient_norm(model)
     for parameter, gradient in held.items():
         parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-    figures = {"ptx_loss": loss, "ptx_gradient_norm": ptx_norm}
+    figures = processes.total({"ptx_loss": loss}) | {"ptx_gradient_norm": ptx_norm}
     return figures | ({"ptx_gradient_ratio": ptx_norm / ppo_norm} if ppo_norm else {})
 
 
@@ -59,14 +60,15 @@ def backward(
 ) -> float:
     """Accumulate coef · ∇loss over the chosen rows, in `parts` passes that change nothing but rounding; returns the loss (nats).
 
-    Every pass divides its sum by the same count: the target tokens of all chosen rows, or the number of rows.
+    Every pass divides its sum by the same count: the target tokens of all chosen rows, or the number of rows. Of several
+    processes each runs its share of the rows: gradient and loss are terms of a sum.
     """
-    _, targets_BT = packing.targets(packing.PackedRows(*(tensor[chosen] for tensor in rows)))
-    count = int(targets_BT.sum()) if reduction == "token_mean" else len(chosen)
-    size = -(-len(chosen) // parts)
+    count = corpus.target_count(rows, chosen) if reduction == "token_mean" else len(chosen)
+    mine = [chosen[i] for i in processes.share([1] * len(chosen))]
+    size = max(1, -(-len(mine) // parts))
     total = 0.0
-    for start in range(0, len(chosen), size):
-        loss_sum, _ = corpus.loss_sum(model, rows, chosen[start : start + size], device)
+    for start in range(0, len(mine), size):
+        loss_sum, _ = corpus.loss_sum(model, rows, mine[start : start + size], device)
         (coef * loss_sum / count).backward()
         total += loss_sum.item() / count
     return total
@@ -74,5 +76,5 @@ def backward(
 
 def gradient_norm(model: torch.nn.Module) -> float:
     """The norm of all gradients together, before any clipping; 0 where there is none."""
-    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return parallel.number(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0

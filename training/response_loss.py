@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from training import packing
+from training import packing, processes
 from training.data import Example, collate, length_groups
 from training.unembedding import loss_sum_at
 
@@ -32,11 +32,12 @@ def backward_mean(
     """Accumulate the gradient of share · (L_R + lm_coef · L_W) of a batch; returns L_R + lm_coef · L_W (nats, detached).
 
     Each token is weighted by the whole batch's counts, so neither the number of parts nor packing changes anything but
-    rounding.
+    rounding. Of several processes each runs its share of the batch, and gradient and loss are terms of a sum.
     """
     responses, texts = sum(e.response_tokens for e in examples), sum(len(e.ids) - 1 for e in examples)
+    mine = [examples[i] for i in processes.share([len(e.ids) for e in examples])]
     total = torch.zeros((), device=device)
-    for rows in rows_of(model, examples, parts, pad_id, device, packed_tokens):
+    for rows in rows_of(model, mine, parts, pad_id, device, packed_tokens):
         if lm_coef:
             weight_BT = rows.loss_BT / responses + lm_coef / texts
             loss = loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.text_BT, weight_BT)
@@ -62,7 +63,9 @@ class Rows(NamedTuple):
 def rows_of(
     model, examples: Sequence[Example], parts: int, pad_id: int, device: torch.device, packed_tokens: int
 ) -> Iterator[Rows]:
-    """A batch as the passes it is split into: padded, with texts of like length together, or packed."""
+    """A batch as the passes it is split into: padded, with texts of like length together, or packed; an empty one in none."""
+    if not examples:
+        return
     if packed_tokens:
         packed, loss_BT = packing.pack_examples(examples, packed_tokens, pad_id)
         size = -(-len(loss_BT) // max(1, parts))

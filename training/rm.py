@@ -7,6 +7,7 @@ demonstrations score 0 on average.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import models, plan, rankings
+from training import models, parallel, plan, processes, rankings
 from training.adapters import AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -36,6 +37,7 @@ from training.data import (
 from training.errors import StageError
 from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, cosine_schedule
+from training.parallel import Parallel
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
 from training.trackers import Track, open_log
@@ -78,6 +80,7 @@ class Config:
     checkpoint_every: int = option(100, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
@@ -190,6 +193,7 @@ def train_model(
     adapter = attach(model, settings, stage="rm", steps=steps, seed=config.seed, base=config.sft_model)
     models.head_of(model).requires_grad_(True)  # the head is new: it is trained whole, whatever the body's adapter
     runner = rankings.runner_for(model, config.encoding, pad_id)
+    parallel.spread(model, config.parallel)
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
     )
@@ -199,20 +203,27 @@ def train_model(
         log = open_log(log, config.track, config.out, to_dict(config))
     batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
     model.train()
-    with stop_request() as stop, tqdm(total=steps, initial=first, desc=name, unit="step", disable=None) as bar:
+    with (
+        stop_request() as stop,
+        tqdm(total=steps, initial=first, desc=name, unit="step", disable=processes.bar_is_off()) as bar,
+    ):
         for step in range(first, steps):
             chosen = [train[i] for i in next(batches)]
-            loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
+            processes.reseed(config.seed, step)
+            with parallel.step(model):
+                loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
             apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
             if step % config.log_every == 0 or step == steps - 1:
-                log.append({"step": step, "loss": loss, "accuracy": accuracy})
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.2f}")
+                row = processes.total({"loss": loss, "accuracy": accuracy})
+                log.append({"step": step, **row})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in row.items()})
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
                 state.save(step + 1, capture(step + 1, log, **parts))
             if stop.is_set:
                 raise KeyboardInterrupt
+    runner = dataclasses.replace(runner, model=parallel.collect(model))
     if adapter is not None:
         adapter.finish()
     return runner, log
@@ -248,11 +259,15 @@ def train_folds(config: Config, state: RunState, train: list[Comparison], pad_id
 def backward_mean(
     runner: Runner, batch: list[Comparison], parts: int, *, with_ties: bool = False
 ) -> tuple[float, float]:
-    """Accumulate the gradient of the mean loss over the batch's rankings; returns (loss, accuracy on its pairs)."""
-    size = -(-len(batch) // parts)
+    """Accumulate the gradient of the mean loss over the batch's rankings; returns (loss, accuracy on its pairs).
+
+    Of several processes each runs its share of the rankings: gradient, loss and accuracy are terms of a sum.
+    """
+    mine = [batch[i] for i in processes.share([sum(len(e.ids) for e in c.examples) for c in batch])]
+    size = max(1, -(-len(mine) // parts))
     total, right = 0.0, 0
-    for start in range(0, len(batch), size):
-        part = batch[start : start + size]
+    for start in range(0, len(mine), size):
+        part = mine[start : start + size]
         rewards_N, indexed = rewards_of(runner, part, with_ties=with_ties)
         loss = ranking_loss(rewards_N, indexed) * len(part) / len(batch)
         loss.backward()

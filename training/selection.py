@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training import models
+from training import models, parallel, processes
 from training.errors import StageError
 from training.generation import end_scores, sample
 
@@ -42,7 +42,13 @@ class Judge:
 
     @torch.no_grad()
     def score(self, policy) -> float:
-        """Mean score of one sampled response per prompt. Draws nothing from torch's global generators."""
+        """Mean score of one sampled response per prompt. Draws nothing from torch's global generators.
+
+        Of several processes the main one is the judge: a rounding apart, they might choose different epochs.
+        """
+        return processes.from_main(lambda: self._score(policy))
+
+    def _score(self, policy) -> float:
         was_training, total = policy.training, 0.0
         for number, start in enumerate(range(0, len(self.prompts), self.batch)):
             rollout = sample(
@@ -78,7 +84,7 @@ class Best:
         """Give the model the kept weights; none kept, none changed."""
         with torch.no_grad():
             for name, p in self._trained() if self.weights else ():
-                p.copy_(self.weights[name])
+                parallel.put(p, self.weights[name])
 
     def state_dict(self) -> dict[str, Any]:
         """All that is kept."""

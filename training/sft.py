@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, plan
+from training import corpus, models, parallel, plan, processes
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -39,6 +39,7 @@ from training.data import (
 from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, cosine_schedule
+from training.parallel import Parallel
 from training.report import SAMPLES
 from training.response_loss import backward_mean, mean_loss
 from training.selection import Best, Judge, epoch_ended
@@ -88,6 +89,7 @@ class Config:
     checkpoint_every: int = option(200, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
@@ -162,8 +164,10 @@ def run(config: Config) -> Path:
     can_sample = config.adapter != "prefix"
     looked_at = [example.ids[: example.prompt_tokens] for example in valid[:SAMPLES]] if can_sample else []
     answers = sample_texts(model, tokenizer, looked_at, **sampling)[0] if looked_at else []
+    parallel.spread(model, config.parallel)
     with residual_dropout(model, config.residual_dropout):
         best, log = train_model(config, state, model, train, mix, judge, tokenizer.pad_token_id, device, adapter)
+    model = parallel.collect(model)
     metrics = {
         "valid_loss_before": before,
         "valid_loss": mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device),
@@ -271,10 +275,15 @@ def train_model(
     first, log = restore(state.load(), **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
     model.train()
-    with stop_request() as stop, tqdm(total=steps, initial=first, desc="sft", unit="step", disable=None) as bar:
+    with (
+        stop_request() as stop,
+        tqdm(total=steps, initial=first, desc="sft", unit="step", disable=processes.bar_is_off()) as bar,
+    ):
         for step in range(first, steps):
             chosen = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, step)]
-            losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
+            processes.reseed(config.seed, step)
+            with parallel.step(model):
+                losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
             rate = config.learning_rate * cosine_schedule(step, steps)
             if adapter is None:
                 apply_step(optimizer, model, rate, config.clip_norm)
@@ -282,12 +291,13 @@ def train_model(
                 adapter.backward_penalty()
                 apply_step(optimizer, model, rate, config.clip_norm, before_clear=partial(adapter.allocate, step))
             if step % config.log_every == 0 or step == steps - 1:
-                row = {name: loss.item() for name, loss in losses.items()}
+                row = processes.total({name: loss.item() for name, loss in losses.items()})
                 log.append({"step": step, **row})
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
             epoch = epoch_ended(step, config.batch_size, len(train)) or (config.epochs if step == steps - 1 else 0)
             if judge is not None and epoch:
-                best.offer(score := judge.score(model), epoch)
+                with parallel.whole(model):
+                    best.offer(score := judge.score(model), epoch)
                 log.append({"step": step, "epoch": epoch, "reward_model_score": score})
             bar.update()
             if stop.is_set or (step + 1) % config.checkpoint_every == 0:
@@ -321,11 +331,8 @@ def backward_losses(
     if mix is None:
         return {"loss": loss}
     text = mix.text.train
-    loss_sum, tokens = corpus.loss_sum(
-        model, text, corpus.rows_at(len(text.ids_BT), mix.rows, config.seed, step), device
-    )
-    (mix.share * loss_sum / tokens).backward()
-    return {"loss": loss, "text_loss": loss_sum.detach() / tokens}
+    rows = corpus.rows_at(len(text.ids_BT), mix.rows, config.seed, step)
+    return {"loss": loss, "text_loss": corpus.backward_mean(model, text, rows, device, mix.share)}
 
 
 def packed_tokens(config: Config, examples: Sequence[Example]) -> int:

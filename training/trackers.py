@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from training import processes
 from training.errors import StageError
 from training.report import STEP_NAMES
 
@@ -35,7 +36,7 @@ def open_log(rows: Sequence[dict[str, Any]], track: Track, out: str | Path, conf
 
     MLflow writes where MLFLOW_TRACKING_URI says, else there too. Raises StageError when the tracker is not installed.
     """
-    if track == "none":
+    if track == "none" or not processes.is_main():
         return Log(rows)
     from accelerate.tracking import MLflowTracker, TensorBoardTracker
     from accelerate.utils import is_mlflow_available, is_tensorboard_available
