@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from training import packing, processes, tinyworld
 from training.data import LengthLimits, OnTooLong, batch_at
 from training.errors import StageError
+from training.precision import in_precision
 from training.unembedding import CHUNK_LOGITS, loss_sum_at
 
 Document = list[dict[str, str]] | str
@@ -119,6 +120,7 @@ def rows_at(count: int, batch: int, seed: int, step: int) -> list[int]:
     return batch_at(count, batch, seed, step)
 
 
+@in_precision
 def loss_sum(
     model, rows: packing.PackedRows, chosen: Sequence[int], device: torch.device | str
 ) -> tuple[torch.Tensor, int]:

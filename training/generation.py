@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from training import processes
 from training.data import pad_left
 from training.models import positions_of, scores_at_end, token_scores
+from training.precision import in_precision
 from training.report import Sample
 from training.unembedding import logprobs_at
 
@@ -46,6 +47,7 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
+@in_precision
 def sample(
     model,
     prompts: Sequence[Sequence[int]],

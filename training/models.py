@@ -45,6 +45,7 @@ from training.contract import (
 )
 from training.data import CHAT_TEMPLATE
 from training.errors import StageError
+from training.precision import in_precision
 from training.report import Sample, write_report
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -205,10 +206,17 @@ def head_of(model) -> torch.nn.Linear:
     raise StageError(f"{type(model).__name__} has no linear scalar head; use a decoder such as Llama, Qwen or GPT-2")
 
 
+def score_hidden(model, hidden: torch.Tensor) -> torch.Tensor:
+    """The scalar head's output on hidden states (…, d), bias included, in float32 whatever the body computed in → (…)."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head_of(model)(hidden.float()).squeeze(-1) + model.config.reward_bias
+
+
+@in_precision
 def token_scores(model, ids_BT: torch.Tensor, keep_BT: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
     """The scalar head's output at every token, bias included → (B, T). The critic's values and the reward alike."""
     hidden = model.base_model(ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False)
-    return head_of(model)(hidden.last_hidden_state).squeeze(-1) + model.config.reward_bias
+    return score_hidden(model, hidden.last_hidden_state)
 
 
 def scores_at_end(scores_BT: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing, parallel, plan, processes
+from training import corpus, models, packing, parallel, plan, precision, processes
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
 from training.optimizers import adamw, apply_step, cosine_schedule
 from training.parallel import Parallel
+from training.precision import Precision
 from training.trackers import Track, open_log
 
 
@@ -52,6 +53,7 @@ class Config:
     checkpoint_every: int = option(500, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
     parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
@@ -83,6 +85,7 @@ def run(config: Config) -> Path:
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
+    precision.use(config.dtype, device)
     documents = list(corpus.read_documents(config.text, config.documents + config.valid_documents, config.seed))
     tokenizer = models.train_tokenizer(corpus.plain_texts(documents), config.vocab_size, config.max_tokens)
     counts: Counter[str] = Counter()

@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from training.data import Comparison, Example
 from training.errors import StageError
 from training.losses import IndexedRanking
+from training.precision import in_precision
 from training.unembedding import linear_token_logprobs, unembedding_of
 
 Encoding = Literal["auto", "pairs", "responses", "shared"]
@@ -147,6 +148,7 @@ class Runner:
         """The hidden state at each example's last token, found by length → (len(examples), d)."""
         return self.each(examples, lambda rows: rows.hidden_NTd[torch.arange(len(rows.members)), rows.lengths_N - 1])
 
+    @in_precision
     def response_logprobs(self, examples: Sequence[Example]) -> torch.Tensor:
         """Σ log π over the tokens of each example's response, EOS included where it was finished → (len(examples),).
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import models, parallel, plan, processes, rankings
+from training import models, parallel, plan, precision, processes, rankings
 from training.adapters import AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -38,6 +38,7 @@ from training.errors import StageError
 from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, cosine_schedule
 from training.parallel import Parallel
+from training.precision import Precision, in_precision
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
 from training.trackers import Track, open_log
@@ -80,6 +81,7 @@ class Config:
     checkpoint_every: int = option(100, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
     parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
@@ -117,6 +119,7 @@ def run(config: Config) -> Path:
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
+    precision.use(config.dtype, device)
     tokenizer = models.load_tokenizer(config.sft_model)
     counts: Counter[str] = Counter()
     train = read_comparisons(
@@ -285,10 +288,10 @@ def rewards_of(
     return rewards_at_end(runner, flat.examples), flat.rankings
 
 
+@in_precision
 def rewards_at_end(runner: Runner, examples: Sequence[Example]) -> torch.Tensor:
     """The reward of each example, read at its last token alone → (N,)."""
-    hidden_Nd = runner.last_hidden(examples)
-    return models.head_of(runner.model)(hidden_Nd).squeeze(-1) + runner.model.config.reward_bias
+    return models.score_hidden(runner.model, runner.last_hidden(examples))
 
 
 def score_rankings(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, parallel, plan, processes
+from training import corpus, models, parallel, plan, precision, processes
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -40,6 +40,7 @@ from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, cosine_schedule
 from training.parallel import Parallel
+from training.precision import Precision
 from training.report import SAMPLES
 from training.response_loss import backward_mean, mean_loss
 from training.selection import Best, Judge, epoch_ended
@@ -89,6 +90,7 @@ class Config:
     checkpoint_every: int = option(200, help="steps between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
+    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
     parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
@@ -137,6 +139,7 @@ def run(config: Config) -> Path:
         return Path(config.out)
     models.use_threads(config.threads)
     device = models.pick_device(config.device)
+    precision.use(config.dtype, device)
     tokenizer = models.load_tokenizer(config.base_model)
     counts: Counter[str] = Counter()
     train = encode_demonstrations(tokenizer, read_demonstrations(export, "train", counts), config.limits, counts)

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from training.precision import in_precision
+
 CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}
 """Logits held at a time: 16 MiB in float32 on a CPU; 512 MiB on a GPU, whose matrix products want more rows at once."""
 
@@ -27,6 +29,7 @@ CHUNK_LOGITS = {"cpu": 2**22, "cuda": 2**27}
 # ---- of a model -----------------------------------------------------------------------------------------------------
 
 
+@in_precision
 def logprobs_at(
     model,
     ids_BT: torch.Tensor,
@@ -50,6 +53,7 @@ def logprobs_at(
     return linear_token_logprobs(hidden_NH, head.weight, targets_N, bias_V=head.bias, temperature=temperature)
 
 
+@in_precision
 def loss_sum_at(
     model,
     ids_BT: torch.Tensor,

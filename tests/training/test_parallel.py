@@ -71,6 +71,7 @@ def together(flags, base, sft_model, export, tmp_path_factory):
         jobs[f"lora {kind}"] = {"run": words("dpo", folder / f"lora-{kind}", lora)}
     cut = flags["ppo"] | {"checkpoint-every": 1, "parallel": "fsdp"}
     jobs["cut"] = {"run": words("ppo", folder / "cut", cut), "stop_at": 1}
+    jobs["bf16"] = {"run": words("rm", folder / "bf16", flags["rm"] | {"dtype": "bf16", "parallel": "fsdp"})}
     alone = launched.run_stage(words("ppo", folder / "resumed", cut), stop_at=1)
     assert alone["status"] == "stopped" and list((folder / "resumed.run").glob("*.pt"))
     jobs["resumed"] = {"run": words("ppo", folder / "resumed", cut)}
@@ -101,6 +102,11 @@ def largest_difference(one, other):
     return max(float((first[name] - second[name]).abs().max() / first[name].abs().max()) for name in first)
 
 
+def log_of(place):
+    """The rows of a model folder's log."""
+    return [json.loads(line) for line in (place / "training_log.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_give_the_model_log_and_metrics_of_one(stage, kind, together, alone):
@@ -108,7 +114,7 @@ def test_two_processes_give_the_model_log_and_metrics_of_one(stage, kind, togeth
     assert [process["status"] for process in seen[f"{stage} {kind}"]] == [0, 0]
     ours, theirs = folder / f"{stage}-{kind}", alone / stage
     assert largest_difference(theirs, ours) < WEIGHT_TOLERANCE
-    logs = [[json.loads(line) for line in (f / "training_log.jsonl").read_text().splitlines()] for f in (ours, theirs)]
+    logs = [log_of(place) for place in (ours, theirs)]
     if stage == "dpo":  # before the first step all implicit rewards are 0, and rounding says which is larger
         assert [row.pop("accuracy") for row in (logs[0][0], logs[1][0])]
     for ours_row, theirs_row in zip(*logs, strict=True):
@@ -145,6 +151,14 @@ def test_an_adapter_trains_under_ddp_and_is_refused_under_fsdp(flags, together, 
     assert largest_difference(tmp_path / "lora", folder / "lora-ddp") < WEIGHT_TOLERANCE
 
 
+def test_bf16_goes_with_sharded_weights(together, alone):
+    folder, seen = together
+    assert [process["status"] for process in seen["bf16"]] == [0, 0]
+    rounded, exact = (log_of(place) for place in (folder / "bf16", alone / "rm"))
+    assert [row["loss"] for row in rounded] != [row["loss"] for row in exact]
+    assert [row["loss"] for row in rounded] == pytest.approx([row["loss"] for row in exact], rel=0.03)
+
+
 def test_a_run_of_two_processes_goes_on_in_one(flags, together, alone):
     folder, seen = together
     assert [process["status"] for process in seen["cut"]] == ["stopped", "stopped"]
@@ -156,7 +170,7 @@ def test_a_run_of_two_processes_goes_on_in_one(flags, together, alone):
 def test_a_run_of_one_process_goes_on_in_two(together, alone):
     folder, seen = together
     assert [process["status"] for process in seen["resumed"]] == [0, 0]
-    assert len((folder / "resumed" / "training_log.jsonl").read_text().splitlines()) == 2
+    assert len(log_of(folder / "resumed")) == 2
     assert largest_difference(alone / "ppo", folder / "resumed") < WEIGHT_TOLERANCE
 
 
