@@ -181,7 +181,7 @@ class Labeler(threading.Thread):
             saved = self.ask("POST", f"{page}draft", **fields, active_seconds="1")
             assert saved.status_code == 200, saved.text
             time.sleep(0.3)  # types
-        answer = self.ask("POST", f"{page}submit", text=text, submit_key=key)
+        answer = self.ask("POST", f"{page}submit", **fields, submit_key=key)
         assert answer.status_code == 302, answer.text
         self.submitted[page.split("/")[-2]] = text
         return True

@@ -10,7 +10,6 @@ import pytest
 from labeling.actions import batches, exports, imports, submissions, tasks
 from labeling.models import Kind, Task, TaskResponse
 from tests import builders
-from tests.browser.conftest import chromium  # noqa: F401 a fixture
 from training.__main__ import main
 from training.contract import read_export, read_model_manifest
 
@@ -48,7 +47,7 @@ def rank_by_toxicity(person, toxicity) -> int:
     return done
 
 
-def test_real_files_end_in_reports_that_open(outputs, make_user, researcher, environment, tmp_path, chromium):  # noqa: F811
+def test_real_files_end_in_reports_that_open(outputs, make_user, researcher, environment, tmp_path, chromium):
     builders.label_schema()
     file, toxicity = outputs
     seeds = builders.shared_file("self_instruct_seed_tasks.jsonl")
