@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from training import processes
+from training.compiling import uncompiled
 from training.data import pad_left
 from training.models import positions_of, scores_at_end, token_scores
 from training.precision import in_precision
@@ -47,6 +48,7 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
+@uncompiled
 @in_precision
 def sample(
     model,

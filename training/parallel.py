@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training import processes
+from training.compiling import layers_of
 from training.errors import StageError
 
 Parallel = Literal["ddp", "fsdp"]
@@ -90,8 +91,7 @@ def _sharded(model: torch.nn.Module) -> Any:
         dist.broadcast(parameter.data, src=0)
     skeleton = _skeleton(model)
     mesh = init_device_mesh(next(model.parameters()).device.type, (processes.count(),))
-    kinds = set(getattr(model, "_no_split_modules", None) or ())
-    for layer in [module for module in model.modules() if type(module).__name__ in kinds]:
+    for layer in layers_of(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=False)
     door: Any = fully_shard(Door(model), mesh=mesh, reshard_after_forward=False)  # a Door and an FSDPModule
     for group in _groups(door):

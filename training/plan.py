@@ -49,7 +49,7 @@ def show_and_stop(
     }
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in counts.items()]
     rows += [(f"{unit}s", f"{steps:,}")]
-    rows += [("processes", f"{processes.count()}, each with its share of a {unit}")] if processes.count() > 1 else []
+    rows += [("processes", f"{processes.count()}, each with its share")] if processes.count() > 1 else []
     rows += [(f"{role}, {_kind(role in trained)}", _parameters(model)) for role, model in models.items()]
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items())
     rows += [("memory, about", f"{_bytes(sum(memory.values()))}: {parts}")]

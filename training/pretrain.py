@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, packing, parallel, plan, precision, processes
+from training import compiling, corpus, models, packing, parallel, plan, precision, processes
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
@@ -54,6 +54,9 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
+    compile: bool = option(
+        False, help="compile the layers with torch.compile (minutes at the start; sampling stays eager)"
+    )
     parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
@@ -103,6 +106,8 @@ def run(config: Config) -> Path:
         tokenizer, **sizes, max_tokens=config.max_tokens, init_std=config.init_std
     )
     model.to(device)
+    if config.compile:
+        compiling.compile_layers(model)
     if config.dry_run:
         plan.show_and_stop(
             "pretrain",

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, parallel, plan, precision, processes
+from training import compiling, corpus, models, parallel, plan, precision, processes
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -91,6 +91,9 @@ class Config:
     device: str = option("auto", help="auto, cpu or cuda")
     threads: int = option(0, help="CPU threads of torch; 0: its default")
     dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
+    compile: bool = option(
+        False, help="compile the layers with torch.compile (minutes at the start; sampling stays eager)"
+    )
     parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
@@ -150,6 +153,8 @@ def run(config: Config) -> Path:
     model = models.load_policy(config.base_model, device)
     adapter = attach_adapter(config, model, len(train))
     model = adapter.model if adapter else model
+    if config.compile:
+        compiling.compile_layers(model)
     if config.dry_run:
         first = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, 0)]
         plan.show_and_stop(
