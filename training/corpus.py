@@ -166,6 +166,7 @@ def target_count(rows: packing.PackedRows, chosen: Sequence[int]) -> int:
 def mean_loss(model, rows: packing.PackedRows, batch: int, device: torch.device | str) -> float:
     """Language-model loss over all rows, in nats per token. Leaves the model in evaluation mode."""
     model.eval()
-    indices = range(len(rows.ids_BT))
+    indices = processes.share([1] * len(rows.ids_BT))
     parts = [loss_sum(model, rows, indices[i : i + batch], device) for i in range(0, len(indices), batch)]
-    return sum(loss.item() for loss, _ in parts) / sum(tokens for _, tokens in parts)
+    sums = processes.total({"loss": sum(loss.item() for loss, _ in parts), "tokens": sum(n for _, n in parts)})
+    return sums["loss"] / sums["tokens"]

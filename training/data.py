@@ -233,6 +233,11 @@ class Comparison:
     ties: list[tuple[int, int]] = field(default_factory=list)
     labeler: str | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of its responses, each with its prompt."""
+        return sum(len(example.ids) for example in self.examples)
+
 
 def pairs_of(tiers: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """All (better, worse) pairs that tiers imply, best tier first; members of one tier are ties and make none."""

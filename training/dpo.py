@@ -242,7 +242,7 @@ def backward_mean(
 
     Of several processes each runs its share of the rankings: gradient and figures are terms of a sum.
     """
-    mine = processes.share([sum(len(e.ids) for e in c.examples) for c in batch])
+    mine = processes.share([comparison.tokens for comparison in batch])
     size = max(1, -(-len(mine) // parts))
     total, right, margin = 0.0, 0, 0.0
     for start in range(0, len(mine), size):
@@ -272,9 +272,14 @@ def implicit_rewards(
     return beta * (runner.response_logprobs(flat.examples) - reference_N), flat.rankings
 
 
-@torch.no_grad()
 def logprobs_of(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     """Σ log π over each response's tokens (nats), ranking by ranking, `batch` rankings at a time."""
+    costs = [comparison.tokens for comparison in comparisons]
+    return processes.in_shares(comparisons, costs, lambda mine: _logprobs_of(runner, mine, batch))
+
+
+@torch.no_grad()
+def _logprobs_of(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     logprobs: list[list[float]] = []
     for start in tqdm(
         range(0, len(comparisons), batch), desc="log-probabilities", unit="batch", disable=processes.bar_is_off()

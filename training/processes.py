@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 
 Any_T = TypeVar("Any_T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others: the main one may be writing a large checkpoint."""
@@ -121,6 +123,18 @@ def gather_rows(rows: Sequence[int], values: torch.Tensor) -> torch.Tensor:
     parts = gather((list(rows), values.cpu()))
     order = torch.tensor([row for part, _ in parts for row in part], dtype=torch.long)
     return torch.cat([part for _, part in parts])[order.argsort()].to(values.device)
+
+
+def in_shares(
+    items: Sequence[Item], costs: Sequence[float], work: Callable[[list[Item]], list[Result]]
+) -> list[Result]:
+    """`work(items)`, one result per item, with each process working on its share; all get all results, in the order of the items."""
+    if count() == 1:
+        return work(list(items))
+    mine = share(costs)
+    own = work([items[i] for i in mine]) if mine else []
+    found = {i: result for part in gather(dict(zip(mine, own, strict=True))) for i, result in part.items()}
+    return [found[i] for i in range(len(items))]
 
 
 def reseed(seed: int, step: int) -> None:

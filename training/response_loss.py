@@ -95,7 +95,8 @@ def mean_loss(model, examples: list[Example], pad_id: int, batch: int, device: t
         return None
     model.eval()
     total = 0.0
-    for start in range(0, len(examples), batch):
-        for rows in rows_of(model, examples[start : start + batch], 0, pad_id, device, 0):
+    mine = [examples[i] for i in processes.share([len(e.ids) for e in examples])]
+    for start in range(0, len(mine), batch):
+        for rows in rows_of(model, mine[start : start + batch], 0, pad_id, device, 0):
             total += loss_sum_at(model, *rows.inputs, rows.labels_BT, rows.loss_BT).item()
-    return total / sum(example.response_tokens for example in examples)
+    return processes.total({"loss": total})["loss"] / sum(example.response_tokens for example in examples)

@@ -266,7 +266,7 @@ def backward_mean(
 
     Of several processes each runs its share of the rankings: gradient, loss and accuracy are terms of a sum.
     """
-    mine = [batch[i] for i in processes.share([sum(len(e.ids) for e in c.examples) for c in batch])]
+    mine = [batch[i] for i in processes.share([comparison.tokens for comparison in batch])]
     size = max(1, -(-len(mine) // parts))
     total, right = 0.0, 0
     for start in range(0, len(mine), size):
@@ -296,6 +296,12 @@ def rewards_at_end(runner: Runner, examples: Sequence[Example]) -> torch.Tensor:
 
 def score_rankings(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     """The rewards of each ranking's responses, `batch` rankings at a time. Leaves the model in evaluation mode."""
+    runner.model.eval()
+    costs = [comparison.tokens for comparison in comparisons]
+    return processes.in_shares(comparisons, costs, lambda mine: _score_rankings(runner, mine, batch))
+
+
+def _score_rankings(runner: Runner, comparisons: Sequence[Comparison], batch: int) -> list[list[float]]:
     scored: list[list[float]] = []
     for start in range(0, len(comparisons), batch):
         part = comparisons[start : start + batch]

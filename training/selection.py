@@ -44,16 +44,18 @@ class Judge:
     def score(self, policy) -> float:
         """Mean score of one sampled response per prompt. Draws nothing from torch's global generators.
 
-        Of several processes the main one is the judge: a rounding apart, they might choose different epochs.
+        Of several processes each answers a share of the prompts, with the random numbers that these have among all.
         """
-        return processes.from_main(lambda: self._score(policy))
-
-    def _score(self, policy) -> float:
         was_training, total = policy.training, 0.0
         for number, start in enumerate(range(0, len(self.prompts), self.batch)):
+            prompts = self.prompts[start : start + self.batch]
+            mine = processes.share([len(prompt) for prompt in prompts])
+            if not mine:
+                continue
             rollout = sample(
                 policy,
-                self.prompts[start : start + self.batch],
+                prompts,
+                rows=mine,
                 eos_id=self.tokenizer.eos_token_id,
                 pad_id=self.tokenizer.pad_token_id,
                 max_new_tokens=self.response_tokens,
@@ -62,7 +64,7 @@ class Judge:
             )
             total += float(end_scores(self.reward_model, rollout).sum())
         policy.train(was_training)
-        return total / len(self.prompts)
+        return processes.total({"score": total})["score"] / len(self.prompts)
 
 
 class Best:
