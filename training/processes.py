@@ -54,7 +54,7 @@ def bar_is_off() -> bool | None:
 @lru_cache(maxsize=1)
 def join() -> None:
     """Meet the other processes, once; they part when the process ends."""
-    if torch.cuda.is_available():
+    if local_index() < torch.cuda.device_count():  # fewer GPUs than processes is well with --device cpu
         torch.cuda.set_device(local_index())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
