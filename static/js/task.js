@@ -14,7 +14,7 @@ const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", 
 const page = {
   editor: form.dataset.editor, // names this loading of the page, so that the server can tell two tabs apart
   takes: "", // the page whose work this one goes on with
-  knowingly: "", // "1": the labeler knows of other work and wants this
+  knowingly: form.knowingly ? "1" : "", // the labeler knows of other work and wants this
   base: Number(form.base.value), // the save that this page last heard of
   version: Number(form.base.value), // rises with every save sent
   dirty: false,
@@ -172,7 +172,7 @@ function saved(data, version) {
 }
 
 function leave(url, isSent = true) {
-  page.held = true;
+  page.held = page.isLeft = true;
   if (isSent) dropLocal();
   location.assign(url);
 }
@@ -223,6 +223,7 @@ window.addEventListener("pageshow", (event) => event.persisted && location.reloa
 byId("keep-this").addEventListener("click", () => {
   page.held = false;
   page.knowingly = "1"; // the other is set aside
+  page.dirty = true;
   catchUp(page.theirs);
   page.theirs = null;
   save();
@@ -275,7 +276,7 @@ form.addEventListener("submit", async (event) => {
   if (form.inert) return;
   form.inert = true; // what is typed now would be neither in what is sent nor kept
   const problems = await handIn(event.submitter);
-  form.inert = false;
+  form.inert = Boolean(page.isLeft);
   if (problems) refuse(problems);
 });
 
