@@ -24,19 +24,23 @@ class Seen:
 
     A page names itself (`editor`, another at each loading; one without a script cannot), numbers its saves upwards (`version`), and
     says which save of the draft it last heard of (`base`) and how many revisions had been handed in then (`revision`). `takes`: the
-    page whose work it goes on with, found on the computer. `knowingly`: its labeler has been told that there is other work.
+    pages whose work it goes on with, found on the computer, each with the last save that it had sent then. `knowingly`: its
+    labeler has been told that there is other work.
     """
 
     base: int
     version: int
     revision: int
     editor: str = ""
-    takes: str = ""
+    takes: tuple[tuple[str, int], ...] = ()
     knowingly: bool = False
 
     def check(self, draft: Draft, submission: Submission | None) -> None:
         """Raise SavedElsewhere if another page has saved since."""
-        if draft.content.get("editor") in {self.editor, self.takes} - {""}:
+        saved_by = draft.content.get("editor")
+        if self.editor and saved_by == self.editor:
+            return
+        if any(saved_by == editor and draft.version <= version for editor, version in self.takes):
             return
         if (draft.version, submission.revision_count if submission else 0) != (self.base, self.revision):
             raise SavedElsewhere(
@@ -68,10 +72,13 @@ def _save(task: Task, content: dict, seen: Seen, active_seconds: int, by: User) 
         return _late_save(task, marked, seen.version, submission, user), "submitted"
     seen.check(draft, submission)
     now = timezone.now()
-    if seen.version > draft.version and not _is_same(content, draft.content):
+    is_own = bool(seen.editor) and draft.content.get("editor") == seen.editor
+    # Only one page's saves have an order among them: another's number says nothing.
+    if (seen.version > draft.version or not is_own) and not _is_same(content, draft.content):
         if seen.knowingly:
             keep_copy(draft)
-        draft.content, draft.version, draft.saved_at = marked, seen.version, now
+        version = max(seen.version, draft.version + 1)
+        draft.content, draft.version, draft.saved_at = marked, version, now
     elapsed = int((now - draft.created_at).total_seconds())
     draft.active_seconds = max(draft.active_seconds, min(active_seconds, elapsed))
     draft.content.pop("put_back", None)

@@ -145,9 +145,12 @@ def reopen(*, submission: Submission, by: User) -> Draft:
 
 @transaction.atomic
 def discard_correction(*, submission: Submission, by: User) -> None:
-    """Drop the draft of a correction; what was handed in stands. Doing it twice changes nothing."""
+    """Drop the draft of a correction; what was handed in stands, and the draft becomes a copy. Doing it twice changes nothing."""
     user = lock_labeler(by)
-    Draft.objects.filter(task_id=submission.task_id, labeler=user, task__submissions=submission).delete()
+    draft = Draft.objects.filter(task_id=submission.task_id, labeler=user, task__submissions=submission).first()
+    if draft is not None:
+        drafts.keep_copy(draft)
+        draft.delete()
 
 
 def answer_of(revision: Revision) -> dict:

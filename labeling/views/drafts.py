@@ -65,9 +65,15 @@ def number(request: HttpRequest, name: str) -> int:
 def seen_by(request: Request) -> actions.Seen:
     """What the page that sends this knew."""
     base, version, revision = (number(request, name) for name in ("base", "version", "revision"))
-    editor, takes = (answers.clean_text(request.POST.get(name, ""))[:40] for name in ("editor", "takes"))
+    editor, takes = (answers.clean_text(request.POST.get(name, "")) for name in ("editor", "takes"))
     knowingly = request.POST.get("knowingly") == "1"
-    return actions.Seen(base, version, revision, editor, takes, knowingly)
+    return actions.Seen(base, version, revision, editor[:40], _taken(takes), knowingly)
+
+
+def _taken(text: str) -> tuple[tuple[str, int], ...]:
+    """Pages by name and last save, as "NAME:3 NAME:1"; what is not of that form says nothing."""
+    pairs = [part.rpartition(":") for part in text[:400].split()]
+    return tuple((name, int(n)) for name, _colon, n in pairs if name and n.isascii() and n.isdigit() and len(n) < 10)
 
 
 def newest(request: Request, task: Task) -> dict:

@@ -9,6 +9,7 @@ from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
@@ -199,7 +200,10 @@ def _page(
         "quality_range": schema.quality_range,
         "problems": problems or [],
         "submit_key": (not knowingly and request.POST.get("submit_key")) or uuid.uuid4(),
-        "revision": submission.revision_count if submission else 0,
+        # What was refused still knows only what it knew.
+        "base": draft.version if status != 422 else fields.get("base", 0),
+        "revision": fields.get("revision", 0) if status == 422 else submission.revision_count if submission else 0,
+        "draft_id": salted_hmac("draft row", str(draft.pk)).hexdigest()[:12],
         "owner_key": drafts.owner_key(task, request.user),
         "knowingly": knowingly,
         "copies": _shown_copies(task, cards, request.user),

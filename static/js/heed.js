@@ -74,10 +74,15 @@ function keptWork(beginning) {
 // A page that is still open may have kept more under the same name meanwhile.
 const forget = ({ name, raw }) => attempt(() => localStorage.getItem(name) === raw && localStorage.removeItem(name));
 
+// The cookie's, which a log-in in another tab renews, or the page's.
+function csrfToken() {
+  const cookie = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
+  return cookie ? cookie[1] : JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+}
+
 // True once the server keeps it as another version of the work on its task.
 async function setAsideFields(url, fields) {
-  const { "X-CSRFToken": token } = JSON.parse(document.body.getAttribute("hx-headers"));
-  const headers = { Accept: "application/json", "X-CSRFToken": token };
+  const headers = { Accept: "application/json", "X-CSRFToken": csrfToken() };
   const answer = await fetch(url, { method: "POST", body: new URLSearchParams(fields), headers }).catch(() => null);
   if (!answer || !answer.ok || answer.redirected) return false;
   const { message, link, url: where } = await answer.json();

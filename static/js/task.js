@@ -13,7 +13,7 @@ const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", 
 
 const page = {
   editor: form.dataset.editor, // names this loading of the page, so that the server can tell two tabs apart
-  takes: "", // the page whose work this one goes on with
+  takes: "", // the pages whose work this one goes on with
   knowingly: form.knowingly ? "1" : "", // the labeler knows of other work and wants this
   base: Number(form.base.value), // the save that this page last heard of
   version: Number(form.base.value), // rises with every save sent
@@ -64,9 +64,12 @@ function fill(fields) {
 
 // `stored`: the draft's version that says the same; 0 as long as the server has not said so.
 function keepLocally(stored = 0) {
-  const kept = { url: form.dataset.asideUrl, revision: form.revision.value, at: Date.now(), stored };
-  const { editor, base } = page;
-  attempt(() => localStorage.setItem(KEPT + editor, JSON.stringify({ ...kept, editor, base, fields: typed().toString() })));
+  const { asideUrl: url, draft } = form.dataset;
+  const { editor, takes, base, version } = page;
+  const revision = form.revision.value;
+  const kept = { url, draft, revision, editor, takes, base, version, at: Date.now(), stored, fields: typed().toString() };
+  dropLocal(); // where there is no room for the new, nothing is better than the old
+  attempt(() => localStorage.setItem(KEPT + editor, JSON.stringify(kept)));
 }
 
 const dropLocal = () => attempt(() => localStorage.removeItem(KEPT + page.editor));
@@ -83,15 +86,17 @@ function isTouched() {
 // What other pages of this task left here. The newest is gone on with; others are set aside by heed.js. What the server has by now
 // goes, unless this page was rendered from something older.
 function restoreLocal() {
-  const [newest, ...others] = keptWork(KEPT).sort((a, b) => b.kept.at - a.kept.at);
-  others.forEach(setAside);
+  const works = keptWork(KEPT).sort((a, b) => b.kept.at - a.kept.at);
+  const isOfThisDraft = ({ kept }) => kept.draft === form.dataset.draft; // and not of one that was handed in or discarded
+  const newest = works.find(isOfThisDraft);
+  works.filter((work) => work !== newest).forEach(setAside);
   if (!newest || (newest.kept.stored && newest.kept.stored <= page.base) || newest.kept.fields === typed().toString()) {
     if (newest) attempt(() => localStorage.removeItem(newest.name));
     return isTouched() && changed();
   }
-  const { editor, base, revision, stored, fields } = newest.kept;
+  const { editor, takes, base, version, revision, stored, fields } = newest.kept;
   if (isTouched()) setAsideFields(form.dataset.asideUrl, typed()); // typed before this script was there
-  page.takes = editor;
+  page.takes = `${editor}:${version} ${takes}`.trim().slice(0, 400);
   page.base = stored || base;
   page.version = Math.max(page.version, page.base);
   form.revision.value = revision;
@@ -121,13 +126,13 @@ function notice(seat) {
 
 // POST fields; {status, data}: status 0 without a connection, 401 when logged out.
 async function post(url, fields, keepalive = false) {
-  const csrf = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
-  const headers = { Accept: "application/json", "X-CSRFToken": csrf ? csrf[1] : form.csrfmiddlewaretoken.value };
+  const headers = { Accept: "application/json", "X-CSRFToken": csrfToken() };
   try {
     const signal = AbortSignal.timeout(PATIENCE);
     const answer = await fetch(url, { method: "POST", body: fields, headers, keepalive, signal });
     if (answer.redirected) return { status: 401 };
     const isJson = (answer.headers.get("Content-Type") || "").startsWith("application/json");
+    if (answer.ok && !isJson) return { status: 502 }; // something on the way answered in the server's place
     return { status: answer.status, data: isJson ? await answer.json() : null };
   } catch {
     return { status: 0 };
@@ -140,6 +145,7 @@ async function save(leaving = false) {
   page.dirty = false;
   page.sending = true;
   page.version += 1;
+  keepLocally();
   const fields = stamped(typed());
   fields.set("active_seconds", page.activeSeconds);
   if (!leaving) show("saving");
@@ -232,6 +238,7 @@ byId("take-other").addEventListener("click", async () => {
   if (!(await setAsideFields(form.dataset.asideUrl, typed()))) return show("offline");
   page.dirty = false;
   dropLocal();
+  if (page.found) forget(page.found);
   location.reload();
 });
 
@@ -275,15 +282,16 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (form.inert) return;
   form.inert = true; // what is typed now would be neither in what is sent nor kept
-  const problems = await handIn(event.submitter);
-  form.inert = Boolean(page.isLeft);
+  const problems = await handIn(event.submitter).finally(() => (form.inert = Boolean(page.isLeft)));
   if (problems) refuse(problems);
 });
 
 // Submit, skip or put back. What stands in the way, if anything; "" if the labeler is shown already.
 async function handIn(button) {
-  await page.sent; // a save that arrived after a "put back" would take the seat again
-  await save();
+  do {
+    await page.sent; // a save that arrived after a "put back" would take the seat again
+    await save();
+  } while (page.sending);
   clearTimeout(page.timer);
   if (page.theirs) return elsewhere(page.theirs);
   if (page.dirty) keepLocally();

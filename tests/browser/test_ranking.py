@@ -450,14 +450,15 @@ def test_work_kept_offline_is_found_after_the_seat_went(open_browser, posts, lab
     browser.set_offline(True)
     page.locator("#comment").fill("typed in a tunnel")
     expect(page.locator("#save-state")).to_have_attribute("data-state", "offline")
-    page.evaluate("""() => Object.entries(localStorage).filter(([name]) => name.startsWith("heed-draft")).forEach(
-        ([name, kept]) => localStorage.setItem(name, JSON.stringify({ ...JSON.parse(kept), at: Date.now() - 120000 })))""")
-    page.close(run_before_unload=False)
+    page.close()
     Slot.objects.filter(task=task).update(labeler=labeler2, lease_expires_at=timezone.now() + timedelta(hours=1))
     browser.set_offline(False)
     page = browser.new_page()
     page.goto(address)
     page.wait_for_url("**/tasks/")
+    page.evaluate("""() => Object.entries(localStorage).filter(([name]) => name.startsWith("heed-draft")).forEach(
+        ([name, kept]) => localStorage.setItem(name, JSON.stringify({ ...JSON.parse(kept), at: Date.now() - 120000 })))""")
+    page.reload()  # a minute later
     page.locator("#messages").get_by_role("link", name="see it").click()
     page.get_by_text("Another version of your work").click()
     expect(page.get_by_text("typed in a tunnel")).to_be_visible()
@@ -481,6 +482,50 @@ def test_a_page_never_saves_as_another_person(open_browser, posts, labeler, labe
     page.locator("#comment").fill("by the first, again")
     saved(page)
     assert Draft.objects.get(labeler=labeler).content["comment"] == "by the first, again"
+
+
+def test_reloading_again_and_again_while_saves_are_stuck_is_no_conflict(open_page, posts, labeler):
+    """The server has the first save, whose answer nobody heard; each loading takes up what the one before had taken up."""
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    count, held = [0], []
+
+    def slow(route):
+        count[0] += 1
+        if count[0] == 1:
+            route.fetch()
+        held.append(route) if count[0] < 4 else route.continue_()
+
+    page.route("**/draft", slow)
+    for words in ("first", "first and second", "first, second and third"):
+        page.locator("#comment").fill(words)
+        page.wait_for_timeout(900 if words == "first" else 100)
+        page.reload()
+        expect(page.locator("#comment")).to_have_value(words)
+    count[0] = 9
+    page.reload()
+    expect(page.locator("#comment")).to_have_value("first, second and third")
+    page.wait_for_timeout(1500)
+    expect(page.locator("#notice-elsewhere")).to_be_hidden()
+    assert Draft.objects.get().content["comment"] == "first, second and third"
+
+
+def test_an_answer_that_is_not_the_servers_leaves_the_page_usable(open_page, posts, labeler):
+    make_task(posts[3])
+    page = open_page(labeler)
+    open_task(page)
+    page.route(
+        "**/draft", lambda route: route.fulfill(status=200, content_type="text/html", body="Log in to the network")
+    )
+    page.locator("#comment").fill("captive")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#problems")).to_contain_text("is not ranked yet")
+    assert not page.evaluate("document.getElementById('task-form').inert")
+    page.unroute("**/draft")
+    page.locator("#comment").fill("captive no more")
+    saved(page)
+    assert Draft.objects.get().content["comment"] == "captive no more"
 
 
 def test_what_is_missing_is_named_and_nothing_is_lost(open_page, posts, labeler):

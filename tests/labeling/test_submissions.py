@@ -15,7 +15,7 @@ from labeling.actions import drafts
 from labeling.actions import submissions as actions
 from labeling.actions import tasks as task_actions
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid, SavedElsewhere
-from labeling.models import Draft, Review, Revision, Slot, Submission
+from labeling.models import Draft, DraftCopy, Review, Revision, Slot, Submission
 from tests import builders
 
 pytestmark = pytest.mark.django_db
@@ -320,8 +320,11 @@ def test_a_discarded_correction_leaves_the_submission(demonstration, labeler, la
     actions.reopen(submission=submission, by=labeler)
     actions.discard_correction(submission=submission, by=labeler2)
     assert Draft.objects.exists()
+    assert not DraftCopy.objects.exists()  # it said what was handed in
+    Draft.objects.update(content={"text": "typed on another page"})
     actions.discard_correction(submission=submission, by=labeler)
     assert not Draft.objects.exists() and Submission.objects.exists()
+    assert DraftCopy.objects.get().content["text"] == "typed on another page"
 
 
 def test_another_may_not_reopen(demonstration, labeler, labeler2):
@@ -466,6 +469,17 @@ def test_two_pages_without_a_script_ask_before_one_replaces_the_other(labeler_cl
     assert Draft.objects.get().content["text"] == "newer" and not Submission.objects.exists()
     labeler_client.post(submit_url(demonstration), fields | {"base": refused.context["draft"].version})
     assert Revision.objects.get().text == "older"
+
+
+def test_a_refused_page_without_a_script_stays_behind(labeler_client, labeler, demonstration):
+    """The page that names what is missing must not pretend to know of work that was saved since the first one was loaded."""
+    fields = {"text": "", "submit_key": str(uuid.uuid4()), "base": "0", "revision": "0"}
+    drafts.save_draft(task=demonstration, content={"text": "newer"}, seen=seen(version=1), by=labeler)
+    refused = labeler_client.post(submit_url(demonstration), fields)
+    assert refused.status_code == 422 and refused.context["base"] == "0"
+    again = labeler_client.post(submit_url(demonstration), fields | {"text": "mine"})
+    assert again.status_code == 409 and not Submission.objects.exists()
+    assert Draft.objects.get().content["text"] == "newer"
 
 
 @pytest.mark.parametrize("field", ["submit_key", "version"])

@@ -261,11 +261,29 @@ def test_the_same_answer_again_is_no_new_version(demonstration, labeler):
 def test_a_page_that_goes_on_with_anothers_work_says_so(demonstration, labeler):
     claimed(demonstration, labeler)
     save(demonstration, labeler, 5, text="arrived, but the page never heard")
-    found = drafts.Seen(base=0, version=6, revision=0, editor="tab 2", takes="tab 1")
+    found = drafts.Seen(base=0, version=6, revision=0, editor="tab 2", takes=(("tab 1", 5),))
     draft, _seat = drafts.save_draft(task=demonstration, content={"text": "found here"}, seen=found, by=labeler)
     assert draft.content["text"] == "found here"
     with pytest.raises(SavedElsewhere):
         save(demonstration, labeler, 9, text="the first page was not closed after all")
+
+
+def test_work_that_its_page_has_gone_on_with_is_not_taken_over(demonstration, labeler):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 3, text="saved since it was found")
+    found = drafts.Seen(base=0, version=2, revision=0, editor="tab 2", takes=(("tab 1", 2),))
+    with pytest.raises(SavedElsewhere):
+        drafts.save_draft(task=demonstration, content={"text": "found"}, seen=found, by=labeler)
+    assert draft_of(demonstration, labeler).content["text"] == "saved since it was found"
+    assert DraftCopy.objects.get().content["text"] == "found"
+
+
+def test_another_pages_lower_number_is_no_reason_to_drop_its_words(demonstration, labeler):
+    claimed(demonstration, labeler)
+    save(demonstration, labeler, 6, text="six saves of tab 1")
+    found = drafts.Seen(base=0, version=2, revision=0, editor="tab 2", takes=(("tab 1", 6),))
+    draft, _seat = drafts.save_draft(task=demonstration, content={"text": "of tab 2"}, seen=found, by=labeler)
+    assert (draft.content["text"], draft.version) == ("of tab 2", 7)
 
 
 def test_what_is_refused_or_replaced_by_choice_is_kept_as_a_copy(demonstration, labeler):
