@@ -5,6 +5,7 @@ A task has one draft per labeler. Whatever cannot become the draft, or is replac
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -13,7 +14,7 @@ from django.utils import timezone
 from labeling import answers
 from labeling.actions.tasks import Seat, keep_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
-from labeling.models import Draft, DraftCopy, Submission, Task, TaskResponse, User
+from labeling.models import Draft, DraftCopy, Revision, Submission, Task, TaskResponse, User
 
 OF_THE_PAGE = {"editor", "put_back"}  # what a draft's content holds beside the answer
 
@@ -116,16 +117,32 @@ def _late_save(task: Task, content: dict, version: int, submission: Submission |
 
 def says_the_same(content: dict, submission: Submission) -> bool:
     """True if an answer equals the submission's newest revision."""
-    current = submission.current
-    texts = dict(
-        TaskResponse.objects.filter(task_id=submission.task_id).values_list("response__uuid", "response__text_sha256")
-    )
-    cards = answers.cards_of(submission.shown_order, {str(uuid): text for uuid, text in texts.items()})
-    try:
-        fields = answers.checked(content, kind=submission.kind, cards=cards, schema=submission.schema)
-    except Invalid:
-        return False
-    return all(getattr(current, name) == value for name, value in fields.items())
+    return _sayer(submission)(content)
+
+
+def _sayer(submission: Submission) -> Callable[[dict], bool]:
+    """says_the_same for any number of answers: revision and responses are read once."""
+    current, cards = submission.current, cards_of(submission.task_id, submission.shown_order)
+
+    def says(content: dict) -> bool:
+        try:
+            fields = answers.checked(content, kind=submission.kind, cards=cards, schema=submission.schema)
+        except Invalid:
+            return False
+        return is_said(current, fields)
+
+    return says
+
+
+def is_said(revision: Revision, fields: dict) -> bool:
+    """True if a revision holds this checked answer."""
+    return all(getattr(revision, name) == value for name, value in fields.items())
+
+
+def cards_of(task_id: int, shown_order: list[str]) -> list[answers.Card]:
+    """The task's responses as shown, told apart by the digests of their texts: enough to check an answer."""
+    digests = TaskResponse.objects.filter(task_id=task_id).values_list("response__uuid", "response__text_sha256")
+    return answers.cards_of(shown_order, {str(uuid): digest for uuid, digest in digests})
 
 
 # Copies --------------------------------------------------------------------------------------------------------
@@ -153,13 +170,13 @@ def other_versions(*, task: Task, by: User) -> list[DraftCopy]:
     """The labeler's work on the task that neither the draft nor the submission says, newest first; twenty at most."""
     draft = Draft.objects.filter(task=task, labeler=by).first()
     submission = Submission.objects.filter(task=task, labeler=by).first()
-    copies = DraftCopy.objects.filter(task=task, labeler=by).order_by("-created_at", "-pk")
-    return [
-        copy
-        for copy in copies[:20]
-        if not (draft and _is_same(copy.content, draft.content))
-        and not (submission and says_the_same(copy.content, submission))
-    ]
+    copies = list(DraftCopy.objects.filter(task=task, labeler=by).order_by("-created_at", "-pk")[:20])
+    if draft is not None:
+        copies = [copy for copy in copies if not _is_same(copy.content, draft.content)]
+    if submission is not None and copies:
+        is_handed_in = _sayer(submission)
+        copies = [copy for copy in copies if not is_handed_in(copy.content)]
+    return copies
 
 
 def keep_copy(draft: Draft) -> None:

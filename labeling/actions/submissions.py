@@ -11,7 +11,7 @@ from labeling.actions import drafts
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler, take_seat
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Draft, Origin, Revision, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.models import Draft, Origin, Revision, Skip, Slot, Submission, Task, User
 
 
 @transaction.atomic
@@ -42,7 +42,7 @@ def submit(
     if draft is None and submission is None:
         raise Forbidden(f"Task {task.uuid} was not given to you.")
     schema = submission.schema if submission else task.batch.schema
-    cards = _cards(task, (submission or draft).shown_order)  # type: ignore[union-attr]
+    cards = drafts.cards_of(task.pk, (submission or draft).shown_order)  # type: ignore[union-attr]
     fields = answers.checked(answer, kind=task.kind, cards=cards, schema=schema, problems=problems)
     if submission and _is_repeat(submission, submit_key, fields):
         return submission
@@ -51,7 +51,7 @@ def submit(
     if submission is None:
         submission = _first(task, user, draft)  # type: ignore[arg-type]
         _add_revision(submission, submit_key, fields)
-    elif not _says(submission.current, fields):
+    elif not drafts.is_said(submission.current, fields):
         _revise(submission, submit_key, fields, draft, seen)
     elif submission.status == Submission.Status.RETURNED:
         what = _("Your answer"), _("is as it was when it was returned: change it first")
@@ -66,16 +66,7 @@ def submit(
 def _is_repeat(submission: Submission, submit_key: UUID, fields: dict) -> bool:
     """True if this very answer arrived under this key before: a double click, or an answer that was lost on its way."""
     before = submission.revisions.filter(submit_key=submit_key).first()
-    return before is not None and _says(before, fields)
-
-
-def _says(revision: Revision, fields: dict) -> bool:
-    return all(getattr(revision, name) == value for name, value in fields.items())
-
-
-def _cards(task: Task, shown_order: list[str]) -> list[answers.Card]:
-    digests = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text_sha256")
-    return answers.cards_of(shown_order, {str(uuid): digest for uuid, digest in digests})
+    return before is not None and drafts.is_said(before, fields)
 
 
 def _first(task: Task, user: User, draft: Draft) -> Submission:

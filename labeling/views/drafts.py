@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 from labeling import answers
 from labeling.actions import drafts as actions
 from labeling.errors import Invalid, OtherPerson, SavedElsewhere
-from labeling.models import Draft, DraftCopy, Role, Submission, Task, TaskResponse, User
+from labeling.models import Draft, DraftCopy, LabelSchema, Role, Submission, Task, TaskResponse, User
 from labeling.views.access import Request, role_required
 
 
@@ -91,6 +91,12 @@ def newest(request: Request, task: Task) -> dict:
 def clock(moment) -> str:
     """The time of day, for people."""
     return timezone.localtime(moment).strftime("%H:%M")
+
+
+def shown_copies(request: Request, task: Task, cards: list[answers.Card], schema: LabelSchema) -> list[dict]:
+    """What the templates need of the other versions of the labeler's work on a task."""
+    copies = actions.other_versions(task=task, by=request.user)
+    return [{"copy": copy, "answer": answers.shown(copy.content, cards, schema)} for copy in copies]
 
 
 @role_required(Role.LABELER)

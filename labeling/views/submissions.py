@@ -12,9 +12,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import submissions as actions
-from labeling.actions.drafts import other_versions
-from labeling.models import Draft, Kind, Role, Submission, TaskResponse
+from labeling.models import Draft, Kind, Role, Submission
 from labeling.views.access import Request, role_required
+from labeling.views.drafts import cards_of, shown_copies
 
 PER_PAGE = 25
 
@@ -53,8 +53,7 @@ def _submission(request: Request, submission_uuid: uuid.UUID) -> Submission:
 def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     """One submission: every revision with its reviews, newest first."""
     submission = _submission(request, submission_uuid)
-    texts = TaskResponse.objects.filter(task=submission.task).values_list("response__uuid", "response__text")
-    cards = answers.cards_of(submission.shown_order, {str(response_uuid): text for response_uuid, text in texts})
+    cards = cards_of(submission.task, submission.shown_order)
     reviews: dict[int, list] = {}
     for review in submission.reviews.all():
         reviews.setdefault(review.revision_id, []).append(review)
@@ -71,10 +70,7 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         "submission": submission,
         "revisions": revisions,
         "correction": correction,
-        "copies": [
-            {"copy": copy, "answer": answers.shown(copy.content, cards, submission.schema)}
-            for copy in other_versions(task=submission.task, by=request.user)
-        ],
+        "copies": shown_copies(request, submission.task, cards, submission.schema),
         "too_late": answers.shown(correction.content, cards, submission.schema)
         if correction and not submission.is_open_to_change
         else None,

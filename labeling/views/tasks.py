@@ -206,7 +206,7 @@ def _page(
         "draft_id": salted_hmac("draft row", str(draft.pk)).hexdigest()[:12],
         "owner_key": drafts.owner_key(task, request.user),
         "knowingly": knowingly,
-        "copies": _shown_copies(task, cards, request.user),
+        "copies": drafts.shown_copies(request, task, cards, schema),
         "is_plain": "plain" in request.GET,
         "skip_reasons": Skip.Reason.choices,
         "lease_seconds": actions.lease_seconds(),
@@ -214,13 +214,6 @@ def _page(
         "words": _words(),
     }
     return render(request, f"tasks/{task.kind}.html", context, status=status)
-
-
-def _shown_copies(task: Task, cards: list[answers.Card], user: User) -> list[dict]:
-    return [
-        {"copy": copy, "answer": answers.shown(copy.content, cards, task.batch.schema)}
-        for copy in draft_actions.other_versions(task=task, by=user)
-    ]
 
 
 def _shown(card: answers.Card, fields: dict, schema) -> dict:
