@@ -9,24 +9,6 @@ import torch
 import torch.nn.functional as F
 
 
-def token_logprobs(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """log π(ids[b, t]) under logits[b, t] / temperature → (B, T), in float32.
-
-    The temperature must be the one that sampled: without it the first PPO ratio is not 1.
-    """
-    logits_BTV = logits_BTV.float() / temperature
-    return -F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT.flatten(), reduction="none").view_as(ids_BT)
-
-
-def next_token_loss_sum(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, loss_BT: torch.Tensor) -> torch.Tensor:
-    """Sum of −log p over the tokens with loss_BT; logits at t predict ids at t + 1.
-
-    A sum, so that accumulated minibatches divide once by the count of the whole batch: the token mean stays the same.
-    """
-    kept_BT = loss_BT[:, 1:]
-    return F.cross_entropy(logits_BTV[:, :-1][kept_BT].float(), ids_BT[:, 1:][kept_BT], reduction="sum")
-
-
 class IndexedRanking(NamedTuple):
     """A ranking as indices into a batch's responses: (better, worse) pairs, its C(K,2), and the tied pairs that count."""
 

@@ -54,6 +54,11 @@ def rate_all(page: Page, keys: str = "4") -> None:
     page.keyboard.press("o")
 
 
+def lose_answer(page: Page, address: str) -> None:
+    """The next request there reaches the server, and the page never hears of it."""
+    page.route(address, lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+
+
 # The main job --------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +311,7 @@ def test_changed_after_a_submit_whose_answer_was_lost(open_page, posts, labeler)
     open_task(page)
     rate_all(page)
     saved(page)
-    page.route("**/submit", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    lose_answer(page, "**/submit")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#problems")).to_contain_text("there is no connection")
     assert Revision.objects.get().comment == ""
@@ -348,7 +353,7 @@ def test_a_lost_answer_to_a_submit_is_found_out(open_page, posts, labeler):
     open_task(page)
     rate_all(page)
     saved(page)
-    page.route("**/submit", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    lose_answer(page, "**/submit")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#problems")).to_contain_text("there is no connection")
     page.wait_for_url("**/tasks/")  # the next save tells that it arrived
@@ -361,7 +366,7 @@ def test_a_lost_answer_to_put_back_is_not_undone(open_page, posts, labeler):
     open_task(page)
     page.locator("#comment").fill("begun")
     saved(page)
-    page.route("**/release", lambda route: (route.fetch(), route.abort("internetdisconnected")), times=1)
+    lose_answer(page, "**/release")
     page.get_by_role("button", name="Put back").click()
     expect(page.locator("#problems")).to_contain_text("Not done: there is no connection")
     page.wait_for_timeout(6000)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training import data, losses, rankings, response_loss, rm
+from training import data, losses, rankings, response_loss, rm, unembedding
 from training.contract import read_export
 
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -46,7 +46,8 @@ def test_tied_pairs_pull_their_rewards_together_by_hand():
 def test_temperature_is_in_the_logprobs():
     logits = torch.tensor([[[2.0, 0.0, -1.0]]])
     expected = torch.log_softmax(logits / 0.7, -1)[0, 0, 1]
-    assert losses.token_logprobs(logits, torch.tensor([[1]]), 0.7).item() == pytest.approx(expected.item(), abs=1e-6)
+    logprobs = unembedding.linear_token_logprobs(logits[0], torch.eye(3), torch.tensor([1]), temperature=0.7)
+    assert logprobs.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_policy_loss_by_hand():

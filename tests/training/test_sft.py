@@ -13,7 +13,6 @@ from training.config import to_dict
 from training.contract import read_export, read_model_manifest
 from training.dropout import residual_dropout
 from training.errors import StageError
-from training.losses import next_token_loss_sum
 from training.selection import Best, Judge, epoch_ended
 
 CPU = torch.device("cpu")
@@ -32,6 +31,17 @@ def gradients(model):
     found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()
     return found
+
+
+def next_token_loss_sum(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, loss_BT: torch.Tensor) -> torch.Tensor:
+    """Sum of −log p over the tokens with loss_BT; logits at t predict ids at t + 1.
+
+    A sum, so that accumulated minibatches divide once by the count of the whole batch: the token mean stays the same.
+    """
+    kept_BT = loss_BT[:, 1:]
+    return torch.nn.functional.cross_entropy(
+        logits_BTV[:, :-1][kept_BT].float(), ids_BT[:, 1:][kept_BT], reduction="sum"
+    )
 
 
 def plain_means(model, examples, pad_id):
