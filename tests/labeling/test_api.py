@@ -254,7 +254,8 @@ def test_rows_are_all_or_nothing_and_repeat_without_doubling(api):
 @pytest.mark.parametrize(
     ("body", "status"),
     [(b"{", 400), (b"[]", 422), (b"{}", 422), (b'{"rows": []}', 422), (b'{"rows": [1]}', 422), (b'{"rows": {}}', 422),
-     (b'{"rows": [{"prompt": "x"}], "more": 1}', 422), (b"\xff", 400), (b"[" * 100_000, 400), (b'{"rows": NaN}', 400)],
+     (b'{"rows": [{"prompt": "x"}], "more": 1}', 422), (b"\xff", 400), (b"[" * 100_000, 400), (b'{"rows": NaN}', 400),
+     (b'{"rows": [{"prompt": "a", "prompt": "b"}]}', 400)],
 )  # fmt: skip
 def test_a_malformed_body_is_refused(api, body, status):
     answer = api("import").generic("POST", "/api/v1/prompts/", body, content_type="application/json")
