@@ -21,6 +21,8 @@ from labeling.models import (
     ModelVersion,
     Promotion,
     Prompt,
+    Question,
+    QuestionMessage,
     Response,
     Review,
     Revision,
@@ -187,6 +189,19 @@ class ReviewAdmin(ReadOnlyAdmin):
     list_display = ["submission", "verdict", "reviewer", "created_at"]
     list_filter = ["verdict"]
     list_select_related = ["submission", "reviewer"]
+
+
+@register(Question)
+class QuestionAdmin(ReadOnlyAdmin):
+    list_display = ["uuid", "kind", "asker", "is_open", "published_at", "asked_at"]
+    list_filter = ["kind", "is_open"]
+    list_select_related = ["asker"]
+
+
+@register(QuestionMessage)
+class QuestionMessageAdmin(ReadOnlyAdmin):
+    list_display = ["question", "author", "is_answer", "created_at"]
+    list_select_related = ["question", "author"]
 
 
 @register(Export)

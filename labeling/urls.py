@@ -3,7 +3,19 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from labeling.views import batches, drafts, exports, home, imports, model_versions, people, reviews, submissions, tasks
+from labeling.views import (
+    batches,
+    drafts,
+    exports,
+    home,
+    imports,
+    model_versions,
+    people,
+    questions,
+    reviews,
+    submissions,
+    tasks,
+)
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -20,6 +32,10 @@ urlpatterns = [
     path("tasks/<uuid:task_uuid>/submit", tasks.submit, name="task_submit"),
     path("tasks/<uuid:task_uuid>/skip", tasks.skip, name="task_skip"),
     path("tasks/<uuid:task_uuid>/release", tasks.release, name="task_release"),
+    path("tasks/<uuid:task_uuid>/question", questions.task_question, name="task_question"),
+    path("questions/", questions.questions, name="questions"),
+    path("questions/ask/", questions.question_ask, name="question_ask"),
+    path("questions/<uuid:question_uuid>/", questions.question, name="question"),
     path("history/", submissions.history, name="history"),
     path("history/<uuid:submission_uuid>/", submissions.submission, name="submission"),
     path("history/<uuid:submission_uuid>/reopen", submissions.reopen, name="submission_reopen"),
@@ -29,6 +45,10 @@ urlpatterns = [
     path("console/submissions/accept", reviews.reviews_accept, name="reviews_accept"),
     path("console/submissions/<uuid:uuid>/", reviews.review, name="review"),
     path("console/submissions/<uuid:uuid>/decide", reviews.review_decide, name="review_decide"),
+    path("console/questions/", questions.question_queue, name="question_queue"),
+    path("console/questions/<uuid:uuid>/", questions.question_review, name="question_review"),
+    path("console/questions/<uuid:uuid>/answer", questions.question_answer, name="question_answer"),
+    path("console/questions/<uuid:uuid>/publish", questions.question_publish, name="question_publish"),
     path("console/batches/", batches.batches_list, name="batches"),
     path("console/batches/new/", batches.batch_new, name="batch_new"),
     path("console/batches/<int:pk>/", batches.batch, name="batch"),

@@ -6,6 +6,7 @@ from labeling.models.imports import Import
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
 from labeling.models.prompts import Author, Prompt, Split
+from labeling.models.questions import Question, QuestionMessage
 from labeling.models.responses import Response
 from labeling.models.reviews import Review
 from labeling.models.submissions import Origin, Revision, Submission
@@ -30,6 +31,8 @@ __all__ = [
     "Promotion",
     "Prompt",
     "PseudonymKey",
+    "Question",
+    "QuestionMessage",
     "Response",
     "Review",
     "Revision",

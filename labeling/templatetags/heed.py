@@ -4,6 +4,7 @@ from django import template
 from django.conf import settings
 
 from labeling import rendering
+from labeling.models import Question
 
 register = template.Library()
 
@@ -30,3 +31,9 @@ def markdown(text: str) -> str:
 def plain(text: str) -> str:
     """The text exactly as written."""
     return rendering.plain(text or "")
+
+
+@register.inclusion_tag("questions/news.html", takes_context=True)
+def questions_news(context) -> dict:
+    """A line about answers that the labeler has not opened yet."""
+    return {"unread": Question.objects.filter(asker=context["user"], is_unread=True).count()}

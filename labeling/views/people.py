@@ -1,26 +1,21 @@
 """The console's people: applicants to accept, roles and groups, invitations."""
 
-import logging
-
 from django import forms
 from django.contrib import messages
-from django.core.mail import send_mail
 from django.db.models import Count, Exists, OuterRef, Prefetch, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from labeling import mail
 from labeling.actions import people
 from labeling.errors import HeedError
 from labeling.models import Group, Invitation, Role, User, UserRole
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
-
-log = logging.getLogger(__name__)
 
 
 class Filters(FilterForm):
@@ -90,8 +85,8 @@ def invitation_create(request: Request) -> HttpResponse:
         form.add_error("email", str(error))
         return _people(request, form, status=error.status)
     link = request.build_absolute_uri(reverse("invitation", args=[secret]))
-    is_sent = _send("people/invitation_mail.txt", _("You are invited to Heed"), invitation.email,
-                    {"invitation": invitation, "link": link, "by": request.user})  # fmt: skip
+    is_sent = mail.send("people/invitation_mail.txt", _("You are invited to Heed"), invitation.email,
+                        {"invitation": invitation, "link": link, "by": request.user})  # fmt: skip
     return render(request, "people/invited.html", {"invitation": invitation, "link": link, "is_sent": is_sent})
 
 
@@ -115,7 +110,7 @@ def applicant_accept(request: Request, pk: int) -> HttpResponse:
     group = request.POST.get("group", "")
     people.accept_applicant(user=user, group=group if group in Group.values else Group.TRAINING, by=request.user)
     link = request.build_absolute_uri(reverse("home"))
-    _send("people/accepted_mail.txt", _("Welcome to Heed"), user.email, {"person": user, "link": link})
+    mail.send("people/accepted_mail.txt", _("Welcome to Heed"), user.email, {"person": user, "link": link})
     messages.success(request, _("%(who)s labels now.") % {"who": user})
     return redirect("people")
 
@@ -172,13 +167,3 @@ def _counted(rows):
     """With roles, and how much each has labeled."""
     roles = Prefetch("roles", UserRole.objects.order_by("role"))
     return rows.prefetch_related(roles).annotate(submission_count=Count("submissions"))
-
-
-def _send(template: str, subject: str, to: str, context: dict) -> bool:
-    """True if the mail went out. A dead mail server must not undo what was decided: it is logged, and said on the page."""
-    try:
-        send_mail(f"[Heed] {subject}", render_to_string(template, context), None, [to])
-    except OSError:
-        log.exception("E-mail to %s could not be sent", to)
-        return False
-    return True

@@ -327,6 +327,7 @@ byId("problems").addEventListener("click", (event) => {
 // Small things ------------------------------------------------------------------------------------------------
 
 document.addEventListener("keydown", (event) => {
+  if (event.target.closest("dialog")) return; // a question is written there, not the answer
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(form.querySelector("[name=next]"));
 });
 

@@ -7,6 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
+from labeling.actions import questions
 from labeling.models import Export
 from tests.labeling.rows import make_demonstration_batch, make_model, submit
 
@@ -22,6 +23,10 @@ ADDRESSES = {
     "reviews_accept": ("POST", {"reviewer", "admin"}),
     "review": ("GET", STAFF),
     "review_decide": ("POST", {"reviewer", "admin"}),
+    "question_queue": ("GET", STAFF),
+    "question_review": ("GET", STAFF),
+    "question_answer": ("POST", STAFF),
+    "question_publish": ("POST", STAFF),
     "batches": ("GET", STAFF),
     "batch_new": ("GET POST", RESEARCH),
     "batch": ("GET", STAFF),
@@ -61,7 +66,11 @@ def arguments(labeler, applicant):
     )
     pks = {"batch": submission.task.batch_id, "export": export.pk, "model": model.pk, "person": applicant.pk}
 
+    question = questions.ask(text="Why?", key=uuid.uuid4(), task=submission.task, by=labeler)
+
     def of(name: str) -> list:
+        if name in ("question_review", "question_answer", "question_publish"):
+            return [question.uuid]
         if name in ("review", "review_decide"):
             return [submission.uuid]
         if name == "export_file":

@@ -68,7 +68,7 @@ def test_a_dead_mail_server_loses_no_invitation(admin, monkeypatch):
     def refuse(*args):
         raise ConnectionRefusedError
 
-    monkeypatch.setattr("labeling.views.people.send_mail", refuse)
+    monkeypatch.setattr("labeling.mail.send_mail", refuse)
     page = admin.post(reverse("invitation_create"), INVITE)
     assert "could not be sent" in page.text
     assert link_in(page.text)
