@@ -8,6 +8,7 @@ from django.utils.translation import ngettext
 
 from labeling.actions import tokens
 from labeling.models import (
+    Acknowledgement,
     ApiToken,
     Author,
     Batch,
@@ -16,6 +17,7 @@ from labeling.models import (
     Evaluation,
     Export,
     Import,
+    Instructions,
     Invitation,
     LabelSchema,
     ModelVersion,
@@ -168,6 +170,18 @@ class SkipAdmin(ReadOnlyAdmin):
     list_display = ["task", "labeler", "reason", "created_at"]
     list_filter = ["reason"]
     list_select_related = ["task", "labeler"]
+
+
+@register(Instructions)
+class InstructionsAdmin(ReadOnlyAdmin):
+    list_display = ["kind", "version", "published_by", "published_at"]
+    list_select_related = ["published_by"]
+
+
+@register(Acknowledgement)
+class AcknowledgementAdmin(ReadOnlyAdmin):
+    list_display = ["user", "instructions", "acknowledged_at"]
+    list_select_related = ["user", "instructions"]
 
 
 @register(Submission)

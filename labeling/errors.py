@@ -43,6 +43,16 @@ class OtherPerson(Conflict):
     code = "other_person"
 
 
+class NotPrepared(Conflict):
+    """Something comes before the next task of this kind: `step` is "instructions" or "practice"."""
+
+    code = "not_prepared"
+
+    def __init__(self, message: str, *, kind: str, step: str):
+        super().__init__(message)
+        self.kind, self.step = kind, step
+
+
 class Forbidden(HeedError):
     """This person may not do this."""
 

@@ -14,6 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from labeling import answers
+from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
 from labeling.models.tasks import SlotQuerySet
@@ -38,7 +39,8 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     """The labeler's next seat, leased, with its draft made; None if nothing is left for them.
 
     First the seat they hold already (its lease may have run out), then one they lost while it is still free, then the best
-    open one: highest priority, lowest seat, oldest. `kind` and `batch_id` narrow the choice. Raises Forbidden unless they are a labeler.
+    open one: highest priority, lowest seat, oldest. `kind` and `batch_id` narrow the choice. Raises Forbidden unless they are a labeler,
+    NotPrepared if new work would be given and something comes before it (instructions, practice).
     """
     if not by.is_labeler:
         raise Forbidden(f"{by} is not a labeler.")
@@ -48,7 +50,10 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     slot = _held(user, wanted)
     if slot is None:
         return_expired(now=now)
-        slot = _left_behind(user, wanted) or _best_open(user, wanted, kind) or _left_behind(user, wanted, put_back=True)
+        slot = _left_behind(user, wanted)
+    if slot is None and (slot := _best_open(user, wanted, kind)):
+        check_prepared(kind=slot.kind, by=user)
+    slot = slot or _left_behind(user, wanted, put_back=True)
     if slot is None:
         return None
     _lease(slot, user, now)

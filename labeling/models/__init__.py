@@ -3,6 +3,7 @@
 from labeling.models.batches import Batch, LabelSchema
 from labeling.models.exports import Export, PseudonymKey
 from labeling.models.imports import Import
+from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
 from labeling.models.prompts import Author, Prompt, Split
@@ -14,6 +15,7 @@ from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, Task
 from labeling.models.tokens import ApiToken
 
 __all__ = [
+    "Acknowledgement",
     "ApiToken",
     "Author",
     "Batch",
@@ -23,6 +25,8 @@ __all__ = [
     "Export",
     "Group",
     "Import",
+    "Instructions",
+    "InstructionsDraft",
     "Invitation",
     "Kind",
     "LabelSchema",

@@ -19,10 +19,11 @@ from labeling import answers
 from labeling.actions import drafts as draft_actions
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
-from labeling.errors import Conflict, HandedInElsewhere, Invalid, SavedElsewhere
+from labeling.errors import Conflict, HandedInElsewhere, Invalid, NotPrepared, SavedElsewhere
 from labeling.models import Batch, Draft, DraftCopy, Kind, Review, Role, Skip, Slot, Submission, Task, User
 from labeling.views import drafts
 from labeling.views.access import Request, role_required
+from labeling.views.instructions import step_url
 
 LEFT_AT_MOST = 1000  # counting further would cost more than it tells
 
@@ -127,11 +128,19 @@ def claim(request: Request) -> HttpResponse:
         raise Invalid(f"Unknown kind of task: {kind}")
     if batch and not (batch.isascii() and batch.isdigit()):
         raise Invalid(f"Unknown batch: {batch}")
-    slot = actions.claim_next(kind=kind, batch_id=int(batch) if batch else None, by=request.user)
-    if slot is None:
+    target = _next_task(request, kind=kind, batch_id=int(batch) if batch else None)
+    if target is None:
         messages.info(request, _("There is nothing left for you just now."))
-        return redirect("tasks")
-    return redirect("task", slot.task.uuid)
+    return redirect(target or "tasks")
+
+
+def _next_task(request: Request, **wanted) -> str | None:
+    """Where the next task is, or what comes before it; None if nothing is left."""
+    try:
+        slot = actions.claim_next(by=request.user, **wanted)
+    except NotPrepared as due:
+        return step_url(due.kind, due.step)
+    return reverse("task", args=[slot.task.uuid]) if slot else None
 
 
 # A task --------------------------------------------------------------------------------------------------------
@@ -351,8 +360,7 @@ def _handed_in(request: Request, submission: Submission) -> HttpResponse:
         messages.success(request, format_html('{} <a href="{}">{}</a>', _("Submitted."), link, _("See or change it")))
     target = reverse("tasks")
     if request.POST.get("next"):
-        slot = actions.claim_next(by=request.user)
-        target = reverse("task", args=[slot.task.uuid]) if slot else target
+        target = _next_task(request) or target
     return _go(request, target)
 
 
@@ -373,8 +381,7 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     except Invalid as error:
         return _refused(request, task, error)
     messages.info(request, _("Skipped. It will not be given to you again."))
-    slot = actions.claim_next(by=request.user)
-    return _go(request, reverse("task", args=[slot.task.uuid]) if slot else reverse("tasks"))
+    return _go(request, _next_task(request) or reverse("tasks"))
 
 
 @role_required(Role.LABELER)

@@ -32,6 +32,9 @@ ADDRESSES = {
     "batch": ("GET", STAFF),
     "batch_status": ("POST", RESEARCH),
     "batch_edit": ("POST", RESEARCH),
+    "instructions_list": ("GET", STAFF),
+    "instructions": ("GET", STAFF),
+    "instructions_edit": ("GET POST", RESEARCH),
     "imports": ("GET POST", RESEARCH),
     "exports": ("GET POST", RESEARCH),
     "export": ("GET", RESEARCH),
@@ -73,6 +76,8 @@ def arguments(labeler, applicant):
             return [question.uuid]
         if name in ("review", "review_decide"):
             return [submission.uuid]
+        if name in ("instructions", "instructions_edit"):
+            return ["ranking"]
         if name == "export_file":
             return [export.pk, "manifest.json"]
         if "<int:pk>" not in str(patterns()[name].pattern):
@@ -122,7 +127,7 @@ def test_other_methods_are_refused(client_for, arguments, admin_user, name):
 @pytest.mark.parametrize("name", [name for name, pattern in patterns().items() if "<" in str(pattern.pattern)])
 def test_what_is_not_there_is_not_found(client_for, admin_user, name):
     pattern = str(patterns()[name].pattern)
-    missing = {"<uuid:uuid>": str(uuid.uuid4()), "<int:pk>": "999999", "<str:name>": "x"}
+    missing = {"<uuid:uuid>": str(uuid.uuid4()), "<int:pk>": "999999", "<str:name>": "x", "<str:kind>": "x"}
     for part, value in missing.items():
         pattern = pattern.replace(part, value)
     method = ADDRESSES[name][0].split()[-1].lower()

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from labeling.actions import batches, imports, model_versions, tokens
+from labeling.actions import batches, imports, instructions, model_versions, tokens
 from labeling.errors import HeedError
 from labeling.models import ApiToken, Batch, Group, Import, Kind, Prompt, Role, User
 from training import tinyworld
@@ -26,9 +26,11 @@ PEOPLE = {  # address → roles, group, name
     "reviewer@demo.example": ([Role.REVIEWER], Group.TRAINING, "Rui Reviewer"),
     "labeler@demo.example": ([Role.LABELER], Group.TRAINING, "Lena Labeler"),
     "labeler2@demo.example": ([Role.LABELER], Group.TRAINING, "Luis Labeler"),
+    "newcomer@demo.example": ([Role.LABELER], Group.TRAINING, "Nia Newcomer"),
     "heldout@demo.example": ([Role.LABELER], Group.HELD_OUT, "Hedda Held-Out"),
     "applicant@demo.example": ([Role.APPLICANT], Group.TRAINING, "Ada Applicant"),
 }
+NEWCOMER = "newcomer@demo.example"  # accepted just now: reads the instructions before the first task
 WRITTEN = settings.BASE_DIR / "labeling" / "demo_responses.jsonl"  # a few prompts with four responses each, by hand
 TINY_PROMPTS = 40
 TINY_MODELS = {  # name → coverage of what the prompt asks for, share of courteous answers
@@ -66,7 +68,9 @@ class Command(BaseCommand):
         for email in PEOPLE:
             make_person(email, password)
         keep_token(folder / "token")
-        make_batches(by=User.objects.get(email="researcher@demo.example"))
+        researcher = User.objects.get(email="researcher@demo.example")
+        make_batches(by=researcher)
+        publish_instructions(by=researcher)
         (folder / "welcome.txt").write_text(welcome(password))
         if options["base_model"]:
             self._bring_base_model(options["base_model"])
@@ -119,6 +123,16 @@ def make_batches(*, by: User) -> None:
     )
     rank(name="Demo: tiny-world rankings", prompt_ids=ids["tiny-"], group=Group.TRAINING)
     rank(name="Demo: held-out rankings", prompt_ids=everything, group=Group.HELD_OUT)
+
+
+def publish_instructions(*, by: User) -> None:
+    """The texts that Heed ships, where none are in force; the demo's labelers know them, except the newcomer."""
+    for kind in Kind.values:
+        if instructions.current(kind) is None:
+            said = instructions.default_text(kind)
+            published = instructions.publish(kind=kind, text=said["text"], examples=said["examples"], by=by)
+            for labeler in User.objects.with_role(Role.LABELER).filter(email__in=set(PEOPLE) - {NEWCOMER}):
+                instructions.acknowledge(instructions=published, by=labeler)
 
 
 def written_rows() -> list[dict]:

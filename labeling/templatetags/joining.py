@@ -1,0 +1,20 @@
+"""What pages show of the way in: what is due before a task, and the instructions in force beside it."""
+
+from django import template
+
+from labeling.actions import instructions, preparation
+from labeling.models import Instructions, User
+
+register = template.Library()
+
+
+@register.simple_tag
+def steps_due(user: User) -> list[preparation.Due]:
+    """What the labeler does before the next task of each kind."""
+    return preparation.due(user)
+
+
+@register.simple_tag
+def instructions_for(kind: str) -> Instructions | None:
+    """The instructions in force for a kind of task."""
+    return instructions.current(kind)
