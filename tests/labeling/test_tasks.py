@@ -728,7 +728,7 @@ def test_queries_per_page_do_not_grow(labeler_client, labeler, django_assert_max
         builders.task(batch, builders.prompt(f"p{i}"), {f"m{j}": f"text {i} {j}" for j in range(12)})
     slot = actions.claim_next(by=labeler)
     labeler_client.get("/tasks/")
-    with django_assert_max_num_queries(20):
+    with django_assert_max_num_queries(24):
         labeler_client.get("/tasks/")
-    with django_assert_max_num_queries(20):
+    with django_assert_max_num_queries(24):
         labeler_client.get(url("task", slot.task))
