@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from django.contrib import messages
+from django.db.models import IntegerField, OuterRef, Subquery
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -108,15 +109,19 @@ class Left:
     count: int
 
 
+class CountOf(Subquery):
+    """How many rows a correlated query has."""
+
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
+    output_field = IntegerField()
+
+
 def _left(user: User) -> list[Left]:
-    """What is left in active batches, best first."""
-    batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).order_by("-priority", "id")
-    left = []
-    for batch in batches:
-        open_tasks = Slot.objects.claimable_by(user).filter(batch=batch).values("task_id").order_by().distinct()
-        if count := open_tasks[:LEFT_AT_MOST].count():
-            left.append(Left(batch, count))
-    return left
+    """What is left in active batches, best first; one query however many there are."""
+    open_tasks = Slot.objects.claimable_by(user).filter(batch=OuterRef("pk")).values("task_id").order_by().distinct()
+    batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).defer("query", "counts")
+    counted = batches.annotate(left=CountOf(open_tasks[:LEFT_AT_MOST]))
+    return [Left(batch, batch.left) for batch in counted.order_by("-priority", "id") if batch.left]
 
 
 @role_required(Role.LABELER)

@@ -19,6 +19,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description="benchmarks")
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: all")
     parser.add_argument("--tasks", type=int, default=2000, help="ranking tasks in the database (default 2000)")
+    parser.add_argument(
+        "--submissions",
+        type=int,
+        nargs="*",
+        default=[1000, 10_000, 100_000],
+        help="sizes at which every page is opened (labeling; default 1000 10000 100000)",
+    )
     parser.add_argument("--runs", type=int, default=3, help="how often each bulk figure is taken (default 3)")
     parser.add_argument("--quick", action="store_true", help="one small cell of each stage (training)")
     options = parser.parse_args()
@@ -36,7 +43,7 @@ def measure(part: str, folder: Path, options: argparse.Namespace) -> list[dict]:
     if part == "labeling":
         from tests.bench import labeling
 
-        return labeling.run(folder / "site", options.tasks, options.runs)
+        return labeling.run(folder / "site", options.tasks, options.runs, options.submissions)
     from tests.bench import training
 
     return training.run(folder / "models", options.runs, options.quick)

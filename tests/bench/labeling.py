@@ -22,13 +22,23 @@ READERS, READ_SECONDS = 8, 5.0
 WORDS = [f"word{i}" for i in range(1000)]
 
 
-def run(folder: Path, tasks: int, runs: int) -> list[dict]:
-    """The rows of var/bench/labeling.json. Durations are medians."""
+def run(folder: Path, tasks: int, runs: int, submissions: list[int]) -> list[dict]:
+    """The rows of var/bench/labeling.json. Durations are medians; those of pages, at so many submissions, the 95th percentile."""
     with throwaway_site(folder) as url:
         import django
 
         django.setup()
-        return list(measure(folder, url, tasks, runs))
+        return [*measure(folder, url, tasks, runs), *all_pages(submissions)]
+
+
+def all_pages(sizes: list[int]) -> Iterator[dict]:
+    """Every page of console and labelers, in this process, with so many submissions by 200 labelers."""
+    from labeling.models import Submission
+    from tests.bench import load, pages
+
+    for size in sizes:
+        load.fill(submissions=max(0, size - Submission.objects.count()))
+        yield from pages.measure(size)
 
 
 def measure(folder: Path, url: str, tasks: int, runs: int) -> Iterator[dict]:
