@@ -16,6 +16,8 @@ from labeling.models import (
     DraftCopy,
     Evaluation,
     Export,
+    GatewayKey,
+    GatewayUsage,
     Import,
     Instructions,
     Invitation,
@@ -243,3 +245,17 @@ class EvaluationAdmin(ReadOnlyAdmin):
 class PromotionAdmin(ReadOnlyAdmin):
     list_display = ["model_version", "previous", "reason", "promoted_by", "promoted_at"]
     list_select_related = ["model_version", "previous", "promoted_by"]
+
+
+@register(GatewayKey)
+class GatewayKeyAdmin(ReadOnlyAdmin):
+    list_display = ["organization", "name", "prefix", "may_train", "expires_at", "last_used_at", "revoked_at"]
+    list_filter = ["may_train"]
+    search_fields = ["organization", "name"]
+    exclude = ["secret_hash"]
+
+
+@register(GatewayUsage)
+class GatewayUsageAdmin(ReadOnlyAdmin):
+    list_display = ["day", "key", "requests", "errors", "limited", "prompt_tokens", "completion_tokens", "captured"]
+    list_select_related = ["key"]

@@ -12,6 +12,13 @@ MFA               optional   off (default), optional, required (for reviewers, r
 OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET, OIDC_NAME   optional   a "sign in with …" button
 LEASE_MINUTES     optional   how long a seat is kept for a labeler who shows no sign of work; default 30
 TIME_ZONE         optional   default UTC
+GATEWAY_URL       optional   where the web half finds the gateway; default http://127.0.0.1:GATEWAY_PORT (8002)
+GATEWAY_PUBLIC_URL optional  where API clients find it, as shown beside their keys; default GATEWAY_URL
+POLICY_URL        optional   where the gateway finds the policy server; default http://127.0.0.1:POLICY_PORT (8001)
+POLICY_MODEL, POLICY_API_KEY optional   what that server wants to hear as `model` (default nothing; {name}: the serving policy) and its key
+POLICY_CONNECT_SECONDS, POLICY_FIRST_SECONDS, POLICY_GAP_SECONDS   optional   how long it may take to connect (5), to the first piece
+                             of an answer (60) and between pieces (30); POLICY_RESTART_SECONDS: how long a restart is waited for (30)
+CAPTURE_MAX_CHARS optional   longer prompts of the gateway and the playground are not kept; default 4000 (about 1k tokens)
 """
 
 import os
@@ -238,6 +245,17 @@ LEASE_MINUTES = int(os.environ.get("LEASE_MINUTES", "30"))
 EXPORT_DIR = VAR_DIR / "exports"
 PROMPT_MAX_CHARS = 200_000
 RESPONSE_MAX_CHARS = 200_000
+GATEWAY_URL = os.environ.get("GATEWAY_URL") or f"http://127.0.0.1:{os.environ.get('GATEWAY_PORT') or 8002}"
+GATEWAY_PUBLIC_URL = os.environ.get("GATEWAY_PUBLIC_URL") or GATEWAY_URL
+POLICY_URL = os.environ.get("POLICY_URL") or f"http://127.0.0.1:{os.environ.get('POLICY_PORT') or 8001}"
+POLICY_MODEL = os.environ.get("POLICY_MODEL", "")
+POLICY_API_KEY = os.environ.get("POLICY_API_KEY", "")
+POLICY_CONNECT_SECONDS = float(os.environ.get("POLICY_CONNECT_SECONDS", "5"))
+POLICY_FIRST_SECONDS = float(os.environ.get("POLICY_FIRST_SECONDS", "60"))
+POLICY_GAP_SECONDS = float(os.environ.get("POLICY_GAP_SECONDS", "30"))
+POLICY_RESTART_SECONDS = float(os.environ.get("POLICY_RESTART_SECONDS", "30"))
+PLAYGROUND_REQUESTS_PER_MINUTE, PLAYGROUND_TOKENS_PER_MINUTE = 20, 20_000  # of each person
+CAPTURE_MAX_CHARS = int(os.environ.get("CAPTURE_MAX_CHARS", "4000"))
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_MB", "1024")) * 2**20
 
 PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"

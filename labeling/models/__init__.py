@@ -2,6 +2,7 @@
 
 from labeling.models.batches import Batch, LabelSchema
 from labeling.models.exports import Export, PseudonymKey
+from labeling.models.gateway_keys import GatewayKey, GatewayUsage, RateBucket
 from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
@@ -23,6 +24,8 @@ __all__ = [
     "DraftCopy",
     "Evaluation",
     "Export",
+    "GatewayKey",
+    "GatewayUsage",
     "Group",
     "Import",
     "Instructions",
@@ -37,6 +40,7 @@ __all__ = [
     "PseudonymKey",
     "Question",
     "QuestionMessage",
+    "RateBucket",
     "Response",
     "Review",
     "Revision",

@@ -7,7 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from labeling.actions import questions
+from labeling.actions import gateway_keys, questions
 from labeling.models import Export
 from tests.labeling.rows import make_demonstration_batch, make_model, submit
 
@@ -44,6 +44,9 @@ ADDRESSES = {
     "model_version": ("GET", RESEARCH),
     "model_promote": ("POST", {"admin"}),
     "model_rollback": ("POST", {"admin"}),
+    "gateway_keys": ("GET POST", {"admin"}),
+    "gateway_key": ("GET POST", {"admin"}),
+    "gateway_key_revoke": ("POST", {"admin"}),
     "people": ("GET", {"admin"}),
     "person": ("GET POST", {"admin"}),
     "person_active": ("POST", {"admin"}),
@@ -67,7 +70,14 @@ def arguments(labeler, applicant):
     export = Export.objects.create(
         query={}, status="ready", number=1, finished_at=timezone.now(), manifest={"files": {}}
     )
-    pks = {"batch": submission.task.batch_id, "export": export.pk, "model": model.pk, "person": applicant.pk}
+    key, _ = gateway_keys.create(organization="o", name="n", may_train=False, by=None)
+    pks = {
+        "batch": submission.task.batch_id,
+        "export": export.pk,
+        "model": model.pk,
+        "person": applicant.pk,
+        "gateway": key.pk,
+    }
 
     question = questions.ask(text="Why?", key=uuid.uuid4(), task=submission.task, by=labeler)
 
