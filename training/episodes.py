@@ -16,8 +16,11 @@ from training.errors import StageError
 from training.generation import Rollout, sequence_of
 from training.unembedding import logprobs_at
 
-ROW_TOKENS = 128
-"""Columns of a row, or as many as the longest episode has: two or three short ones fit beside each other, and attention stays cheap."""
+ROW_WIDTHS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+"""Widths of shared rows that are tried, as multiples of the longest episode: short ones fit beside it, and attention stays cheap."""
+
+ATTENTION_COLUMNS = 1024
+"""Columns at which attention costs as much as all matrix products of a layer: a model of width 160 on a CPU; wider ones have more."""
 
 
 class Sequences(NamedTuple):
@@ -33,21 +36,24 @@ class Sequences(NamedTuple):
 class Packed(NamedTuple):
     """Episodes in rows. `before_LC` marks the positions whose next token is a response token: those that chose it.
 
+    The mask is (L, 1, C, C) where rows are shared. In rows of one episode, padded on the right, nothing kept comes after a pad:
+    mask and positions are None, and attention runs its causal path, which computes half as much.
+
     `slots_N[n]` is where the n-th of them belongs in a flattened (B, R); `ends_B` where each episode's last token stands in a
     flattened (L, C).
     """
 
     ids_LC: torch.Tensor
-    mask_LC: torch.Tensor
-    positions_LC: torch.Tensor
+    mask_LC: torch.Tensor | None
+    positions_LC: torch.Tensor | None
     before_LC: torch.Tensor
     slots_N: torch.Tensor
     ends_B: torch.Tensor
     shape: tuple[int, int]
 
     @property
-    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Ids, attention mask and positions, as a model takes them; the mask is (L, 1, C, C) where rows are shared, else (L, C)."""
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Ids, attention mask and positions, as a model takes them."""
         return self.ids_LC, self.mask_LC, self.positions_LC
 
     def spread(self, values_N: torch.Tensor) -> torch.Tensor:
@@ -70,24 +76,39 @@ def can_share_rows(model, columns: int) -> bool:
     return mask.dtype == torch.bool
 
 
-def pack(sequences: Sequences, *readers: torch.nn.Module, row_tokens: int = ROW_TOKENS) -> Packed:
-    """The episodes in as few rows as first-fit finds, longest first; every kept token once and no other.
+def rows_for(lengths: list[int], widths: list[int]) -> tuple[int, list[list[int]]]:
+    """Columns of a row, and which episodes each holds: the cheapest of a row for each, and of shared rows of these widths.
 
-    Where one of the models that will read them cannot keep episodes apart, each has a row of its own, padded on the right.
+    The cost is that of the columns and of attention, which in a shared row with its mask sees the whole row, alone half of it.
+    """
+    longest = max(lengths)
+    best, chosen = (
+        len(lengths) * longest * (1 + longest / 2 / ATTENTION_COLUMNS),
+        (longest, [[n] for n in range(len(lengths))]),
+    )
+    for width in widths:
+        rows = packing.first_fit(lengths, width)
+        cost = len(rows) * width * (1 + width / ATTENTION_COLUMNS)
+        if len(rows) < len(lengths) and cost < best:
+            best, chosen = cost, (width, rows)
+    return chosen
+
+
+def pack(sequences: Sequences, *readers: torch.nn.Module, widths: list[int] | None = None) -> Packed:
+    """The episodes in rows that cost least to run; every kept token once and no other.
+
+    Several share a row where that saves columns and all models that will read them keep episodes apart. `widths`: of the
+    shared rows that are tried, at least the longest episode's.
     """
     device = sequences.ids_BT.device
     lengths = sequences.keep_BT.sum(1).tolist()
     responses = sequences.response_keep_BR.sum(1).tolist()
     longest_first = sorted(range(len(lengths)), key=lambda b: -lengths[b])
-    width, columns = sequences.responses_BR.shape[1], max(row_tokens, max(lengths))
-    is_shared = all(can_share_rows(reader, columns) for reader in readers)
-    if not is_shared:
-        columns = max(lengths)
-    rows = (
-        packing.first_fit([lengths[b] for b in longest_first], columns)
-        if is_shared
-        else [[b] for b in range(len(lengths))]
-    )
+    width = sequences.responses_BR.shape[1]
+    tried = [int(share * max(lengths)) for share in ROW_WIDTHS] if widths is None else widths
+    tried = [columns for columns in tried if all(can_share_rows(reader, columns) for reader in readers)]
+    columns, rows = rows_for([lengths[b] for b in longest_first], tried)
+    is_shared = len(rows) < len(lengths)
     segments_LC, positions_LC, slots_LC = torch.zeros(3, len(rows), columns, dtype=torch.long)
     before_LC = torch.zeros(len(rows), columns, dtype=torch.bool)
     ends, placed = [0] * len(lengths), []
@@ -107,8 +128,10 @@ def pack(sequences: Sequences, *readers: torch.nn.Module, row_tokens: int = ROW_
     segments_LC, positions_LC, before_LC, slots_N, ends_B = (tensor.to(device) for tensor in tensors)
     ids_LC = torch.zeros_like(segments_LC)
     ids_LC[segments_LC > 0] = sequences.ids_BT[order][sequences.keep_BT[order]]
-    mask_LC = packing.attention_mask(segments_LC) if is_shared else segments_LC > 0
-    return Packed(ids_LC, mask_LC, positions_LC, before_LC, slots_N, ends_B, (len(lengths), width))
+    shape = (len(lengths), width)
+    if not is_shared:
+        return Packed(ids_LC, None, None, before_LC, slots_N, ends_B, shape)
+    return Packed(ids_LC, packing.attention_mask(segments_LC), positions_LC, before_LC, slots_N, ends_B, shape)
 
 
 def response_logprobs(model, packed: Packed, temperature: float) -> torch.Tensor:

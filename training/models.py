@@ -213,8 +213,13 @@ def score_hidden(model, hidden: torch.Tensor) -> torch.Tensor:
 
 
 @in_precision
-def token_scores(model, ids_BT: torch.Tensor, keep_BT: torch.Tensor, positions_BT: torch.Tensor) -> torch.Tensor:
-    """The scalar head's output at every token, bias included → (B, T). The critic's values and the reward alike."""
+def token_scores(
+    model, ids_BT: torch.Tensor, keep_BT: torch.Tensor | None, positions_BT: torch.Tensor | None
+) -> torch.Tensor:
+    """The scalar head's output at every token, bias included → (B, T). The critic's values and the reward alike.
+
+    Rows padded on the right need neither mask nor positions (None): nothing kept comes after a pad.
+    """
     hidden = model.base_model(ids_BT, attention_mask=keep_BT, position_ids=positions_BT, use_cache=False)
     return score_hidden(model, hidden.last_hidden_state)
 

@@ -62,9 +62,9 @@ def alone(prompts, rollout):
         yield row, torch.tensor([prompt + response]), len(prompt)
 
 
-@pytest.mark.parametrize("row_tokens", [1, 64, 128])
-def test_the_tokens_scored_are_the_tokens_sampled(lively, rollout, prompts, row_tokens):
-    packed = episodes.pack(episodes.sequences_of(rollout), lively, row_tokens=row_tokens)
+@pytest.mark.parametrize("widths", [[], [64], [128], None])
+def test_the_tokens_scored_are_the_tokens_sampled(lively, rollout, prompts, widths):
+    packed = episodes.pack(episodes.sequences_of(rollout), lively, widths=widths)
     scored = episodes.response_logprobs(lively, packed, 0.7)
     for row, ids, count in alone(prompts, rollout):
         logprobs = torch.log_softmax(lively(ids).logits[0, count - 1 : -1] / 0.7, -1)
@@ -88,7 +88,7 @@ def test_a_value_is_of_the_state_before_its_token_and_the_score_of_the_last(rewa
 
 
 def test_rows_hold_several_episodes_and_each_response_token_has_a_place_of_its_own(rollout, prompts):
-    packed = episodes.pack(episodes.sequences_of(rollout), row_tokens=64)
+    packed = episodes.pack(episodes.sequences_of(rollout))
     assert len(packed.ids_LC) < len(prompts)
     assert len(packed.slots_N) == int(rollout.lengths_B.sum()) == len(set(packed.slots_N.tolist()))
     ends = packed.ids_LC.flatten()[packed.ends_B].tolist()
@@ -99,7 +99,7 @@ def test_models_that_cannot_keep_episodes_apart_get_rows_of_one(lively, rollout,
     packed = episodes.pack(episodes.sequences_of(rollout), lively)
     kind = request.node.callspec.params["lively"]
     assert (len(packed.ids_LC) == len(prompts)) == (kind in ("eager", "window"))
-    assert packed.mask_LC.ndim == (2 if kind in ("eager", "window") else 4)
+    assert (packed.mask_LC is None) == (kind in ("eager", "window"))
 
 
 def test_gradients_reach_the_model_through_the_spreading(lively, rollout):
@@ -110,3 +110,9 @@ def test_gradients_reach_the_model_through_the_spreading(lively, rollout):
     generation.response_logprobs(lively, *generation.sequence_of(rollout), rollout.responses_BR, 1.0).sum().backward()
     theirs = torch.cat([p.grad.flatten() for p in lively.parameters()])
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_are_as_wide_as_costs_least():
+    assert episodes.rows_for([48] * 6, [48, 96, 128]) == (48, [[n] for n in range(6)]), "equal ones gain nothing"
+    assert episodes.rows_for([60, 30, 30, 30, 30, 10], [60, 75, 120]) == (75, [[0, 5], [1, 2], [3, 4]])
+    assert episodes.rows_for([80, 30, 30, 20], [80, 100]) == (80, [[0], [1, 2, 3]])
