@@ -116,9 +116,12 @@ def run_killed(stage: str, out: Path, flags: dict, kills: int) -> str:
     return done.stdout
 
 
-def check_equal_to_never_killed(stage: str, flags: dict, tmp_path: Path, kills: int) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
+def test_killed_ten_times_and_resumed_equals_never_killed(stage, commands, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    printed = run_killed(stage, killed, flags, kills)
+    flags = commands[stage]
+    printed = run_killed(stage, killed, flags, kills=10)
     assert "newest checkpoint checkpoint-" in printed, "it had something to resume from"
     assert main(words(stage, straight, flags | {"checkpoint-every": 1000})) == 0
     for name in ("model.safetensors", "training_log.jsonl"):
@@ -127,17 +130,6 @@ def check_equal_to_never_killed(stage: str, flags: dict, tmp_path: Path, kills: 
     manifests = [read_model_manifest(folder) for folder in (straight, killed)]
     assert manifests[0].metrics == manifests[1].metrics
     assert manifests[0].stage == stage
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
-def test_killed_and_resumed_equals_never_killed(stage, commands, tmp_path):
-    check_equal_to_never_killed(stage, commands[stage], tmp_path, kills=2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "ppo", "dpo"])
-def test_killed_ten_times_and_resumed_equals_never_killed(stage, commands, tmp_path):
-    check_equal_to_never_killed(stage, commands[stage], tmp_path, kills=10)
 
 
 def test_an_interrupt_saves_and_the_next_run_goes_on(commands, tmp_path):
