@@ -6,23 +6,14 @@ Shapes: B episodes, P prompt tokens, R response tokens, T = P + R. Masks True = 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from training import advantages, processes
 from training.episodes import Sequences, last_scores, pack, response_logprobs, response_values, sequences_of
 from training.generation import Rollout
-
-
-class Players(NamedTuple):
-    """The four models of PPO and the tokenizer they share. Only policy and critic are trained."""
-
-    policy: torch.nn.Module
-    critic: torch.nn.Module
-    reference: torch.nn.Module
-    reward_model: torch.nn.Module
-    tokenizer: Any
+from training.players import Players
 
 
 class Experience(NamedTuple):

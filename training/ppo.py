@@ -9,7 +9,6 @@ PPO-ptx (training/ptx.py).
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,33 +18,24 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import corpus, generation, models, parallel, plan, precision, processes, ptx
+from training import corpus, models, parallel, plan, precision, processes, ptx
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
 from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batches
 from training.ema import WeightAverage
-from training.episodes import pack, response_logprobs, response_values
-from training.errors import StageError
-from training.experience import Experience, Players, Shaping, gain_experience, parts_of, rows_of
-from training.generation import Rollout, end_scores, sample, sample_texts, side_by_side, transcripts
+from training.experience import Experience, Shaping, gain_experience
+from training.generation import side_by_side, transcripts
 from training.kl_control import KlController
-from training.losses import policy_loss, value_loss
 from training.optimizers import adamw, apply_step
 from training.parallel import Parallel
+from training.players import Players, load_players
+from training.ppo_checks import check_finite, check_kl_is_zero, check_ratio_is_one
+from training.ppo_gradients import add_gradients, minibatches
 from training.precision import Precision
 from training.report import SAMPLES
+from training.rollouts import answers_to, measure, respond
 from training.trackers import Track, open_log
-
-RATIO_TOLERANCE = 1e-3
-RATIO_TOLERANCE_BF16 = 2e-2
-"""An episode is scored and trained on in rows of other shapes, and bfloat16 rounds to 8 bits: wide of a wrong temperature all the same."""
-
-KL_TOLERANCE = 1e-3
-
-
-class PpoCheckError(StageError):
-    """The first minibatch's ratio is not 1, or the KL at step 0 is not 0: what is trained is not what was sampled."""
 
 
 @dataclass(frozen=True)
@@ -210,20 +200,6 @@ def run(config: Config) -> Path:
     return Path(config.out)
 
 
-def load_players(config: Config, device: torch.device) -> Players:
-    """Policy and reference from the same folder, critic and reward model from the same folder, all in evaluation mode.
-
-    Evaluation mode throughout, training included: dropout would make two forward passes differ and the ratio meaningless.
-    """
-    tokenizer = models.load_tokenizer(config.policy)
-    if models.load_tokenizer(config.reward_model).get_vocab() != tokenizer.get_vocab():
-        raise StageError(f"{config.reward_model}: its tokenizer differs from that of {config.policy}")
-    reference = models.load_policy(config.policy, device).requires_grad_(False)
-    reward_model = models.load_reward_model(config.reward_model, device).requires_grad_(False)
-    policy, critic = models.load_policy(config.policy, device), models.load_reward_model(config.reward_model, device)
-    return Players(policy, critic, reference, reward_model, tokenizer)
-
-
 def load_text(config: Config, tokenizer, counts: Counter[str]) -> corpus.Corpus | None:
     """The pretraining text, in packed rows; None without `ptx_text`."""
     if config.ptx_text is None:
@@ -350,122 +326,3 @@ def collect(
         check_kl_is_zero(stats)
     samples = transcripts(players.tokenizer, rollout, config.log_samples)
     return experience, stats | ({"samples": samples} if samples else {})
-
-
-def respond(config: Config, players: Players, prompts: Sequence[list[int]], generator: torch.Generator) -> Rollout:
-    """One response of the policy per prompt, at the run's temperature; each of several processes samples its share."""
-    mine = processes.share([len(prompt) for prompt in prompts])
-    settings: dict[str, Any] = {
-        "eos_id": players.tokenizer.eos_token_id,
-        "pad_id": players.tokenizer.pad_token_id,
-        "max_new_tokens": config.response_tokens,
-        "temperature": config.temperature,
-        "generator": generator,
-    }
-    if processes.count() == 1:
-        return sample(players.policy, prompts, **settings)
-    part = sample(players.policy, prompts, rows=mine, **settings) if mine else None
-    return generation.put_together(part, mine, prompts, settings["pad_id"], players.policy)
-
-
-def answers_to(config: Config, players: Players, prompts: list[list[int]]) -> list[str]:
-    """The policy's answers as the report shows them, drawn with the same random numbers each time."""
-    settings: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": config.temperature}
-    return sample_texts(players.policy, players.tokenizer, prompts, seed=config.seed, **settings)[0]
-
-
-def minibatches(config: Config, generator: torch.Generator) -> list[torch.Tensor]:
-    """Rows of each optimiser step: every episode once per inner epoch, in a new order each."""
-    orders = [torch.randperm(config.episodes, generator=generator) for _ in range(config.inner_epochs)]
-    return [rows for order in orders for rows in order.split(config.minibatch)]
-
-
-def add_gradients(
-    config: Config,
-    players: Players,
-    experience: Experience | None,
-    rows: torch.Tensor,
-    extra: ptx.Ptx | None,
-    step: int,
-) -> dict[str, float]:
-    """The gradients of one optimiser step: PPO's on these episodes, then γ times that on text; returns the losses."""
-    losses: dict[str, float] = {}
-    if experience is not None:
-        with parallel.step(players.policy, players.critic):
-            losses = backward_losses(config, players, rows_of(experience, rows))
-        losses = processes.total(losses)
-    if extra is not None:
-        losses |= ptx.add_gradient(players.policy, extra, step, next(players.policy.parameters()).device)
-    return losses
-
-
-def backward_losses(config: Config, players: Players, batch: Experience) -> dict[str, float]:
-    """Gradients of the policy loss and of the value loss on one minibatch, each a mean over its kept tokens.
-
-    Every part divides by the kept tokens of the whole minibatch, so the number of parts changes nothing but rounding. Of
-    several processes each runs its share of the episodes: gradients and figures are terms of a sum.
-    """
-    count = batch.sequences.response_keep_BR.sum()
-    mine = processes.share(batch.sequences.keep_BT.sum(1).tolist())
-    totals = dict.fromkeys(("policy_loss", "value_loss", "clip_share", "ratio"), 0.0)
-    for part in parts_of(rows_of(batch, torch.tensor(mine)), config.parts) if mine else ():
-        keep_BR = part.sequences.response_keep_BR
-        packed = pack(part.sequences, players.policy, players.critic)
-        logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
-        policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
-        policy.loss.backward()
-        values_BR = response_values(players.critic, packed)
-        value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
-        value.backward()
-        figures = {"policy_loss": policy.loss, "value_loss": value}
-        figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio}
-        for name, figure in figures.items():
-            totals[name] += figure.item()
-    return totals
-
-
-def check_finite(iteration: int, figures: dict[str, float]) -> None:
-    """Raise StageError that names what is not a finite number: the weights would be lost one step later."""
-    lost = [name for name, value in figures.items() if not math.isfinite(value)]
-    if lost:
-        raise StageError(
-            f"iteration {iteration}: not a finite number: {', '.join(lost)}; the last checkpoint still stands"
-        )
-
-
-def check_kl_is_zero(stats: dict[str, float]) -> None:
-    """Raise PpoCheckError unless policy and reference agree before the first step."""
-    if not (abs(stats["kl"]) < KL_TOLERANCE and stats["kl_k3"] < KL_TOLERANCE):
-        raise PpoCheckError(
-            f"KL to the reference is {stats['kl']:.4f} nats (k3 {stats['kl_k3']:.4f}) before the first step, not 0"
-        )
-
-
-def check_ratio_is_one(ratio: float, iteration: int) -> None:
-    """Raise PpoCheckError unless the first minibatch reproduces the log-probabilities that were stored."""
-    if not abs(ratio - 1) < precision.tolerance(RATIO_TOLERANCE, RATIO_TOLERANCE_BF16):
-        raise PpoCheckError(f"iteration {iteration}: the first minibatch's mean ratio is {ratio:.5f}, not 1")
-
-
-@torch.no_grad()
-def measure(
-    config: Config, players: Players, prompts: list[list[int]], text: corpus.Corpus | None, when: str
-) -> dict[str, float]:
-    """On validation prompts: reward (mean, deviation), KL (sum over tokens, mean over episodes), length; and loss on text."""
-    figures: dict[str, float] = {}
-    if text is not None:
-        device = next(players.policy.parameters()).device
-        figures["lm_loss"] = corpus.mean_loss(players.policy, text.valid, config.minibatch, device)
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + 999_983)
-    rewards: list[torch.Tensor] = []
-    for start in range(0, len(prompts), config.episodes):
-        rollout = respond(config, players, prompts[start : start + config.episodes], generator)
-        rewards.append(end_scores(players.reward_model, rollout))
-        _, stats = gain_experience(players, rollout, config.shaping(config.kl_coef), config.rows_per_pass)
-        share = len(rollout.lengths_B) / len(prompts)
-        for name in ("kl", "kl_k3", "length", "finished"):
-            figures[name] = figures.get(name, 0.0) + stats[name] * share
-    if rewards:
-        reward = torch.cat(rewards)
-        figures |= {"reward_mean": float(reward.mean()), "reward_std": float(reward.std())}
-    return {f"{name}_{when}": value for name, value in figures.items()}

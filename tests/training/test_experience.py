@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from training import data, experience, generation, models, ppo
-from training.experience import Players
+from training import data, experience, generation, models, ppo, ppo_gradients
+from training.players import Players
 
 ASKS = [
     "Write a story about a fox.",
@@ -71,12 +71,12 @@ def test_ppo_gradients_are_equal_for_one_part_and_four_on_ragged_minibatches(pla
     gained = gained._replace(
         logprobs_BR=gained.logprobs_BR + 0.3 * torch.sin(torch.arange(gained.logprobs_BR.shape[1]))
     )
-    whole = ppo.backward_losses(config(), players, gained)
+    whole = ppo_gradients.backward_losses(config(), players, gained)
     expected = [gradients(model) for model in players[:2]]
     assert 0 < whole["clip_share"] < 1
     for model in players[:2]:
         model.zero_grad()
-    split = ppo.backward_losses(config(parts=parts), players, gained)
+    split = ppo_gradients.backward_losses(config(parts=parts), players, gained)
     assert split == pytest.approx(whole, rel=1e-4)
     for model, gradient in zip(players[:2], expected, strict=True):
         torch.testing.assert_close(gradients(model), gradient, rtol=1e-3, atol=1e-5)

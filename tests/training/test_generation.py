@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from training import data, generation, models, ppo
-from training.experience import Players, gain_experience
+from training import data, generation, models, ppo, ppo_checks, ppo_gradients
+from training.experience import gain_experience
+from training.players import Players
 
 ASKS = ["Write a story about a fox.", "Hi", "Tell me where the owl lives, and what it eats, please."]
 
@@ -125,12 +126,12 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero(lively, reward_model, toke
     config = ppo.Config(**fields, episodes=4, minibatch=4, temperature=temperature, response_tokens=12)
     rollout = ppo.respond(config, players, prompts, torch.Generator().manual_seed(0))
     experience, stats = gain_experience(players, rollout, config.shaping(config.kl_coef))
-    ppo.check_kl_is_zero(stats)
-    losses = ppo.backward_losses(config, players, experience)
+    ppo_checks.check_kl_is_zero(stats)
+    losses = ppo_gradients.backward_losses(config, players, experience)
     assert losses["ratio"] == pytest.approx(1.0, abs=1e-3)
     wrong = ppo.Config(**fields, episodes=4, minibatch=4, temperature=temperature + 0.5, response_tokens=12)
-    with pytest.raises(ppo.PpoCheckError, match="ratio"):
-        ppo.check_ratio_is_one(ppo.backward_losses(wrong, players, experience)["ratio"], 0)
+    with pytest.raises(ppo_checks.PpoCheckError, match="ratio"):
+        ppo_checks.check_ratio_is_one(ppo_gradients.backward_losses(wrong, players, experience)["ratio"], 0)
 
 
 def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model, tokenizer, prompts):
@@ -142,8 +143,8 @@ def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model
 
 
 def test_a_policy_that_is_not_its_reference_is_caught_before_the_first_step():
-    with pytest.raises(ppo.PpoCheckError, match="before the first step"):
-        ppo.check_kl_is_zero({"kl": 0.3, "kl_k3": 0.1})
+    with pytest.raises(ppo_checks.PpoCheckError, match="before the first step"):
+        ppo_checks.check_kl_is_zero({"kl": 0.3, "kl_k3": 0.1})
 
 
 def test_two_forward_passes_of_the_players_are_bit_equal(base, reward_model, tokenizer, prompts, export):

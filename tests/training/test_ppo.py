@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from training import corpus, data, episodes, experience, models, ppo, tinyworld
+from training import corpus, data, episodes, experience, models, ppo, ppo_gradients, tinyworld
 from training.contract import read_model_manifest
 from training.errors import StageError
 
@@ -118,8 +118,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(run, monkeypat
         next(arguments[1].policy.parameters()).grad.fill_(math.inf)
         return losses
 
-    honest = ppo.backward_losses
-    monkeypatch.setattr(ppo, "backward_losses", infinite)
+    honest = ppo_gradients.backward_losses
+    monkeypatch.setattr(ppo_gradients, "backward_losses", infinite)
     with pytest.raises(StageError, match="iteration 0: not a finite number: gradient_norm"):
         run()
 
@@ -144,7 +144,7 @@ def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):
     prompts = [data.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("Hi", "A fox?") * 2]
     rollout = ppo.respond(config, players, prompts, torch.Generator().manual_seed(0))
     gained, _ = experience.gain_experience(players, rollout, config.shaping(0.1))
-    ppo.backward_losses(config, players, gained)
+    ppo_gradients.backward_losses(config, players, gained)
     for model in players[:2]:
         assert not model.training
     packed = episodes.pack(gained.sequences)

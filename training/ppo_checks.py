@@ -1,0 +1,41 @@
+"""What stops a PPO run: a first ratio that is not 1, a first KL that is not 0, a figure that is not a finite number."""
+
+from __future__ import annotations
+
+import math
+
+from training import precision
+from training.errors import StageError
+
+RATIO_TOLERANCE = 1e-3
+RATIO_TOLERANCE_BF16 = 2e-2
+"""An episode is scored and trained on in rows of other shapes, and bfloat16 rounds to 8 bits: wide of a wrong temperature all the same."""
+
+KL_TOLERANCE = 1e-3
+
+
+class PpoCheckError(StageError):
+    """The first minibatch's ratio is not 1, or the KL at step 0 is not 0: what is trained is not what was sampled."""
+
+
+def check_finite(iteration: int, figures: dict[str, float]) -> None:
+    """Raise StageError that names what is not a finite number: the weights would be lost one step later."""
+    lost = [name for name, value in figures.items() if not math.isfinite(value)]
+    if lost:
+        raise StageError(
+            f"iteration {iteration}: not a finite number: {', '.join(lost)}; the last checkpoint still stands"
+        )
+
+
+def check_kl_is_zero(stats: dict[str, float]) -> None:
+    """Raise PpoCheckError unless policy and reference agree before the first step."""
+    if not (abs(stats["kl"]) < KL_TOLERANCE and stats["kl_k3"] < KL_TOLERANCE):
+        raise PpoCheckError(
+            f"KL to the reference is {stats['kl']:.4f} nats (k3 {stats['kl_k3']:.4f}) before the first step, not 0"
+        )
+
+
+def check_ratio_is_one(ratio: float, iteration: int) -> None:
+    """Raise PpoCheckError unless the first minibatch reproduces the log-probabilities that were stored."""
+    if not abs(ratio - 1) < precision.tolerance(RATIO_TOLERANCE, RATIO_TOLERANCE_BF16):
+        raise PpoCheckError(f"iteration {iteration}: the first minibatch's mean ratio is {ratio:.5f}, not 1")
