@@ -23,6 +23,7 @@ from labeling.models import (
     Invitation,
     LabelSchema,
     ModelVersion,
+    PayRule,
     Promotion,
     Prompt,
     Question,
@@ -36,6 +37,7 @@ from labeling.models import (
     Task,
     User,
     UserRole,
+    WorkEntry,
 )
 
 admin.site.site_header = admin.site.site_title = "Heed"
@@ -205,6 +207,19 @@ class ReviewAdmin(ReadOnlyAdmin):
     list_display = ["submission", "verdict", "reviewer", "created_at"]
     list_filter = ["verdict"]
     list_select_related = ["submission", "reviewer"]
+
+
+@register(WorkEntry)
+class WorkEntryAdmin(ReadOnlyAdmin):
+    list_display = ["labeler", "activity", "seconds", "is_surplus", "ended_at"]
+    list_filter = ["activity", "is_surplus"]
+    list_select_related = ["labeler"]
+
+
+@register(PayRule)
+class PayRuleAdmin(ReadOnlyAdmin):
+    list_display = ["set_at", "pays_skips", "pays_practice", "pays_screening", "set_by"]
+    list_select_related = ["set_by"]
 
 
 @register(Question)

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from labeling import answers
+from labeling.actions import hours
 from labeling.actions.tasks import Seat, keep_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
 from labeling.models import Draft, DraftCopy, Revision, Submission, Task, TaskResponse, User
@@ -49,12 +50,12 @@ class Seen:
             )
 
 
-def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: int = 0, by: User) -> tuple[Draft, Seat]:
+def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: float = 0, by: User) -> tuple[Draft, Seat]:
     """Keep the answer so far, and the seat with it. Kept even when the seat is lost or the work was handed in already.
 
     Of two saves by one page the later wins, in whatever order they arrive; the same answer again changes nothing. Raises SavedElsewhere
-    if another page has saved since: its work stays the draft, and this is set aside. `active_seconds`: all time of work
-    on this draft.
+    if another page has saved since: its work stays the draft, and this is set aside. `active_seconds`: all time worked on this
+    loading of the page.
     """
     try:
         return _save(task, content, seen, active_seconds, by)
@@ -64,7 +65,7 @@ def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: int = 0
 
 
 @transaction.atomic
-def _save(task: Task, content: dict, seen: Seen, active_seconds: int, by: User) -> tuple[Draft, Seat]:
+def _save(task: Task, content: dict, seen: Seen, active_seconds: float, by: User) -> tuple[Draft, Seat]:
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     submission = Submission.objects.filter(task=task, labeler=user).first()
@@ -80,8 +81,7 @@ def _save(task: Task, content: dict, seen: Seen, active_seconds: int, by: User) 
             keep_copy(draft)
         version = max(seen.version, draft.version + 1)
         draft.content, draft.version, draft.saved_at = marked, version, now
-    elapsed = int((now - draft.created_at).total_seconds())
-    draft.active_seconds = max(draft.active_seconds, min(active_seconds, elapsed))
+    hours.count(draft=draft, page=seen.editor, seconds=active_seconds, now=now, by=user)
     draft.content.pop("put_back", None)
     draft.save()
     return draft, keep_seat(task, user)

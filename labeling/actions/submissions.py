@@ -7,11 +7,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions import drafts
+from labeling.actions import drafts, hours
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler, take_seat
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Draft, Origin, Revision, Skip, Slot, Submission, Task, User
+from labeling.models import Activity, Draft, Origin, Revision, Skip, Slot, Submission, Task, User
 
 
 @transaction.atomic
@@ -22,6 +22,7 @@ def submit(
     answer: dict,
     problems: list[dict] | None = None,
     seen: Seen | None = None,
+    active_seconds: float = 0,
     by: User,
 ) -> Submission:
     """Hand an answer in: the first time as a submission, later (until it is reviewed) as a new revision of it.
@@ -30,7 +31,7 @@ def submit(
     responses share a tier; naming one of them is enough. The same answer again changes nothing and returns the same submission,
     but what was returned must be changed before it is handed in again. If the seat was lost and is taken, the work is kept as
     surplus. `seen`: what the page knew that sends this (None: the asker has looked just now); a draft that this page has
-    saved later than what it hands in is kept, as a correction begun.
+    saved later than what it hands in is kept, as a correction begun. `active_seconds`: all time worked on that loading of the page.
 
     Raises Invalid naming every place that is wrong (`problems`: what the door found already), SavedElsewhere or
     HandedInElsewhere if another page did so since, Conflict if it has been accepted or rejected meanwhile, Forbidden if the task was
@@ -48,9 +49,10 @@ def submit(
         return submission
     if draft and seen:
         seen.check(draft, submission)
+        hours.count(draft=draft, page=seen.editor, seconds=active_seconds, now=timezone.now(), by=user)
     if submission is None:
         submission = _first(task, user, draft)  # type: ignore[arg-type]
-        _add_revision(submission, submit_key, fields)
+        _add_revision(submission, submit_key, fields, draft.active_seconds)  # type: ignore[union-attr]
     elif not drafts.is_said(submission.current, fields):
         _revise(submission, submit_key, fields, draft, seen)
     elif submission.status == Submission.Status.RETURNED:
@@ -60,6 +62,9 @@ def submit(
         if seen and seen.knowingly:
             drafts.keep_copy(draft)
         draft.delete()
+    elif draft is not None:
+        draft.active_seconds = 0  # that time is entered; what follows is a correction's
+        draft.save(update_fields=["active_seconds", "page_seconds"])
     return submission
 
 
@@ -87,15 +92,20 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
         origin=Origin.SIMULATED if user.is_simulated else Origin.PERSON,
         schema_id=task.batch.schema_id,
         shown_order=draft.shown_order,
-        active_seconds=draft.active_seconds,
+        active_seconds=round(draft.active_seconds),
         revision_count=1,
         submitted_at=now,
         updated_at=now,
     )
 
 
-def _add_revision(submission: Submission, submit_key: UUID, fields: dict) -> None:
-    Revision.objects.create(submission=submission, number=submission.revision_count, submit_key=submit_key, **fields)
+def _add_revision(submission: Submission, submit_key: UUID, fields: dict, seconds: float) -> None:
+    number = submission.revision_count
+    made = Revision.objects.create(submission=submission, number=number, submit_key=submit_key, **fields)
+    activity = submission.kind if number == 1 else Activity.CORRECTION
+    hours.enter_revision(
+        revision=made, activity=activity, seconds=seconds, is_surplus=submission.is_surplus, by=submission.labeler
+    )
 
 
 def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None, seen: Seen | None) -> None:
@@ -109,9 +119,10 @@ def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft
         raise HandedInElsewhere(f"Submission {submission.uuid} has {submission.revision_count} revisions by now.")
     submission.revision_count += 1
     submission.status, submission.updated_at = Submission.Status.SUBMITTED, timezone.now()
-    submission.active_seconds += draft.active_seconds if draft else 0
+    seconds = draft.active_seconds if draft else 0
+    submission.active_seconds += round(seconds)
     submission.save(update_fields=["revision_count", "status", "updated_at", "active_seconds"])
-    _add_revision(submission, submit_key, fields)
+    _add_revision(submission, submit_key, fields, seconds)
 
 
 @transaction.atomic

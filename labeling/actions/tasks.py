@@ -14,6 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from labeling import answers
+from labeling.actions import hours
 from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
@@ -172,16 +173,17 @@ def take_seat(task: Task, user: User, now: datetime) -> Slot | None:
 
 
 @transaction.atomic
-def renew(*, task: Task, by: User) -> Seat:
+def renew(*, task: Task, page: str = "", active_seconds: float = 0, by: User) -> Seat:
     """Keep the seat for another lease: a sign of work. "lost": another labeler has it; "skipped": it was passed on, from
-    another page. What is typed is kept all the same.
+    another page. What is typed is kept all the same. `active_seconds`: all time worked on this loading (`page`) of the task's page.
 
     Raises Forbidden unless the task was given to this labeler.
     """
     user = lock_labeler(by)
     draft = _draft(task, user)
-    if draft.content.pop("put_back", None):
-        draft.save(update_fields=["content"])
+    draft.content.pop("put_back", None)
+    hours.count(draft=draft, page=page, seconds=active_seconds, now=timezone.now(), by=user)
+    draft.save(update_fields=["content", "active_seconds", "page_seconds"])
     return keep_seat(task, user)
 
 
@@ -220,7 +222,16 @@ def _free(task: Task, user: User) -> None:
 
 
 @transaction.atomic
-def skip(*, task: Task, reason: str, comment: str = "", prompt_flags: dict | None = None, by: User) -> Skip:
+def skip(
+    *,
+    task: Task,
+    reason: str,
+    comment: str = "",
+    prompt_flags: dict | None = None,
+    page: str = "",
+    active_seconds: float = 0,
+    by: User,
+) -> Skip:
     """Pass the task on for good, with a reason; it is not given to this labeler again. Doing it twice changes nothing.
 
     Raises Invalid for an unknown reason or "other" without a comment, Conflict after a submission, Forbidden if it was never theirs.
@@ -234,10 +245,14 @@ def skip(*, task: Task, reason: str, comment: str = "", prompt_flags: dict | Non
         return existing
     if Submission.objects.filter(task=task, labeler=user).exists():
         raise Conflict(f"Task {task.uuid} is submitted already; it can be corrected from the history.")
-    _draft(task, user)
+    draft = _draft(task, user)
+    hours.count(draft=draft, page=page, seconds=active_seconds, now=timezone.now(), by=user)
+    draft.save(update_fields=["active_seconds", "page_seconds"])
     _free(task, user)
     comment = answers.clean_text(comment)[: answers.COMMENT_MAX_CHARS]
-    return Skip.objects.create(task=task, labeler=user, reason=reason, comment=comment, prompt_flags=prompt_flags or {})
+    made = Skip.objects.create(task=task, labeler=user, reason=reason, comment=comment, prompt_flags=prompt_flags or {})
+    hours.enter_skip(skip=made, seconds=draft.active_seconds, by=user)
+    return made
 
 
 def lease_seconds() -> int:

@@ -3,6 +3,7 @@
 from labeling.models.batches import Batch, LabelSchema
 from labeling.models.exports import Export, PseudonymKey
 from labeling.models.gateway_keys import GatewayKey, GatewayUsage, RateBucket
+from labeling.models.hours import Activity, PayRule, WorkEntry
 from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
@@ -17,6 +18,7 @@ from labeling.models.tokens import ApiToken
 
 __all__ = [
     "Acknowledgement",
+    "Activity",
     "ApiToken",
     "Author",
     "Batch",
@@ -35,6 +37,7 @@ __all__ = [
     "LabelSchema",
     "ModelVersion",
     "Origin",
+    "PayRule",
     "Promotion",
     "Prompt",
     "PseudonymKey",
@@ -53,4 +56,5 @@ __all__ = [
     "TaskResponse",
     "User",
     "UserRole",
+    "WorkEntry",
 ]

@@ -64,6 +64,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     )
     is_active = models.BooleanField(default=True)
     statement = models.TextField(_("why you would like to label"), blank=True)
+    worked_until = models.DateTimeField(null=True, editable=False, help_text="Work time is counted up to here")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     USERNAME_FIELD = "email"

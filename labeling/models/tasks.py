@@ -155,7 +155,8 @@ class Draft(models.Model):
     content = models.JSONField(default=dict, blank=True)
     shown_order = models.JSONField(default=list, blank=True, help_text="Response UUIDs as shown: the first is letter A")
     version = models.PositiveIntegerField(default=0, help_text="Rises with every save; an older save never overwrites")
-    active_seconds = models.PositiveIntegerField(default=0)
+    active_seconds = models.FloatField(default=0, help_text="Time worked, idle time excluded")
+    page_seconds = models.JSONField(default=dict, blank=True, help_text="Loading of the page → seconds it has claimed")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     saved_at = models.DateTimeField(default=timezone.now)
 

@@ -1,5 +1,6 @@
 """What a task's page sends as its labeler types, and the copies of their work that are not the draft."""
 
+import re
 import uuid
 
 from django.db.models import Q
@@ -62,6 +63,14 @@ def number(request: HttpRequest, name: str) -> int:
     return int(value)
 
 
+def active_seconds(request: HttpRequest) -> float:
+    """The time worked on the page that sends this, in seconds; 0 if it does not say. Raises Invalid."""
+    value = request.POST.get("active_seconds") or "0"
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", value):
+        raise Invalid(f"active_seconds: {value!r} is not a number of seconds")
+    return float(value)
+
+
 def seen_by(request: Request) -> actions.Seen:
     """What the page that sends this knew."""
     base, version, revision = (number(request, name) for name in ("base", "version", "revision"))
@@ -108,10 +117,10 @@ def save_draft(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """
     task = given_task(request, task_uuid)
     content, _problems = sent_answer(request, task)
-    active_seconds = number(request, "active_seconds")
+    seconds = active_seconds(request)
     try:
         draft, seat = actions.save_draft(
-            task=task, content=content, seen=seen_by(request), active_seconds=active_seconds, by=request.user
+            task=task, content=content, seen=seen_by(request), active_seconds=seconds, by=request.user
         )
     except SavedElsewhere as conflict:
         answer = {"code": conflict.code, "message": str(conflict)}

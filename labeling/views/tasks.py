@@ -289,7 +289,14 @@ def _words() -> dict[str, str]:
 @require_POST
 def renew(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """A sign of work without a change: the lease is renewed."""
-    return JsonResponse({"seat": actions.renew(task=drafts.given_task(request, task_uuid), by=request.user)})
+    task, worked = drafts.given_task(request, task_uuid), _worked(request)
+    return JsonResponse({"seat": actions.renew(task=task, by=request.user, **worked)})
+
+
+def _worked(request: Request) -> dict:
+    """How long the page that sends this was worked on."""
+    page = answers.clean_text(request.POST.get("editor", ""))[:40]
+    return {"page": page, "active_seconds": drafts.active_seconds(request)}
 
 
 @role_required(Role.LABELER)
@@ -307,7 +314,13 @@ def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     seen = drafts.seen_by(request)
     try:
         submission = submission_actions.submit(
-            task=task, submit_key=key, answer=answer, problems=problems, seen=seen, by=request.user
+            task=task,
+            submit_key=key,
+            answer=answer,
+            problems=problems,
+            seen=seen,
+            active_seconds=drafts.active_seconds(request),
+            by=request.user,
         )
     except Invalid as error:
         return _refused(request, task, error)
@@ -382,6 +395,7 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
             comment=request.POST.get("skip_comment", ""),
             prompt_flags=flags,
             by=request.user,
+            **_worked(request),
         )
     except Invalid as error:
         return _refused(request, task, error)
@@ -400,6 +414,8 @@ def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
             draft_actions.save_draft(
                 task=task, content=answer, seen=replace(seen, version=seen.base + 1), by=request.user
             )
+    else:
+        actions.renew(task=task, by=request.user, **_worked(request))
     actions.release(task=task, by=request.user)
     messages.info(request, _("Put back. What you typed is kept, should you return to it."))
     return _go(request, reverse("tasks"))

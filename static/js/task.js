@@ -9,6 +9,7 @@ const SAVE_AFTER = 800; // ms without a change
 const RETRY_AFTER = 5000;
 const PATIENCE = 30000; // after which a server that is silent counts as not there
 const TICK = 15; // seconds between looks for signs of work
+const IDLE = 60000; // ms after a sign of work that count as worked
 const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", "knowingly"]; // fields that belong to one loading of the page
 
 const page = {
@@ -22,7 +23,7 @@ const page = {
   sent: null, // the save on its way
   held: false, // by a conflict that only the labeler can settle, or because the work is handed in
   timer: 0,
-  activeSeconds: Number(form.dataset.activeSeconds),
+  worked: 0, // ms on this loading of the page, idle time excluded
   lastSign: Date.now(),
   lastContact: Date.now(),
 };
@@ -37,7 +38,8 @@ function typed() {
 function stamped(fields) {
   const { editor, takes, knowingly, base, version } = page;
   const [owner, revision, submit_key] = ["owner", "revision", "submit_key"].map((name) => form[name].value);
-  Object.entries({ editor, takes, knowingly, base, version, owner, revision, submit_key }).forEach(([k, v]) => fields.set(k, v));
+  const active_seconds = workedSeconds();
+  Object.entries({ editor, takes, knowingly, base, version, owner, revision, submit_key, active_seconds }).forEach(([k, v]) => fields.set(k, v));
   return fields;
 }
 
@@ -147,7 +149,6 @@ async function save(leaving = false) {
   page.version += 1;
   keepLocally();
   const fields = stamped(typed());
-  fields.set("active_seconds", page.activeSeconds);
   if (!leaving) show("saving");
   // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
   page.sent = post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
@@ -206,7 +207,7 @@ function elsewhere(data) {
 
 function changed() {
   page.dirty = true;
-  page.lastSign = Date.now();
+  sign();
   // A missing thing that is there now is no problem any more.
   allOf("#problems li > a").forEach((link) => form.elements[link.hash.slice(1)]?.value && link.parentNode.remove());
   if (!byId("problems").querySelector("li")) byId("problems").hidden = true;
@@ -221,8 +222,11 @@ form.addEventListener("input", changed);
 form.addEventListener("focusout", () => save());
 window.addEventListener("online", () => save());
 window.addEventListener("focus", () => save());
-document.addEventListener("visibilitychange", () => document.hidden && save(true));
-window.addEventListener("pagehide", () => save(true));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) lookAway();
+  else page.lastSign = Date.now();
+});
+window.addEventListener("pagehide", () => (document.hidden ? save(true) : lookAway()));
 // A page brought back from memory may be older than what the server has.
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 
@@ -242,17 +246,34 @@ byId("take-other").addEventListener("click", async () => {
   location.reload();
 });
 
-// Signs of work renew the lease and count as time worked; a page left open does neither.
+// What was worked is told before another page counts on.
+function lookAway() {
+  sign();
+  if (page.dirty || page.isLeft) save(true);
+  else post(form.dataset.renewUrl, stamped(new URLSearchParams()), true);
+}
+
+// Signs of work renew the lease and count as time worked; a page left open, or hidden, does neither.
+function sign() {
+  const now = Date.now();
+  page.worked += Math.min(now - page.lastSign, IDLE);
+  page.lastSign = now;
+}
+
+function workedSeconds() {
+  const unmarked = document.hidden ? 0 : Math.min(Date.now() - page.lastSign, IDLE);
+  return ((page.worked + unmarked) / 1000).toFixed(1);
+}
+
 ["keydown", "pointerdown", "scroll", "pointermove"].forEach((name) =>
-  document.addEventListener(name, () => (page.lastSign = Date.now()), { passive: true, capture: true }),
+  document.addEventListener(name, sign, { passive: true, capture: true }),
 );
 setInterval(async () => {
-  if (document.hidden || Date.now() - page.lastSign > 60000) return;
-  page.activeSeconds += TICK;
+  if (document.hidden || Date.now() - page.lastSign > IDLE) return;
   const due = Math.min(300, Number(form.dataset.leaseSeconds) / 4) * 1000;
   if (page.held || page.renewing || Date.now() - page.lastContact < due) return;
   page.renewing = true;
-  const { status, data } = await post(form.dataset.renewUrl, new URLSearchParams());
+  const { status, data } = await post(form.dataset.renewUrl, stamped(new URLSearchParams()));
   page.renewing = false;
   if (status !== 200) return;
   page.lastContact = Date.now();

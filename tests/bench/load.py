@@ -36,6 +36,7 @@ from labeling.models import (
     TaskResponse,
     User,
     UserRole,
+    WorkEntry,
 )
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
@@ -255,6 +256,8 @@ class _Load:
             given = json.dumps(tiers) if tiers else None
             row = (revision_id, pk, number, self._uuid(), text, given, json.dumps(ratings), at)
             self._add(Revision, *row)
+            activity, worked = (batch.kind, seconds) if number == 1 else ("correction", 40)
+            self._add(WorkEntry, self._next(WorkEntry), labeler.pk, activity, worked, revision_id, at)
             last = number == revisions
             if not last or status != "submitted":
                 verdict = status if last else "returned"
@@ -299,6 +302,7 @@ COLUMNS: dict[type[models.Model], list[str]] = {
     Revision: ["id", "submission_id", "number", "submit_key", "text", "tiers", "ratings", "created_at"],
     Review: ["id", "submission_id", "revision_id", "verdict", "comment", "reviewer_id", "created_at"],
     Skip: ["id", "task_id", "labeler_id", "reason", "created_at"],
+    WorkEntry: ["id", "labeler_id", "activity", "seconds", "revision_id", "ended_at"],
     Draft: ["id", "task_id", "labeler_id", "shown_order", "content"],
 }  # fmt: skip
 

@@ -146,6 +146,8 @@ class Site:
             "review": ["status=any", f"batch={batch}", f"labeler={person}&models=1"],
             "reviews_next": [f"batch={batch}", f"labeler={person}"],
             "batch": [f"page={last}"],
+            "hours_all": ["since=2000-01-01", "since=2000-01-01&by=day", f"labeler={person}&by=day&since=2000-01-01"],
+            "hours": ["since=2000-01-01"],
             "history": ["status=accepted", f"kind=ranking&page={last}"],
             "people": ["search=labeler-1", "role=labeler&group=held_out", f"page={last}"],
             "model_versions": ["stage=external"],

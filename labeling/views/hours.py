@@ -1,0 +1,176 @@
+"""Hours: a labeler's own, day by day; in the console everybody's, by period, as a page and as CSV."""
+
+import csv
+from collections.abc import Iterable
+from datetime import date
+
+from django import forms
+from django.contrib import messages
+from django.db.models import Exists, OuterRef
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from labeling.actions import hours as actions
+from labeling.models import PayRule, Role, User, WorkEntry
+from labeling.models.hours import WorkEntryQuerySet
+from labeling.views.access import Request, role_required
+from labeling.views.listing import FilterForm, paginate, query_without
+
+TEAM = (Role.REVIEWER, Role.RESEARCHER)
+
+
+class Period(FilterForm):
+    """Which days. Without any in the address: this month, up to today."""
+
+    since = forms.DateField(
+        label=gettext_lazy("From"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    )
+    until = forms.DateField(
+        label=gettext_lazy("Until"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    )
+
+    def __init__(self, data):
+        data = data.copy()
+        if "since" not in data and "until" not in data:
+            data["since"] = timezone.localdate().replace(day=1).isoformat()
+            data["until"] = timezone.localdate().isoformat()
+        super().__init__(data)
+
+    @property
+    def days(self) -> tuple[date | None, date | None]:
+        return self.chosen.get("since"), self.chosen.get("until")
+
+
+class Filters(Period):
+    """Whose, and in which rows."""
+
+    labeler = forms.ModelChoiceField(
+        User.objects.filter(Exists(WorkEntry.objects.filter(labeler=OuterRef("pk")))).order_by("email"),
+        label=gettext_lazy("Labeler"),
+        required=False,
+        empty_label=gettext_lazy("everybody"),
+    )
+    by = forms.ChoiceField(
+        label=gettext_lazy("A row for each"),
+        required=False,
+        choices=[("", gettext_lazy("labeler")), ("day", gettext_lazy("labeler and day"))],
+    )
+
+    def entries(self) -> WorkEntryQuerySet:
+        """The entries that pass. Simulated labelers are not paid."""
+        rows = WorkEntry.objects.between(*self.days)
+        if "labeler" in self.chosen:
+            return rows.filter(labeler=self.chosen["labeler"])
+        return rows.exclude(labeler__in=User.objects.filter(is_simulated=True))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("labeler", "day") if self.chosen.get("by") else ("labeler",)
+
+
+# A labeler's own -----------------------------------------------------------------------------------------------
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def hours(request: Request) -> HttpResponse:
+    """What they did, day by day, and how much of it is paid."""
+    period, rule = Period(request.GET), PayRule.current()
+    mine = WorkEntry.objects.between(*period.days).filter(labeler=request.user)
+    context = {
+        "filters": period,
+        "days": mine.summed("day", rule=rule).order_by("-day"),
+        "total": mine.total(rule),
+        "rule": rule,
+        "query": request.GET.urlencode(),
+    }
+    return render(request, "hours/own.html", context)
+
+
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def hours_csv(request: Request) -> HttpResponse:
+    """The same as a table of days."""
+    mine = WorkEntry.objects.between(*Period(request.GET).days).filter(labeler=request.user)
+    return _csv(mine.summed("day", rule=PayRule.current()), ("day",), {})
+
+
+# The console's -------------------------------------------------------------------------------------------------
+
+
+@role_required(*TEAM)
+@require_GET
+def hours_all(request: Request) -> HttpResponse:
+    """Everybody's, the most hours first (by day: the newest day first)."""
+    filters, rule = Filters(request.GET), PayRule.current()
+    order = ("-day", "-paid_seconds", "labeler") if "day" in filters.columns else ("-paid_seconds", "labeler")
+    page = paginate(request, filters.entries().summed(*filters.columns, rule=rule).order_by(*order))
+    people = _people(row["labeler"] for row in page)
+    since, until = filters.days
+    context = {
+        "filters": filters,
+        "page": page,
+        "rows": [row | {"person": people[row["labeler"]]} for row in page],
+        "total": filters.entries().total(rule),
+        "rule": rule,
+        "since": since,
+        "until": until,
+        "query": query_without(request, "page"),
+    }
+    return render(request, "hours/all.html", context)
+
+
+def _people(ids: Iterable[int]) -> dict[int, User]:
+    return User.objects.in_bulk(list(set(ids)))
+
+
+@role_required(*TEAM)
+@require_GET
+def hours_all_csv(request: Request) -> HttpResponse:
+    """All rows of the same filters."""
+    filters = Filters(request.GET)
+    rows = list(filters.entries().summed(*filters.columns, rule=PayRule.current()))
+    return _csv(rows, filters.columns, _people(row["labeler"] for row in rows))
+
+
+COUNTS = ["demonstrations", "rankings", "corrections", "prompts", "surplus", "skips", "practice", "screening"]
+
+
+def _csv(rows: Iterable[dict], columns: tuple[str, ...], people: dict[int, User]) -> HttpResponse:
+    """A file of rows: who and when, paid time in seconds and in hours, time apart, counts. Names never begin a formula."""
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = 'attachment; filename="hours.csv"'
+    writer = csv.writer(response)
+    who = ["email", "name", "group"] if "labeler" in columns else []
+    when = ["day"] if "day" in columns else []
+    writer.writerow([*who, *when, "paid_seconds", "paid_hours", "unpaid_seconds", "skip_seconds", *COUNTS])
+    for row in rows:
+        person = people.get(row.get("labeler", 0))
+        cells = [_text(person.email), _text(person.name), person.group] if person else []
+        cells += [row["day"].isoformat()] if when else []
+        cells += [row["paid_seconds"], f"{row['paid_seconds'] / 3600:.4f}", row["unpaid_seconds"], row["skip_seconds"]]
+        writer.writerow([*cells, *(row[name] for name in COUNTS)])
+    return response
+
+
+def _text(value: str) -> str:
+    """What a spreadsheet would take for a formula, as text."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
+
+
+@role_required(Role.RESEARCHER)
+@require_POST
+def pay_rule(request: Request) -> HttpResponse:
+    """What is paid besides work that was handed in."""
+    given = {name: name in request.POST for name in ("pays_skips", "pays_practice", "pays_screening")}
+    actions.set_rule(by=request.user, **given)
+    messages.success(request, _("Saved. It counts for every period."))
+    return redirect(f"{reverse('hours_all')}?{request.GET.urlencode()}")
