@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from labeling.errors import HeedError
+from labeling.views import kept_forms
 
 
 class DomainErrors:
@@ -80,6 +81,9 @@ class LoginRequired(LoginRequiredMiddleware):
 
     def handle_no_permission(self, request: HttpRequest, view_func: Callable) -> HttpResponseRedirect:
         match = request.resolver_match
+        if request.method == "POST" and match is not None and match.view_name in kept_forms.VIEWS:
+            kept_forms.keep(request)
+            return redirect_to_login(request.path)
         is_task = match is not None and match.view_name in {"task_submit", "task_release", "task_skip"}
         if request.method != "POST" or not is_task or request.headers.get("Accept", "") == "application/json":
             return super().handle_no_permission(request, view_func)

@@ -12,6 +12,11 @@ class InstructionsQuerySet(models.QuerySet):
         """The newest version of each kind that has one."""
         return self.order_by("kind", "-version").distinct("kind")
 
+    def unread_by(self, user) -> list["Instructions"]:
+        """The versions in force that this person has not acknowledged."""
+        read = models.Exists(Acknowledgement.objects.filter(instructions=models.OuterRef("pk"), user=user))
+        return [each for each in self.annotate(is_read=read).current() if not each.is_read]
+
 
 class Instructions(models.Model):
     """A published version of the instructions for a kind of task. Never edited; a change is a new version."""

@@ -76,7 +76,7 @@ def acknowledge(request: Request, kind: str) -> HttpResponse:
 
 def step_url(kind: str, step: str) -> str:
     """Where a labeler does what is due before a task of a kind."""
-    return reverse("instructions_read", args=[kind])
+    return reverse("instructions_read" if step == "instructions" else "practice", args=[kind])
 
 
 # The console ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from labeling.actions import gateway_keys, questions
+from labeling.actions import exercises, gateway_keys, questions
 from labeling.models import Export
 from tests.labeling.rows import make_demonstration_batch, make_model, submit
 
@@ -38,6 +38,12 @@ ADDRESSES = {
     "instructions_list": ("GET", STAFF),
     "instructions": ("GET", STAFF),
     "instructions_edit": ("GET POST", RESEARCH),
+    "exercises": ("GET", RESEARCH),
+    "exercises_default": ("POST", RESEARCH),
+    "exercise_new": ("GET POST", RESEARCH),
+    "exercise": ("GET", RESEARCH),
+    "exercise_edit": ("GET POST", RESEARCH),
+    "exercise_retire": ("POST", RESEARCH),
     "imports": ("GET POST", RESEARCH),
     "exports": ("GET POST", RESEARCH),
     "export": ("GET", RESEARCH),
@@ -74,7 +80,9 @@ def arguments(labeler, applicant):
         query={}, status="ready", number=1, finished_at=timezone.now(), manifest={"files": {}}
     )
     key, _ = gateway_keys.create(organization="o", name="n", may_train=False, by=None)
+    exercise = exercises.add(row={"purpose": "screening", "part": "demonstration", "prompt": "Hello?"}, by=None)
     pks = {
+        "exercise": exercise.pk,
         "batch": submission.task.batch_id,
         "export": export.pk,
         "model": model.pk,
@@ -89,6 +97,8 @@ def arguments(labeler, applicant):
             return [question.uuid]
         if name in ("review", "review_decide"):
             return [submission.uuid]
+        if name == "exercise_new":
+            return ["ranking"]
         if name in ("instructions", "instructions_edit"):
             return ["ranking"]
         if name == "export_file":
@@ -140,7 +150,13 @@ def test_other_methods_are_refused(client_for, arguments, admin_user, name):
 @pytest.mark.parametrize("name", [name for name, pattern in patterns().items() if "<" in str(pattern.pattern)])
 def test_what_is_not_there_is_not_found(client_for, admin_user, name):
     pattern = str(patterns()[name].pattern)
-    missing = {"<uuid:uuid>": str(uuid.uuid4()), "<int:pk>": "999999", "<str:name>": "x", "<str:kind>": "x"}
+    missing = {
+        "<uuid:uuid>": str(uuid.uuid4()),
+        "<int:pk>": "999999",
+        "<str:name>": "x",
+        "<str:kind>": "x",
+        "<str:part>": "x",
+    }
     for part, value in missing.items():
         pattern = pattern.replace(part, value)
     method = ADDRESSES[name][0].split()[-1].lower()

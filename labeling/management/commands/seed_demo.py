@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from labeling.actions import batches, imports, instructions, model_versions, tokens
+from labeling.actions import batches, exercises, imports, instructions, model_versions, tokens
 from labeling.errors import HeedError
 from labeling.models import ApiToken, Batch, Group, Import, Kind, Prompt, Role, User
 from training import tinyworld
@@ -126,13 +126,16 @@ def make_batches(*, by: User) -> None:
 
 
 def publish_instructions(*, by: User) -> None:
-    """The texts that Heed ships, where none are in force; the demo's labelers know them, except the newcomer."""
+    """The texts and exercises that Heed ships, where none are there; the demo's labelers know them, except the newcomer."""
+    exercises.load(rows=exercises.read_file(exercises.DEFAULT_FILE), by=by)
     for kind in Kind.values:
         if instructions.current(kind) is None:
             said = instructions.default_text(kind)
             published = instructions.publish(kind=kind, text=said["text"], examples=said["examples"], by=by)
             for labeler in User.objects.with_role(Role.LABELER).filter(email__in=set(PEOPLE) - {NEWCOMER}):
                 instructions.acknowledge(instructions=published, by=labeler)
+                while attempt := exercises.next_practice(kind=kind, by=labeler):
+                    exercises.submit_practice(attempt=attempt, content=attempt.exercise.reference, by=labeler)
 
 
 def written_rows() -> list[dict]:
