@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, tasks
+from labeling.actions import exports, priorities, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -18,6 +18,7 @@ from training.contract import ContractError
 log = logging.getLogger(__name__)
 
 LEASES_AT_ONCE = 1000
+PRIORITY_ROUNDS = 20
 AGAIN = RetryStrategy(max_attempts=8, exponential_wait=4)  # a database or disk that is away comes back
 
 
@@ -56,3 +57,12 @@ def return_leases(timestamp: int) -> None:
     """Every minute: seats whose lease ran out are open again, even where nobody asks for a task."""
     while tasks.return_expired(limit=LEASES_AT_ONCE) == LEASES_AT_ONCE:
         pass
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="refresh_priorities", queueing_lock="refresh_priorities")
+def refresh_priorities(timestamp: int) -> None:
+    """Every minute: what waits for review and is out of date gets its priority, a few thousand at a time."""
+    for _round in range(PRIORITY_ROUNDS):
+        if priorities.refresh_some() < priorities.AT_ONCE:
+            return

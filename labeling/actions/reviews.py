@@ -6,10 +6,12 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Max, Prefetch, Q, QuerySet
 
+from labeling.actions import priorities
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Review, Slot, Submission, Task, User
 
 MAX_COMMENT_CHARS = 10_000
+MOST_WORTH_FIRST = ("-review_priority", "updated_at", "id")
 
 
 @transaction.atomic
@@ -36,6 +38,7 @@ def review(
     if newest and _is_repeated(newest, current.pk, verdict, comment, by):
         return newest
     _check_seen(submission, current.number, revision, newest, seen_review)
+    priorities.known_from_now(labelers={submission.labeler_id})
     made = Review.objects.create(submission=submission, revision=current, verdict=verdict, comment=comment, reviewer=by)
     submission.status = verdict
     submission.save(update_fields=["status"])
@@ -47,7 +50,7 @@ def review(
 def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> int:
     """Accept the waiting submissions with these UUIDs whose current revision is the one seen; returns how many.
 
-    Passed over: those decided or revised since, and the reviewer's own. Four queries however many there are.
+    Passed over: those decided or revised since, and the reviewer's own. As many queries however many there are.
     `why_passed_over` tells them.
     """
     _check_reviewer(by)
@@ -56,6 +59,7 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
         uuid__in=revision_of, status=Submission.Status.SUBMITTED
     )
     rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == revision_of[str(s.uuid)]}
+    priorities.known_from_now(labelers={row.labeler_id for row in rows.values()})
     revisions = Submission.objects.filter(pk__in=rows).annotate(newest=Max("revisions__id")).values_list("pk", "newest")
     Review.objects.bulk_create(
         Review(submission_id=pk, revision_id=newest, verdict=Review.Verdict.ACCEPTED, reviewer=by)
@@ -134,9 +138,13 @@ def _balance_seats(task: Task) -> None:
 
 
 def next_waiting(*, after: Submission | None, among: QuerySet[Submission], by: User) -> Submission | None:
-    """The next submission to decide on, oldest first, beginning behind `after` and starting over at the end. Never one's own."""
-    waiting = among.filter(status=Submission.Status.SUBMITTED).exclude(labeler=by).order_by("updated_at", "id")
+    """The next submission to decide on: where a look is worth most, then the longest waiting. It begins behind `after` and starts
+    over at the end. Never one's own.
+    """
+    waiting = among.filter(status=Submission.Status.SUBMITTED).exclude(labeler=by).order_by(*MOST_WORTH_FIRST)
     if after is None:
         return waiting.first()
-    behind = Q(updated_at__gt=after.updated_at) | Q(updated_at=after.updated_at, id__gt=after.pk)
+    later = Q(updated_at__gt=after.updated_at) | Q(updated_at=after.updated_at, id__gt=after.pk)
+    behind = Q(review_priority__lt=after.review_priority) | Q(review_priority=after.review_priority) & later
+    behind &= Q(review_priority__lte=after.review_priority)  # says nothing new, but to the index where to begin
     return waiting.filter(behind).first() or waiting.exclude(pk=after.pk).first()

@@ -44,6 +44,17 @@ class Submission(models.Model):
     shown_order = models.JSONField(default=list, blank=True)
     revision_count = models.PositiveIntegerField(default=0)
     active_seconds = models.PositiveIntegerField(default=0)
+    review_priority = models.FloatField(
+        default=0, db_default=0, help_text="How much a look is worth: labeling/priorities.py"
+    )
+    review_reasons = models.JSONField(default=list, blank=True, help_text="What the priority is made of, most first")
+    disagreement = models.FloatField(
+        null=True, blank=True, help_text="Share of comparisons that other rankings order otherwise"
+    )
+    model_conflict = models.FloatField(null=True, blank=True, help_text="How surely a model contradicts it, 0 to 1")
+    prioritized_at = models.DateTimeField(
+        null=True, blank=True, help_text="Empty: the priority is to be computed (again)"
+    )
     submitted_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
 
@@ -65,6 +76,19 @@ class Submission(models.Model):
         indexes = [
             models.Index(fields=["status", "-submitted_at"], name="submission_status"),
             models.Index(fields=["labeler", "-submitted_at"], name="submission_labeler"),
+            # The review queue, as it is read.
+            models.Index(
+                models.F("review_priority").desc(),
+                "updated_at",
+                "id",
+                name="submission_queue",
+                condition=models.Q(status="submitted"),
+            ),
+            models.Index(
+                fields=["id"],
+                name="submission_unprioritized",
+                condition=models.Q(status="submitted", prioritized_at=None),
+            ),
         ]
 
     def __str__(self) -> str:

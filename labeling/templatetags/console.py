@@ -4,6 +4,8 @@ import json
 
 from django import template
 
+from labeling.views import readings
+
 register = template.Library()
 
 
@@ -26,3 +28,9 @@ def figure(value) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+@register.filter
+def reason_words(reason: dict) -> str:
+    """One reason of a review priority, in words with its figure."""
+    return readings.reason_words(reason)

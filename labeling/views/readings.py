@@ -4,6 +4,8 @@ import difflib
 import re
 from dataclasses import dataclass, field
 
+from django.utils.translation import gettext as _
+
 from labeling.answers import LETTERS
 from labeling.models import Revision, Submission
 
@@ -136,3 +138,21 @@ def _flag_changes(what: str, old: dict, new: dict) -> list[str]:
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
+
+
+def reason_words(reason: dict) -> str:
+    """One reason of a review priority, in words with its figure."""
+    value = reason["value"]
+    said = {
+        "disagreement": _("differs from others on %(share)s of comparisons") % {"share": _percent(value)},
+        "gold_missed": _("gold answer missed: %(share)s agreed on") % {"share": _percent(value)},
+        "low_reliability": _("reliability of the labeler %(share)s") % {"share": _percent(value)},
+        "never_reviewed": _("labeler never reviewed"),
+        "too_fast": _("too fast: %(n)d characters a second") % {"n": value or 0},
+        "model_conflict": _("contradicted by the model: %(share)s") % {"share": _percent(value)},
+    }
+    return said.get(reason["reason"], reason["reason"])
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"

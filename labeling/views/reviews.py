@@ -88,8 +88,9 @@ class Filters(FilterForm):
 @role_required("reviewer", "researcher")
 @require_GET
 def reviews_list(request: Request) -> HttpResponse:
-    """Submissions, newest first."""
+    """Submissions: those that wait by how much a look at them is worth, others newest first."""
     filters = Filters(request.GET)
+    is_queue = filters.chosen.get("status") == Submission.Status.SUBMITTED
     full = (
         Submission.objects.select_related("labeler", "task__batch")
         .defer("task__batch__query", "task__batch__instructions")
@@ -97,9 +98,11 @@ def reviews_list(request: Request) -> HttpResponse:
     )
     context = {
         "filters": filters,
-        "page": paginate(request, filters.rows().order_by("-id"), full=full),
+        "page": paginate(
+            request, filters.rows().order_by(*(reviews.MOST_WORTH_FIRST if is_queue else ("-id",))), full=full
+        ),
         "query": query_without(request, "page"),
-        "is_waiting_only": filters.chosen.get("status") == Submission.Status.SUBMITTED,
+        "is_waiting_only": is_queue,
     }
     return render(request, "reviews/list.html", context)
 
@@ -213,7 +216,7 @@ def _seen(value: str) -> tuple[str, int]:
 @role_required("reviewer")
 @require_GET
 def reviews_next(request: Request) -> HttpResponse:
-    """The oldest submission that waits in these filters."""
+    """Of the submissions that wait in these filters, the one where a look is worth most."""
     first = reviews.next_waiting(after=None, among=Filters(request.GET).rows(), by=request.user)
     if first is None:
         messages.info(request, _("Nothing waits for review here."))

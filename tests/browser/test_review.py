@@ -33,7 +33,7 @@ def test_returned_corrected_accepted_exported(open_page, labeler, reviewer, rese
     write_demonstration(open_page(labeler, "/tasks/"), "Bees fly.")
 
     review = open_page(reviewer, "/console/submissions/")
-    review.get_by_role("link", name="Review the oldest waiting").click()
+    review.get_by_role("link", name="Review the next").click()
     review.get_by_role("button", name="Return").click()  # without a comment: nothing is sent, the comment is asked for
     expect(review.get_by_label("Comment to the labeler")).to_be_focused()
     review.get_by_label("Comment to the labeler").fill("Say *why* they fly.")

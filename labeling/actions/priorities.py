@@ -1,0 +1,118 @@
+"""Priorities: how much a look at each waiting submission is worth, stored, so that the queue reads one index.
+
+Computed when a submission is made, for all that wait on its task; a job computes what has become out of date since.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+
+import numpy as np
+from django.db import transaction
+from django.db.models import F, QuerySet, Sum
+from django.db.models.functions import Length
+from django.utils import timezone
+
+from labeling import agreement, priorities
+from labeling.models import Kind, Prompt, Review, Revision, Submission, Task, TaskResponse
+from labeling.priorities import Facts
+
+AT_ONCE = 500
+
+
+def refresh_task(*, task: Task, now: datetime) -> None:
+    """Compute for everything that waits on a task. Needs a transaction; rows that somebody is deciding on are left to the job."""
+    waiting = Submission.objects.filter(task=task, status=Submission.Status.SUBMITTED)
+    _refresh(list(waiting.select_for_update(skip_locked=True, of=("self",), no_key=True).order_by("id")), now)
+
+
+@transaction.atomic
+def outdate(submissions: QuerySet[Submission]) -> int:
+    """Have the job compute these anew, as far as they wait: what is known of their labeler has changed. How many."""
+    waiting = submissions.filter(status=Submission.Status.SUBMITTED).order_by("id")
+    rows = waiting.select_for_update(skip_locked=True, of=("self",), no_key=True).values("pk")
+    return Submission.objects.filter(pk__in=rows).update(prioritized_at=None)
+
+
+def known_from_now(*, labelers: set[int]) -> None:
+    """Their first reviews have just been made: once they are kept, what waits of them is no longer "never reviewed"."""
+    new = labelers - set(_decided(labelers))
+    if new:
+        transaction.on_commit(lambda: outdate(Submission.objects.filter(labeler__in=new)) and None)
+
+
+@transaction.atomic
+def refresh_some(*, limit: int = AT_ONCE, now: datetime | None = None) -> int:
+    """Compute up to `limit` of the waiting submissions that are out of date; how many were."""
+    stale = Submission.objects.filter(status=Submission.Status.SUBMITTED, prioritized_at=None).order_by("id")
+    rows = list(stale.select_for_update(skip_locked=True, of=("self",), no_key=True)[:limit])
+    _refresh(rows, now or timezone.now())
+    return len(rows)
+
+
+def _refresh(rows: list[Submission], now: datetime) -> None:
+    """A constant number of queries, however many rows."""
+    facts = _facts(rows)
+    for row in rows:
+        row.review_reasons = priorities.reasons(facts[row.pk])
+        row.review_priority = priorities.points(row.review_reasons)
+        row.disagreement, row.prioritized_at = facts[row.pk].disagreement, now
+    Submission.objects.bulk_update(
+        rows, ["review_reasons", "review_priority", "disagreement", "prioritized_at"], batch_size=AT_ONCE
+    )
+
+
+def _facts(rows: list[Submission]) -> dict[int, Facts]:
+    disagreement = disagreements({row.task_id for row in rows if row.kind == Kind.RANKING})
+    known = set(_decided({row.labeler_id for row in rows}))
+    read, written = _read(rows), _written(rows)
+    facts = {}
+    for row in rows:
+        size = {"read": read[row.task_id], "written": written.get(row.pk, 0)}
+        characters = size["written"] if row.kind == Kind.DEMONSTRATION else size["read"]
+        facts[row.pk] = Facts(
+            disagreement=disagreement.get(row.pk),
+            is_never_reviewed=row.labeler_id not in known,
+            is_too_fast=priorities.is_too_fast(**size, seconds=row.active_seconds),
+            chars_per_second=characters / row.active_seconds if row.active_seconds else None,
+            model_conflict=row.model_conflict,
+        )
+    return facts
+
+
+def disagreements(tasks: Iterable[int]) -> dict[int, float]:
+    """Submission → the share of comparisons on which its ranking differs from the others of its task, 0 to 1, in the mean over
+    them. Rejected ones are left out; so are tasks with a single ranking. One query."""
+    newest = Revision.objects.filter(submission__task__in=list(tasks), number=F("submission__revision_count"))
+    newest = newest.filter(tiers__isnull=False).exclude(submission__status=Submission.Status.REJECTED)
+    said = list(newest.order_by("id").values_list("submission_id", "submission__task_id", "tiers"))
+    pairs = agreement.pairs_of(agreement.Rankings.of((task, tiers or []) for _pk, task, tiers in said))
+    differs = 1 - pairs.agreed / np.maximum(pairs.comparisons, 1)
+    shares = defaultdict(list)
+    for first, second, share in zip(pairs.first, pairs.second, differs, strict=True):
+        shares[said[first][0]].append(share)
+        shares[said[second][0]].append(share)
+    return {pk: float(np.mean(values)) for pk, values in shares.items()}
+
+
+def _decided(labelers: Iterable[int]) -> QuerySet:
+    """Those of the labelers who have been reviewed before."""
+    reviewed = Review.objects.filter(submission__labeler__in=list(labelers))
+    return reviewed.values_list("submission__labeler_id", flat=True).distinct()
+
+
+def _read(rows: list[Submission]) -> dict[int, int]:
+    """Task → characters that its labelers have to read: the prompt's, and the responses'. Identical responses are read once."""
+    tasks = {row.task_id for row in rows}
+    prompts = Prompt.objects.filter(tasks__in=tasks).values_list("tasks__id", "messages")
+    read = {task: sum(len(str(each.get("content", ""))) for each in messages) for task, messages in prompts}
+    texts = TaskResponse.objects.filter(task__in=tasks).annotate(size=Length("response__text"))
+    for task, _digest, size in texts.values_list("task_id", "response__text_sha256", "size").distinct():
+        read[task] += size
+    return read
+
+
+def _written(rows: list[Submission]) -> dict[int, int]:
+    """Submission → characters of its newest text: corrections begin with the one before."""
+    newest = Revision.objects.filter(submission__in=[row.pk for row in rows], number=F("submission__revision_count"))
+    return dict(newest.filter(text__isnull=False).values_list("submission_id").annotate(size=Sum(Length("text"))))
