@@ -10,20 +10,24 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from training import advantages, processes
+from training import advantages, precision, processes
 from training.episodes import Sequences, last_scores, pack, response_logprobs, response_values, sequences_of
 from training.generation import Rollout
 from training.players import Players
 
 
 class Experience(NamedTuple):
-    """What one rollout gave, ready to train on: its sequences, and four figures per response token."""
+    """What one rollout gave, ready to train on: its sequences, and four figures per response token.
+
+    `live_values_BR` are the values once more, with their graph, where the critic is trained on them as they are.
+    """
 
     sequences: Sequences
     logprobs_BR: torch.Tensor
     values_BR: torch.Tensor
     advantages_BR: torch.Tensor
     returns_BR: torch.Tensor
+    live_values_BR: torch.Tensor | None = None
 
 
 class Shaping(NamedTuple):
@@ -48,15 +52,20 @@ class Scored(NamedTuple):
 
 @torch.no_grad()
 def gain_experience(
-    players: Players, rollout: Rollout, shaping: Shaping, rows_per_pass: int | None = None
+    players: Players,
+    rollout: Rollout,
+    shaping: Shaping,
+    rows_per_pass: int | None = None,
+    keep_graph: bool = False,
 ) -> tuple[Experience, dict[str, float]]:
     """Score a rollout, and turn scores and KL into whitened advantages and returns; with the figures for the log.
 
-    `score` is shaped (the no-EOS penalty is in it), `reward` is the reward model's own.
+    `score` is shaped (the no-EOS penalty is in it), `reward` is the reward model's own. With `keep_graph` the values can be
+    trained on without another pass.
     """
     sequences = sequences_of(rollout)
     keep_BR = rollout.response_keep_BR
-    scored = score_rollout(players, sequences, shaping.temperature, rows_per_pass)
+    scored, live_BR = score_rollout(players, rollout, sequences, shaping.temperature, rows_per_pass, keep_graph)
     scores_B = advantages.shape_scores(scored.scores_B, rollout.finished_B, shaping.no_eos_penalty, shaping.no_eos_mode)
     rewards_BR = advantages.token_rewards(scores_B, scored.logprobs_BR, scored.reference_BR, keep_BR, shaping.kl_coef)
     advantages_BR, returns_BR = advantages.gae(
@@ -71,7 +80,8 @@ def gain_experience(
         "finished": rollout.finished_B.float().mean().item(),
         "entropy": -(scored.logprobs_BR * keep_BR).sum().item() / int(keep_BR.sum()),
     }
-    return Experience(sequences, scored.logprobs_BR, scored.values_BR, advantages_BR, returns_BR), stats
+    gained = Experience(sequences, scored.logprobs_BR, scored.values_BR, advantages_BR, returns_BR)
+    return gained._replace(live_values_BR=live_BR), stats
 
 
 def kl_stats(scored: Scored, keep_BR: torch.Tensor) -> dict[str, float]:
@@ -83,32 +93,46 @@ def kl_stats(scored: Scored, keep_BR: torch.Tensor) -> dict[str, float]:
     }
 
 
-def score_rollout(players: Players, sequences: Sequences, temperature: float, rows_per_pass: int | None) -> Scored:
+def score_rollout(
+    players: Players,
+    rollout: Rollout,
+    sequences: Sequences,
+    temperature: float,
+    rows_per_pass: int | None,
+    keep_graph: bool,
+) -> tuple[Scored, torch.Tensor | None]:
     """What the models say of the very tokens that were sampled; in passes of that many episodes, or (None) all in one.
 
-    Each of several processes asks them about its share of the episodes and is told of the others'.
+    The policy said it as it sampled; where bfloat16 rounds a cached pass and a whole one apart, it is asked again. Each of
+    several processes asks about its share of the episodes and is told of the others'. Beside it, with `keep_graph` (one
+    process, one pass), the values with their graph.
     """
     mine = processes.share(sequences.keep_BT.sum(1).tolist())
     none_BR = torch.zeros_like(sequences.response_keep_BR[:0], dtype=torch.float32)
     parts = [] if mine else [Scored(none_BR, none_BR, none_BR, none_BR[:, 0])]
+    live_BR: torch.Tensor | None = None
     for rows in torch.tensor(mine, device=sequences.ids_BT.device).split(rows_per_pass or len(mine)) if mine else ():
         packed = pack(Sequences(*(tensor[rows] for tensor in sequences)), players.policy, players.critic)
+        with torch.set_grad_enabled(keep_graph):
+            live_BR = response_values(players.critic, packed)
+        sampled_BR = rollout.logprobs_BR[rows]
         parts.append(
             Scored(
-                response_logprobs(players.policy, packed, temperature),
+                sampled_BR if precision.is_full() else response_logprobs(players.policy, packed, temperature),
                 response_logprobs(players.reference, packed, temperature),
-                response_values(players.critic, packed),
+                live_BR.detach(),
                 last_scores(players.reward_model, packed),
             )
         )
     columns = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Scored(*(processes.gather_rows(mine, column) for column in columns))
+    scored = Scored(*(processes.gather_rows(mine, column) for column in columns))
+    return scored, live_BR if keep_graph else None
 
 
 def rows_of(experience: Experience, rows: torch.Tensor) -> Experience:
     """The experience of these episodes."""
     sequences = Sequences(*(tensor[rows] for tensor in experience.sequences))
-    return Experience(sequences, *(tensor[rows] for tensor in experience[1:]))
+    return Experience(sequences, *(None if tensor is None else tensor[rows] for tensor in experience[1:]))
 
 
 def parts_of(experience: Experience, parts: int) -> Iterator[Experience]:

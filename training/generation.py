@@ -25,13 +25,17 @@ COMPACT_BELOW = 0.75
 
 
 class Rollout(NamedTuple):
-    """Sampled responses. `lengths_B` counts response tokens, EOS included; `finished_B`: ended by EOS, not by length."""
+    """Sampled responses. `lengths_B` counts response tokens, EOS included; `finished_B`: ended by EOS, not by length.
+
+    `logprobs_BR`: log π of each token in the distribution that it was drawn from, in float32; 0 on padding.
+    """
 
     prompts_BP: torch.Tensor
     prompt_keep_BP: torch.Tensor
     responses_BR: torch.Tensor
     lengths_B: torch.Tensor
     finished_B: torch.Tensor
+    logprobs_BR: torch.Tensor
 
     @property
     def response_keep_BR(self) -> torch.Tensor:
@@ -76,6 +80,7 @@ def sample(
     count = len(prompts)
     prompts_BP, prompt_keep_BP = pad_left(prompts, pad_id, device)
     responses_BR = torch.full((count, max_new_tokens), pad_id, device=device)
+    logprobs_BR = torch.zeros(count, max_new_tokens, device=device)
     lengths_B = torch.full((count,), max_new_tokens, device=device)
     finished_B = torch.zeros(count, dtype=torch.bool, device=device)
     running = torch.arange(count, device=device)  # the rows still in the batch, by their number
@@ -90,8 +95,9 @@ def sample(
             use_cache=True,
             logits_to_keep=1,
         )
-        tokens = draw(output.logits[:, -1], uniforms_BR[running, step], temperature)
+        tokens, logprobs_B = draw(output.logits[:, -1], uniforms_BR[running, step], temperature)
         responses_BR[running, step] = torch.where(finished_B[running], pad_id, tokens)
+        logprobs_BR[running, step] = logprobs_B.masked_fill(finished_B[running], 0.0)
         ended = running[(tokens == eos_id) & ~finished_B[running]]
         lengths_B[ended] = step + 1
         finished_B[ended] = True
@@ -105,7 +111,7 @@ def sample(
             cache.batch_select_indices(chosen)
             running, inputs, positions, keep = running[chosen], inputs[chosen], positions[chosen], keep[chosen]
     width = int(lengths_B.max())
-    return Rollout(prompts_BP, prompt_keep_BP, responses_BR[:, :width], lengths_B, finished_B)
+    return Rollout(prompts_BP, prompt_keep_BP, responses_BR[:, :width], lengths_B, finished_B, logprobs_BR[:, :width])
 
 
 def put_together(
@@ -113,24 +119,29 @@ def put_together(
 ) -> Rollout:
     """The rollout of all prompts, in every process, from each process's part: what it sampled for its own rows (None: it had none)."""
     device = next(model.parameters()).device
-    texts = list(zip(part.tokens(), part.finished_B.tolist(), strict=True)) if part else []
-    found = {row: text for own in processes.gather(dict(zip(rows, texts, strict=True))) for row, text in own.items()}
-    responses = [found[row][0] for row in range(len(prompts))]
-    lengths_B = torch.tensor([len(ids) for ids in responses], device=device)
+    parts = (part.tokens(), part.finished_B.tolist(), part.logprobs_BR.tolist()) if part else ((), (), ())
+    texts = dict(zip(rows, zip(*parts, strict=True), strict=True)) if part else {}
+    found = {row: text for own in processes.gather(texts) for row, text in own.items()}
+    lengths_B = torch.tensor([len(found[row][0]) for row in range(len(prompts))], device=device)
     responses_BR = torch.full((len(prompts), int(lengths_B.max())), pad_id)
-    for row, ids in enumerate(responses):
-        responses_BR[row, : len(ids)] = torch.tensor(ids)
+    logprobs_BR = torch.zeros(responses_BR.shape)
+    for row, length in enumerate(lengths_B.tolist()):
+        responses_BR[row, :length] = torch.tensor(found[row][0])
+        logprobs_BR[row, :length] = torch.tensor(found[row][2][:length])
     finished_B = torch.tensor([found[row][1] for row in range(len(prompts))], device=device)
-    return Rollout(*pad_left(prompts, pad_id, device), responses_BR.to(device), lengths_B, finished_B)
+    padded = pad_left(prompts, pad_id, device)
+    return Rollout(*padded, responses_BR.to(device), lengths_B, finished_B, logprobs_BR.to(device))
 
 
-def draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token per row by inverting the cumulative distribution at a uniform number in [0, 1) → (B,)."""
+def draw(logits_BV: torch.Tensor, uniforms_B: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row by inverting the cumulative distribution at a uniform number in [0, 1), and its log π → (B,), (B,)."""
     if temperature == 0:
-        return logits_BV.argmax(-1)
-    cumulative_BV = torch.softmax(logits_BV.double() / temperature, dim=-1).cumsum(-1)
+        return logits_BV.argmax(-1), logits_BV.new_zeros(len(logits_BV), dtype=torch.float32)
+    probs_BV = torch.softmax(logits_BV.double() / temperature, dim=-1)
+    cumulative_BV = probs_BV.cumsum(-1)
     threshold_B1 = (uniforms_B * cumulative_BV[:, -1])[:, None]
-    return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(1).clamp(max=logits_BV.shape[-1] - 1)
+    tokens_B1 = torch.searchsorted(cumulative_BV, threshold_B1, right=True).clamp(max=logits_BV.shape[-1] - 1)
+    return tokens_B1.squeeze(1), probs_BV.gather(1, tokens_B1).log().squeeze(1).float()
 
 
 def sample_texts(

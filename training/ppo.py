@@ -143,6 +143,11 @@ class Config:
         return -(-self.minibatch // self.parts)
 
     @property
+    def is_one_step(self) -> bool:
+        """Whether a rollout is trained on once, whole: then the values it was scored with are those of the training pass."""
+        return self.minibatch == self.episodes and self.inner_epochs == self.parts == 1
+
+    @property
     def limits(self) -> LengthLimits:
         """The length limits as data.py takes them."""
         return LengthLimits(self.prompt_tokens, self.response_tokens, self.on_too_long)
@@ -319,7 +324,13 @@ def collect(
     if config.ptx_only:
         return None, {}
     rollout = respond(config, players, prompts, generator)
-    experience, stats = gain_experience(players, rollout, config.shaping(kl_coef), config.rows_per_pass)
+    experience, stats = gain_experience(
+        players,
+        rollout,
+        config.shaping(kl_coef),
+        config.rows_per_pass,
+        keep_graph=config.is_one_step and processes.count() == 1,
+    )
     values = {"values": experience.values_BR.sum().item(), "advantages": experience.advantages_BR.sum().item()}
     check_finite(iteration, stats | values)
     if iteration == 0:

@@ -56,7 +56,8 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
         logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
         policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
         policy.loss.backward()
-        values_BR = response_values(players.critic, packed)
+        live_BR = part.live_values_BR  # of the critic as it is still, where the rollout is one minibatch
+        values_BR = response_values(players.critic, packed) if live_BR is None else live_BR
         value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
         value.backward()
         figures = {"policy_loss": policy.loss, "value_loss": value}

@@ -43,6 +43,11 @@ def in_precision(function: Callable[Given, Result]) -> Callable[Given, Result]:
     return run
 
 
+def is_full() -> bool:
+    """Whether forward passes run in float32."""
+    return _chosen == "float32"
+
+
 def tolerance(exact: float, rounded: float) -> float:
     """The first in float32, the second in bf16."""
     return exact if _chosen == "float32" else rounded

@@ -93,6 +93,21 @@ def test_scoring_in_passes_changes_nothing_that_is_kept(players, rollout, rows):
     assert stats["kl"] != 0
 
 
+def test_values_with_their_graph_train_the_critic_as_a_pass_of_its_own_does(players, rollout):
+    apart, _ = gain(players, rollout)
+    losses = ppo_gradients.backward_losses(config(), players, apart)
+    expected = [gradients(model) for model in players[:2]]
+    for model in players[:2]:
+        model.zero_grad()
+    kept, _ = experience.gain_experience(players, rollout, config().shaping(0.05), keep_graph=True)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    again = ppo_gradients.backward_losses(config(), players, experience.rows_of(kept, order))
+    assert again == pytest.approx(losses, rel=1e-5, abs=1e-6)
+    assert losses["value_loss"] > 0.01
+    for model, gradient in zip(players[:2], expected, strict=True):
+        torch.testing.assert_close(gradients(model), gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_the_penalty_for_no_eos_reaches_the_rewards_and_no_token_changes(players, rollout):
     free = config(no_eos_penalty=0.0, no_eos_mode="subtract")
     harsh = config(no_eos_penalty=5.0, no_eos_mode="subtract")

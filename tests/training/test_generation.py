@@ -85,9 +85,22 @@ def test_logprobs_of_a_batch_equal_those_of_one_row_alone(lively, tokenizer, pro
 def test_tokens_are_drawn_from_the_distribution_at_its_temperature():
     logits = torch.tensor([0.0, 1.0, 2.0])
     uniforms = torch.rand(40_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tokens = generation.draw(logits.expand(40_000, 3), uniforms, 0.7)
+    tokens, logprobs = generation.draw(logits.expand(40_000, 3), uniforms, 0.7)
     shares = torch.bincount(tokens, minlength=3) / 40_000
     torch.testing.assert_close(shares, torch.softmax(logits / 0.7, 0), atol=0.01, rtol=0)
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits / 0.7, 0)[tokens])
+
+
+def test_logprobs_told_while_sampling_are_those_of_the_tokens_sampled(lively, tokenizer, prompts):
+    """Also of rows that go on after others have left the batch."""
+    free = sample(lively, tokenizer, prompts * 4, seed=3, temperature=0.7, eos_id=-1, limit=24)
+    common = free.responses_BR.flatten().mode().values.item()
+    rollout = sample(lively, tokenizer, prompts * 4, seed=3, temperature=0.7, eos_id=common, limit=24)
+    assert len(set(rollout.lengths_B.tolist())) > 2
+    inputs = (*generation.sequence_of(rollout), rollout.responses_BR)
+    scored = generation.response_logprobs(lively, *inputs, 0.7)
+    torch.testing.assert_close(rollout.logprobs_BR, scored, rtol=1e-4, atol=1e-4)
+    assert (rollout.logprobs_BR[~rollout.response_keep_BR] == 0).all()
 
 
 def test_truncation_is_a_flag_and_changes_no_token(lively, tokenizer, prompts):

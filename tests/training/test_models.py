@@ -72,7 +72,9 @@ def test_a_rollout_is_scored_at_its_last_token(reward_model, tokenizer):
     prompts_BP, keep_BP = data.pad_left(prompts, tokenizer.eos_token_id)
     padded = torch.tensor([r + [tokenizer.eos_token_id] * (width - len(r)) for r in responses])
     lengths = torch.tensor([len(r) for r in responses])
-    rollout = generation.Rollout(prompts_BP, keep_BP, padded, lengths, torch.tensor([True, True]))
+    rollout = generation.Rollout(
+        prompts_BP, keep_BP, padded, lengths, torch.tensor([True, True]), torch.zeros(padded.shape)
+    )
     examples = [data.Example(p + r, len(p)) for p, r in zip(prompts, responses, strict=True)]
     expected = rm.score_all(model, examples, tokenizer.eos_token_id, 8, torch.device("cpu"))
     torch.testing.assert_close(generation.end_scores(model, rollout), expected, rtol=1e-4, atol=1e-5)

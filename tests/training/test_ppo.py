@@ -124,6 +124,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(run, monkeypat
         run()
 
 
+def test_episodes_that_other_weights_sampled_stop_the_run(run, monkeypatch):
+    def stale(config, players, prompts, generator):
+        asked.append(generator)
+        rollout = honest(config, players, prompts, generator)
+        return rollout if len(asked) == 1 else rollout._replace(logprobs_BR=rollout.logprobs_BR - 0.01)
+
+    honest, asked = ppo.respond, []
+    monkeypatch.setattr(ppo, "respond", stale)
+    with pytest.raises(StageError, match=r"iteration 1: the first minibatch's mean ratio is 1\.01"):
+        run()
+
+
 def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):
     """GPT-2 with dropout 0.5: two forwards bit-equal, before and after training steps, and the first ratio is 1."""
     torch.manual_seed(0)
