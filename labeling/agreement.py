@@ -19,6 +19,7 @@ import krippendorff
 import numpy as np
 
 Tiers = Sequence[Sequence[str]]  # best first
+Numbers = Sequence[int] | np.ndarray
 Level = Literal["nominal", "ordinal"]
 
 RESAMPLES = 1000
@@ -133,18 +134,31 @@ class Pairs:
 def pairs_of(rankings: Rankings) -> Pairs:
     """Every pair of rankings of the same task, each once."""
     order = np.argsort(rankings.tasks, kind="stable")
-    tasks = rankings.tasks[order]
-    most = int(np.unique(tasks, return_counts=True)[1].max(initial=0))
-    starts = [np.flatnonzero(tasks[:-apart] == tasks[apart:]) for apart in range(1, most)]
-    first = order[np.concatenate([np.empty(0, np.int64), *starts])]
-    second = order[np.concatenate([np.empty(0, np.int64), *(s + i for i, s in enumerate(starts, start=1))])]
-    return _compared(rankings, first, second)
+    first, second = _neighbours(rankings.tasks[order])
+    return _compared(rankings, order[first], order[second])
 
 
 def pairs_with(rankings: Rankings, references: Mapping[int, int]) -> Pairs:
     """Each ranking of a row in `references` against the row that is its reference, in rising order of rows."""
     first = np.array(sorted(references), np.int64)
     return _compared(rankings, first, np.array([references[int(row)] for row in first], np.int64))
+
+
+def pairs_across(units: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first, second): rows of every pair of judgments of the same unit by judges of different groups, each once."""
+    order = np.argsort(units, kind="stable")
+    first, second = _neighbours(units[order])
+    is_across = groups[order[first]] != groups[order[second]]
+    return order[first[is_across]], order[second[is_across]]
+
+
+def _neighbours(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (first, second), first < second, of every pair of equal keys in sorted ones."""
+    most = int(np.unique(keys, return_counts=True)[1].max(initial=0))
+    starts = [np.flatnonzero(keys[:-apart] == keys[apart:]) for apart in range(1, most)]
+    nothing = np.empty(0, np.int64)
+    first = np.concatenate([nothing, *starts])
+    return first, np.concatenate([nothing, *(start + apart for apart, start in enumerate(starts, start=1))])
 
 
 def _compared(rankings: Rankings, first: np.ndarray, second: np.ndarray) -> Pairs:
@@ -246,9 +260,7 @@ def _resampled(columns_TC: np.ndarray, seed: int) -> np.ndarray:
 # Ratings and flags ---------------------------------------------------------------------------------------------------
 
 
-def krippendorff_alpha(
-    tasks: Sequence[int], units: Sequence[int], values: Sequence[int], *, level: Level, seed: int = 0
-) -> Figure:
+def krippendorff_alpha(tasks: Numbers, units: Numbers, values: Numbers, *, level: Level, seed: int = 0) -> Figure:
     """Krippendorff's α of judgments: 1 is perfect, 0 is chance, below 0 is worse. One row per judgment that was given.
 
     `tasks`: what is drawn again for the interval; `units`: what was judged (a response, or a prompt; each within one task);

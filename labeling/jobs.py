@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, priorities, tasks
+from labeling.actions import exports, numbers, priorities, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -66,3 +66,17 @@ def refresh_priorities(timestamp: int) -> None:
     for _round in range(PRIORITY_ROUNDS):
         if priorities.refresh_some() < priorities.AT_ONCE:
             return
+
+
+@app.periodic(cron="*/5 * * * *")
+@app.task(name="measure_quality", queueing_lock="measure_quality", lock="measure_quality")
+def measure_quality(timestamp: int = 0) -> None:
+    """Every five minutes: numbers of what was handed in since, of its labelers, and the agreement reports that are due."""
+    numbers.measure()
+
+
+@app.periodic(cron="30 3 * * *")
+@app.task(name="measure_quality_anew", queueing_lock="measure_quality_anew", lock="measure_quality")
+def measure_quality_anew(timestamp: int = 0) -> None:
+    """Every night: all of it, so that each consensus is weighted with today's reliabilities."""
+    numbers.measure(everything=True)

@@ -1,12 +1,16 @@
 """The database, one noun per file. See docs/data-model.md for the picture."""
 
+from labeling.models.agreement import AgreementFigure, AgreementPair, AgreementReport, Between
 from labeling.models.batches import Batch, LabelSchema
+from labeling.models.consensus import Consensus
 from labeling.models.exercises import PARTS_OF_KIND, Attempt, Exercise, Part, Purpose
 from labeling.models.exports import Export, PseudonymKey
 from labeling.models.gateway_keys import GatewayKey, GatewayUsage, RateBucket
+from labeling.models.gold import GoldAnswer
 from labeling.models.hours import Activity, PayRule, WorkEntry
 from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
+from labeling.models.labelers import LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
 from labeling.models.prompts import Author, Prompt, Split
@@ -22,11 +26,16 @@ __all__ = [
     "PARTS_OF_KIND",
     "Acknowledgement",
     "Activity",
+    "AgreementFigure",
+    "AgreementPair",
+    "AgreementReport",
     "ApiToken",
     "Application",
     "Attempt",
     "Author",
     "Batch",
+    "Between",
+    "Consensus",
     "Decision",
     "Draft",
     "DraftCopy",
@@ -35,6 +44,7 @@ __all__ = [
     "Export",
     "GatewayKey",
     "GatewayUsage",
+    "GoldAnswer",
     "Grade",
     "Group",
     "Import",
@@ -43,6 +53,9 @@ __all__ = [
     "Invitation",
     "Kind",
     "LabelSchema",
+    "LabelerNumbers",
+    "LabelerPause",
+    "LabelerRule",
     "ModelVersion",
     "Origin",
     "Part",
@@ -64,6 +77,7 @@ __all__ = [
     "Slot",
     "Split",
     "Submission",
+    "SubmissionNumbers",
     "Task",
     "TaskResponse",
     "User",

@@ -103,6 +103,12 @@ class Batch(models.Model):
     responses_per_task = models.PositiveSmallIntegerField(_("responses per task (K)"), null=True, blank=True)
     overlap = models.PositiveSmallIntegerField(_("labelers per task"), default=1)
     group = models.CharField(_("group"), max_length=10, choices=Group.choices, blank=True, help_text=_("empty: any"))
+    gold_percent = models.PositiveSmallIntegerField(
+        _("gold tasks (%)"),
+        default=0,
+        db_default=0,
+        help_text=_("share of a labeler's tasks whose right answer is known"),
+    )
     priority = models.SmallIntegerField(_("priority"), default=0, help_text=_("higher comes first"))
     query = models.JSONField(default=dict, blank=True, help_text="What was asked for: models, split, use case, limit")
     counts = models.JSONField(default=dict, blank=True, help_text="Tasks made, and prompts left out by reason")
@@ -115,6 +121,7 @@ class Batch(models.Model):
         verbose_name_plural = "batches"
         constraints = [
             models.CheckConstraint(condition=models.Q(overlap__gte=1, overlap__lte=50), name="batch_overlap"),
+            models.CheckConstraint(condition=models.Q(gold_percent__lte=50), name="batch_gold_percent"),
             models.CheckConstraint(condition=models.Q(group__in=["", *Group.values]), name="batch_group_valid"),
             models.CheckConstraint(
                 condition=models.Q(status__in=["active", "paused", "closed"]), name="batch_status_valid"

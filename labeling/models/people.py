@@ -63,6 +63,9 @@ class User(AbstractBaseUser, PermissionsMixin):
         default=False, help_text=_("Labels by this account enter an export only by name.")
     )
     is_active = models.BooleanField(default=True)
+    is_paused = models.BooleanField(
+        default=False, db_default=False, help_text="Gets no new tasks until a person decides; see LabelerPause"
+    )
     statement = models.TextField(_("why you would like to label"), blank=True)
     worked_until = models.DateTimeField(null=True, editable=False, help_text="Work time is counted up to here")
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -37,6 +37,9 @@ class Submission(models.Model):
     slot = models.OneToOneField("Slot", on_delete=models.PROTECT, null=True, blank=True, related_name="submission")
     kind = models.CharField(max_length=13, choices=Kind.choices)
     is_surplus = models.BooleanField(default=False)
+    is_gold = models.BooleanField(
+        default=False, db_default=False, help_text="Made on a gold seat: measures the labeler, is exported nowhere"
+    )
     status = models.CharField(max_length=9, choices=Status.choices, default=Status.SUBMITTED)
     labeler_group = models.CharField(max_length=10, choices=Group.choices)
     origin = models.CharField(max_length=9, choices=Origin.choices, default=Origin.PERSON)
@@ -55,6 +58,7 @@ class Submission(models.Model):
     prioritized_at = models.DateTimeField(
         null=True, blank=True, help_text="Empty: the priority is to be computed (again)"
     )
+    paste_chars = models.PositiveIntegerField(default=0, db_default=0, help_text="Characters pasted into the answer")
     submitted_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
 

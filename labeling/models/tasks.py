@@ -23,9 +23,13 @@ class Task(models.Model):
     batch = models.ForeignKey("Batch", on_delete=models.PROTECT, related_name="tasks")
     prompt = models.ForeignKey("Prompt", on_delete=models.PROTECT, related_name="tasks")
     kind = models.CharField(max_length=13, choices=Kind.choices)
+    is_gold = models.BooleanField(
+        db_default=False, default=False, help_text="Has a gold answer and is mixed into labelers' work"
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
+        indexes = [models.Index(fields=["batch"], name="task_gold", condition=models.Q(is_gold=True))]
         constraints = [
             models.UniqueConstraint(fields=["batch", "prompt"], name="task_prompt_once_per_batch"),
             models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="task_kind_valid"),
@@ -93,6 +97,11 @@ class Slot(models.Model):
     leased_at = models.DateTimeField(null=True, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     submitted_at = models.DateTimeField(null=True, blank=True)
+    is_gold = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="An extra seat of a gold task: made for its labeler, gone when given back",
+    )
 
     objects = SlotQuerySet.as_manager()
 
@@ -118,6 +127,8 @@ class Slot(models.Model):
                 ),
                 name="slot_status_consistent",
             ),
+            # So a claim, which looks at open seats alone, never meets one.
+            models.CheckConstraint(condition=~models.Q(is_gold=True, status="open"), name="slot_gold_never_open"),
         ]
         indexes = [
             # The claim: highest priority first, then seats in order so that finished tasks are not walked again.
@@ -157,6 +168,7 @@ class Draft(models.Model):
     version = models.PositiveIntegerField(default=0, help_text="Rises with every save; an older save never overwrites")
     active_seconds = models.FloatField(default=0, help_text="Time worked, idle time excluded")
     page_seconds = models.JSONField(default=dict, blank=True, help_text="Loading of the page → seconds it has claimed")
+    paste_chars = models.PositiveIntegerField(default=0, db_default=0, help_text="Characters pasted into the answer")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     saved_at = models.DateTimeField(default=timezone.now)
 
