@@ -131,8 +131,10 @@ def score_rollout(
 
 def rows_of(experience: Experience, rows: torch.Tensor) -> Experience:
     """The experience of these episodes."""
-    sequences = Sequences(*(tensor[rows] for tensor in experience.sequences))
-    return Experience(sequences, *(None if tensor is None else tensor[rows] for tensor in experience[1:]))
+    sequences, logprobs_BR, values_BR, advantages_BR, returns_BR, live_BR = experience
+    chosen = Sequences(*(tensor[rows] for tensor in sequences))
+    figures = (logprobs_BR[rows], values_BR[rows], advantages_BR[rows], returns_BR[rows])
+    return Experience(chosen, *figures, None if live_BR is None else live_BR[rows])
 
 
 def parts_of(experience: Experience, parts: int) -> Iterator[Experience]:
