@@ -5,9 +5,10 @@ import secrets
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from labeling.errors import Conflict, Invalid
-from labeling.models import Invitation, Role, User, UserRole
+from labeling.models import Decision, Invitation, Role, Screening, User, UserRole
 
 SESSION_KEY = "invitation"
 
@@ -61,12 +62,27 @@ def admit(*, user: User, request) -> None:
 
 
 @transaction.atomic
-def accept_applicant(*, user: User, group: str, by: User) -> None:
-    """An applicant becomes a labeler in a group. Doing it twice changes nothing."""
+def accept_applicant(
+    *, user: User, group: str, reason: str = "", message: str = "", screening: Screening | None = None, by: User
+) -> Decision:
+    """An applicant becomes a labeler in a group, and the decision is kept. Doing it twice changes nothing.
+
+    Raises Conflict if they neither apply nor were accepted.
+    """
+    user = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+    if not UserRole.objects.filter(user=user, role=Role.APPLICANT).exists():
+        accepted = Decision.objects.filter(user=user, verdict=Decision.Verdict.ACCEPTED).last()
+        if accepted is None:
+            raise Conflict(f"{user} is no applicant.")
+        return accepted
     user.group = group
     user.save(update_fields=["group"])
     user.withdraw(Role.APPLICANT)
     user.grant(Role.LABELER, by=by)
+    return Decision.objects.create(
+        user=user, screening=screening, verdict=Decision.Verdict.ACCEPTED, group=group,
+        reason=reason or _("Accepted without a screening."), message=message, decided_by=by,
+    )  # fmt: skip
 
 
 def withdraw_invitation(*, invitation: Invitation, by: User) -> None:

@@ -18,3 +18,9 @@ def steps_due(user: User) -> list[preparation.Due]:
 def instructions_for(kind: str) -> Instructions | None:
     """The instructions in force for a kind of task."""
     return instructions.current(kind)
+
+
+@register.filter
+def percent(share: float) -> str:
+    """A share as a whole number of hundredths, rounded down: what stands below a cutoff never looks as if it reached it."""
+    return str(int(share * 100 + 1e-9))

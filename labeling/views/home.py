@@ -9,15 +9,18 @@ from django.views.decorators.http import require_GET
 
 from labeling.actions import people
 from labeling.views.access import Request
+from labeling.views.applications import applicant_home
 
 
 @require_GET
 def home(request: Request) -> HttpResponse:
-    """Where a day starts: labelers at their queue, reviewers in the console, applicants on a waiting page."""
+    """Where a day starts: labelers at their queue, reviewers in the console, applicants where they stand."""
     if request.user.is_labeler:
         return redirect("tasks")
     if request.user.has_role("reviewer", "researcher"):
         return redirect("reviews")
+    if request.user.has_role("applicant"):
+        return applicant_home(request)
     return render(request, "account/waiting.html")
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from labeling.actions import exercises, gateway_keys, questions
+from labeling.actions import applications, exercises, gateway_keys, questions, screenings
 from labeling.models import Export
 from tests.labeling.rows import make_demonstration_batch, make_model, submit
 
@@ -56,6 +56,12 @@ ADDRESSES = {
     "gateway_keys": ("GET POST", {"admin"}),
     "gateway_key": ("GET POST", {"admin"}),
     "gateway_key_revoke": ("POST", {"admin"}),
+    "candidates": ("GET", RESEARCH),
+    "candidate": ("GET", RESEARCH),
+    "candidate_decide": ("POST", RESEARCH),
+    "grading": ("GET", RESEARCH),
+    "grade": ("GET POST", RESEARCH),
+    "screening_rules": ("GET POST", RESEARCH),
     "people": ("GET", {"admin"}),
     "person": ("GET POST", {"admin"}),
     "person_active": ("POST", {"admin"}),
@@ -71,6 +77,18 @@ def patterns() -> dict[str, URLPattern]:
     return {p.name: p for p in found if isinstance(p, URLPattern) and str(p.pattern).startswith("console/")}
 
 
+def handed_in_screening(applicant):
+    """A try with one demonstration, handed in by somebody who still applies."""
+    sent = {"name": "Ada", "why": "So.", "languages": "Twi", "hours_per_week": 9, "consents": True}
+    applications.save(**sent, send=True, by=applicant)
+    screening = screenings.begin(by=applicant)
+    attempt = screening.attempts.get()
+    exercises.save_attempt(attempt=attempt, content={"text": "Hello!"}, by=applicant)
+    said = dict.fromkeys((*screening.rules.groups, *screening.rules.topics), "yes")
+    screenings.save_self_assessment(screening=screening, groups=said, topics=said, comment="", by=applicant)
+    return screenings.hand_in(screening=screening, by=applicant)
+
+
 @pytest.fixture
 def arguments(labeler, applicant):
     """What each address needs to lead somewhere."""
@@ -81,6 +99,7 @@ def arguments(labeler, applicant):
     )
     key, _ = gateway_keys.create(organization="o", name="n", may_train=False, by=None)
     exercise = exercises.add(row={"purpose": "screening", "part": "demonstration", "prompt": "Hello?"}, by=None)
+    screening = handed_in_screening(applicant)
     pks = {
         "exercise": exercise.pk,
         "batch": submission.task.batch_id,
@@ -97,6 +116,8 @@ def arguments(labeler, applicant):
             return [question.uuid]
         if name in ("review", "review_decide"):
             return [submission.uuid]
+        if name in ("candidate", "candidate_decide", "grade"):
+            return [screening.uuid if name != "grade" else screening.attempts.get().uuid]
         if name == "exercise_new":
             return ["ranking"]
         if name in ("instructions", "instructions_edit"):
@@ -156,6 +177,8 @@ def test_what_is_not_there_is_not_found(client_for, admin_user, name):
         "<str:name>": "x",
         "<str:kind>": "x",
         "<str:part>": "x",
+        "<uuid:screening_uuid>": str(uuid.uuid4()),
+        "<uuid:attempt_uuid>": str(uuid.uuid4()),
     }
     for part, value in missing.items():
         pattern = pattern.replace(part, value)
