@@ -9,6 +9,7 @@ from django.utils.translation import ngettext
 from labeling.actions import tokens
 from labeling.models import (
     Acknowledgement,
+    Adjudication,
     ApiToken,
     Author,
     Batch,
@@ -207,6 +208,12 @@ class ReviewAdmin(ReadOnlyAdmin):
     list_display = ["submission", "verdict", "reviewer", "created_at"]
     list_filter = ["verdict"]
     list_select_related = ["submission", "reviewer"]
+
+
+@register(Adjudication)
+class AdjudicationAdmin(ReadOnlyAdmin):
+    list_display = ["task", "reviewer", "created_at"]
+    list_select_related = ["task", "reviewer"]
 
 
 @register(WorkEntry)

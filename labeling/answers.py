@@ -285,6 +285,15 @@ def _tiers(given: object, cards: list[Card], problems: list[dict]) -> list[list[
     return tiers
 
 
+def checked_tiers(given: object, cards: list[Card]) -> list[list[str]]:
+    """The tiers of a whole ranking, twins with their twin. Raises Invalid naming every place that is wrong."""
+    problems: list[dict] = []
+    tiers = _tiers(given, cards, problems)
+    if problems:
+        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
+    return tiers
+
+
 def _ratings(given: object, cards: list[Card], schema: LabelSchema, problems: list[dict]) -> dict[str, dict]:
     if not isinstance(given, Mapping):
         problems.append(problem(_("Ratings"), _("must be a mapping of response id to rating")))

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from labeling.views import (
+    adjudications,
     applications,
     batches,
     candidates,
@@ -69,6 +70,9 @@ urlpatterns = [
     path("console/submissions/accept", reviews.reviews_accept, name="reviews_accept"),
     path("console/submissions/<uuid:uuid>/", reviews.review, name="review"),
     path("console/submissions/<uuid:uuid>/decide", reviews.review_decide, name="review_decide"),
+    path("console/adjudications/", adjudications.adjudications, name="adjudications"),
+    path("console/tasks/<uuid:uuid>/adjudication", adjudications.task_adjudication, name="task_adjudication"),
+    path("console/tasks/<uuid:uuid>/adjudicate", adjudications.task_adjudicate, name="task_adjudicate"),
     path("console/hours/", hours.hours_all, name="hours_all"),
     path("console/hours/csv", hours.hours_all_csv, name="hours_all_csv"),
     path("console/hours/rule", hours.pay_rule, name="pay_rule"),

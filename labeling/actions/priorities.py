@@ -5,6 +5,7 @@ Computed when a submission is made, for all that wait on its task; a job compute
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -52,7 +53,8 @@ def refresh_some(*, limit: int = AT_ONCE, now: datetime | None = None) -> int:
 
 def _refresh(rows: list[Submission], now: datetime) -> None:
     """A constant number of queries, however many rows."""
-    facts = _facts(rows)
+    disagreement = disagreements({row.task_id for row in rows if row.kind == Kind.RANKING})
+    facts = _facts(rows, disagreement.of_submissions)
     for row in rows:
         row.review_reasons = priorities.reasons(facts[row.pk])
         row.review_priority = priorities.points(row.review_reasons)
@@ -60,10 +62,11 @@ def _refresh(rows: list[Submission], now: datetime) -> None:
     Submission.objects.bulk_update(
         rows, ["review_reasons", "review_priority", "disagreement", "prioritized_at"], batch_size=AT_ONCE
     )
+    shares = sorted(disagreement.of_tasks.items())  # in order, so that two who do this do not wait for each other
+    Task.objects.bulk_update([Task(pk=pk, disagreement=share) for pk, share in shares], ["disagreement"])
 
 
-def _facts(rows: list[Submission]) -> dict[int, Facts]:
-    disagreement = disagreements({row.task_id for row in rows if row.kind == Kind.RANKING})
+def _facts(rows: list[Submission], disagreement: dict[int, float]) -> dict[int, Facts]:
     known = set(_decided({row.labeler_id for row in rows}))
     read, written = _read(rows), _written(rows)
     facts = {}
@@ -80,19 +83,32 @@ def _facts(rows: list[Submission]) -> dict[int, Facts]:
     return facts
 
 
-def disagreements(tasks: Iterable[int]) -> dict[int, float]:
-    """Submission → the share of comparisons on which its ranking differs from the others of its task, 0 to 1, in the mean over
-    them. Rejected ones are left out; so are tasks with a single ranking. One query."""
+@dataclass(frozen=True)
+class Disagreements:
+    """Shares of comparisons, 0 to 1: of each submission with the others on its task, and between all rankings of a task, in the mean."""
+
+    of_submissions: dict[int, float]
+    of_tasks: dict[int, float]
+
+
+def disagreements(tasks: Iterable[int]) -> Disagreements:
+    """How far the rankings of these tasks differ. Rejected ones are left out; so are tasks with a single ranking. One query."""
     newest = Revision.objects.filter(submission__task__in=list(tasks), number=F("submission__revision_count"))
     newest = newest.filter(tiers__isnull=False).exclude(submission__status=Submission.Status.REJECTED)
     said = list(newest.order_by("id").values_list("submission_id", "submission__task_id", "tiers"))
     pairs = agreement.pairs_of(agreement.Rankings.of((task, tiers or []) for _pk, task, tiers in said))
     differs = 1 - pairs.agreed / np.maximum(pairs.comparisons, 1)
-    shares = defaultdict(list)
+    shares: dict[int, list[float]] = defaultdict(list)
+    between: dict[int, list[float]] = defaultdict(list)
     for first, second, share in zip(pairs.first, pairs.second, differs, strict=True):
         shares[said[first][0]].append(share)
         shares[said[second][0]].append(share)
-    return {pk: float(np.mean(values)) for pk, values in shares.items()}
+        between[said[first][1]].append(share)
+    return Disagreements(_means(shares), _means(between))
+
+
+def _means(shares: dict[int, list[float]]) -> dict[int, float]:
+    return {key: float(np.mean(values)) for key, values in shares.items()}
 
 
 def _decided(labelers: Iterable[int]) -> QuerySet:

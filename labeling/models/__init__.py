@@ -1,5 +1,6 @@
 """The database, one noun per file. See docs/data-model.md for the picture."""
 
+from labeling.models.adjudications import Adjudication
 from labeling.models.agreement import AgreementFigure, AgreementPair, AgreementReport, Between
 from labeling.models.batches import Batch, LabelSchema
 from labeling.models.consensus import Consensus
@@ -26,6 +27,7 @@ __all__ = [
     "PARTS_OF_KIND",
     "Acknowledgement",
     "Activity",
+    "Adjudication",
     "AgreementFigure",
     "AgreementPair",
     "AgreementReport",

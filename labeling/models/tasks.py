@@ -26,10 +26,20 @@ class Task(models.Model):
     is_gold = models.BooleanField(
         db_default=False, default=False, help_text="Has a gold answer and is mixed into labelers' work"
     )
+    disagreement = models.FloatField(null=True, editable=False, help_text="Between its rankings, in the mean: 0 to 1")
+    adjudicated_at = models.DateTimeField(
+        null=True, editable=False, help_text="When a reviewer last settled its ranking"
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
-        indexes = [models.Index(fields=["batch"], name="task_gold", condition=models.Q(is_gold=True))]
+        indexes = [
+            models.Index(fields=["batch"], name="task_gold", condition=models.Q(is_gold=True)),
+            models.Index(
+                models.F("disagreement").desc(), "id",
+                name="task_disagreement", condition=models.Q(disagreement__gt=0, adjudicated_at=None),
+            ),
+        ]  # fmt: skip
         constraints = [
             models.UniqueConstraint(fields=["batch", "prompt"], name="task_prompt_once_per_batch"),
             models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="task_kind_valid"),

@@ -34,3 +34,9 @@ def figure(value) -> str:
 def reason_words(reason: dict) -> str:
     """One reason of a review priority, in words with its figure."""
     return readings.reason_words(reason)
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in hundredths, rounded: "43 %"."""
+    return readings.percent(share)

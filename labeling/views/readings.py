@@ -144,15 +144,16 @@ def reason_words(reason: dict) -> str:
     """One reason of a review priority, in words with its figure."""
     value = reason["value"]
     said = {
-        "disagreement": _("differs from others on %(share)s of comparisons") % {"share": _percent(value)},
-        "gold_missed": _("gold answer missed: %(share)s agreed on") % {"share": _percent(value)},
-        "low_reliability": _("reliability of the labeler %(share)s") % {"share": _percent(value)},
+        "disagreement": _("differs from others on %(share)s of comparisons") % {"share": percent(value)},
+        "gold_missed": _("gold answer missed: %(share)s agreed on") % {"share": percent(value)},
+        "low_reliability": _("reliability of the labeler %(share)s") % {"share": percent(value)},
         "never_reviewed": _("labeler never reviewed"),
         "too_fast": _("too fast: %(n)d characters a second") % {"n": value or 0},
-        "model_conflict": _("contradicted by the model: %(share)s") % {"share": _percent(value)},
+        "model_conflict": _("contradicted by the model: %(share)s") % {"share": percent(value)},
     }
     return said.get(reason["reason"], reason["reason"])
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 in hundredths, rounded: "43 %"; "–" where there is none."""
     return "–" if share is None else f"{100 * share:.0f} %"

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from labeling.actions import applications, exercises, gateway_keys, questions, screenings
 from labeling.models import Export
-from tests.labeling.rows import make_demonstration_batch, make_model, submit
+from tests.labeling.rows import make_demonstration_batch, make_model, make_ranking_batch, submit
 
 pytestmark = pytest.mark.django_db
 STAFF = {"reviewer", "researcher", "admin"}
@@ -23,6 +23,9 @@ ADDRESSES = {
     "reviews_accept": ("POST", {"reviewer", "admin"}),
     "review": ("GET", STAFF),
     "review_decide": ("POST", {"reviewer", "admin"}),
+    "adjudications": ("GET", STAFF),
+    "task_adjudication": ("GET", STAFF),
+    "task_adjudicate": ("POST", {"reviewer", "admin"}),
     "hours_all": ("GET", STAFF),
     "hours_all_csv": ("GET", STAFF),
     "pay_rule": ("POST", RESEARCH),
@@ -111,7 +114,11 @@ def arguments(labeler, applicant):
 
     question = questions.ask(text="Why?", key=uuid.uuid4(), task=submission.task, by=labeler)
 
+    ranked = make_ranking_batch().tasks.get()
+
     def of(name: str) -> list:
+        if name in ("task_adjudication", "task_adjudicate"):
+            return [ranked.uuid]
         if name in ("question_review", "question_answer", "question_publish"):
             return [question.uuid]
         if name in ("review", "review_decide"):

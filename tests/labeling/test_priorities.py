@@ -121,6 +121,7 @@ def test_the_job_computes_what_came_without_points_in_as_many_queries(labeler, l
 
     for task in make_ranking_batch("a", prompts=1, overlap=2).tasks.all():
         submit(task, labeler)
+        submit(task, labeler2)
     one = count()
     for task in make_ranking_batch("b", prompts=4, overlap=2).tasks.all():
         submit(task, labeler)

@@ -1,0 +1,120 @@
+"""Adjudications: settling rankings that disagree, and returning some of them in the same step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Max, QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from labeling import answers
+from labeling.actions import drafts, reviews
+from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.models import Adjudication, Kind, Review, Revision, Slot, Submission, Task, User
+
+
+@dataclass(frozen=True)
+class SeenRanking:
+    """What a reviewer had before them of one submission: its revision's number, and the id of its newest review (0: none)."""
+
+    revision: int
+    review: int
+
+
+def rankings_of(task: Task) -> QuerySet[Submission]:
+    """The rankings that are compared: all but the rejected, in order of making."""
+    return Submission.objects.filter(task=task).exclude(status=Submission.Status.REJECTED).order_by("id")
+
+
+def check_may(*, task: Task, by: User) -> None:
+    """Raise Forbidden for one who ranks, or has ranked, this task: another reviewer settles it."""
+    if Submission.objects.filter(task=task, labeler=by).exists():
+        raise Forbidden(_("You have ranked this task yourself: another reviewer adjudicates it."))
+    if Slot.objects.filter(task=task, labeler=by, status=Slot.Status.LEASED).exists():
+        raise Forbidden(
+            _("You are working on this task yourself: hand it in or release it before you read others' answers.")
+        )
+
+
+@transaction.atomic
+def adjudicate(
+    *,
+    task: Task,
+    tiers: list[list[str]],
+    seen: Mapping[str, SeenRanking],
+    key: UUID,
+    comment: str = "",
+    returned: Mapping[str, str] | None = None,
+    by: User,
+) -> Adjudication:
+    """Append a reviewer's ranking of the task, and return submissions to their labelers; all of it, or nothing.
+
+    `seen`: submission UUID → what was read of it. `returned`: submission UUID → comment to its labeler. Identical responses share
+    a tier; naming one of them is enough. The same `key` again answers with the first.
+
+    Raises Invalid for a ranking that is not whole, a return without a comment or a submission that is not of this task; Conflict
+    if a ranking has come, was revised or was decided on since; Forbidden for anyone but a reviewer, and for one's own task.
+    """
+    if not by.is_reviewer:
+        raise Forbidden(f"{by.email} is not a reviewer.")
+    if task.kind != Kind.RANKING:
+        raise Invalid(f"Task {task.uuid} asks for no ranking.")
+    if made := Adjudication.objects.filter(reviewer=by, key=key).first():
+        return made
+    check_may(task=task, by=by)
+    returned = returned or {}
+    comment = _bounded(comment)
+    submissions = {str(row.uuid): row for row in rankings_of(task).select_for_update(of=("self",))}
+    _check_seen(submissions, seen)
+    if foreign := set(returned) - set(submissions):
+        raise Invalid(_("Submission %s is not one of these rankings.") % min(foreign))
+    cards = drafts.cards_of(task.pk, response_ids(task))
+    made = Adjudication.objects.create(
+        task=task, tiers=answers.checked_tiers(tiers, cards), comment=comment, reviewer=by, key=key
+    )
+    numbers = {row.pk: row.revision_count for row in submissions.values()}
+    newest = Revision.objects.filter(submission__in=numbers).values_list("pk", "submission_id", "number")
+    made.compared.set([pk for pk, submission, number in newest if numbers[submission] == number])
+    for uuid, why in sorted(returned.items()):
+        reviews.review(
+            submission=submissions[uuid],
+            revision=seen[uuid].revision,
+            seen_review=seen[uuid].review,
+            verdict=Review.Verdict.RETURNED,
+            comment=why,
+            by=by,
+        )
+    Task.objects.filter(pk=task.pk).update(adjudicated_at=timezone.now())
+    return made
+
+
+def response_ids(task: Task) -> list[str]:
+    """The UUIDs of a task's responses, in the order of the letters under which reviewers see them: their own order, which tells nothing."""
+    return sorted(str(uuid) for uuid in task.task_responses.values_list("response__uuid", flat=True))
+
+
+def _bounded(comment: str) -> str:
+    comment = answers.clean_text(comment).strip()
+    if len(comment) > reviews.MAX_COMMENT_CHARS:
+        raise Invalid(_("The comment has %(n)d characters; %(most)d at most.") % {
+            "n": len(comment), "most": reviews.MAX_COMMENT_CHARS})  # fmt: skip
+    return comment
+
+
+def _check_seen(submissions: Mapping[str, Submission], seen: Mapping[str, SeenRanking]) -> None:
+    """Everything that is there was read as it is now."""
+    decided = Submission.objects.filter(pk__in=[row.pk for row in submissions.values()]).annotate(
+        last=Max("reviews__id")
+    )
+    newest = {str(row.uuid): row.last or 0 for row in decided}
+    for uuid, row in submissions.items():
+        if uuid not in seen:
+            raise Conflict(_("%(who)s has handed in another ranking since you opened this.") % {"who": row.labeler})
+        if seen[uuid].revision != row.revision_count:
+            raise Conflict(_("%(who)s has revised the ranking since you opened this.") % {"who": row.labeler})
+        if seen[uuid].review != newest[uuid]:
+            raise Conflict(
+                _("Somebody has decided on the ranking of %(who)s since you opened this.") % {"who": row.labeler}
+            )
