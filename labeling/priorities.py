@@ -14,10 +14,10 @@ miss or a pace that cannot be outweighs chance disagreement (two labelers of the
 
 from dataclasses import dataclass
 
+from labeling.signs import READ_AT_MOST, TYPED_AT_MOST
+
 DISAGREEMENT, GOLD_MISSED, LOW_RELIABILITY, NEVER_REVIEWED, TOO_FAST, MODEL_CONFLICT = 40, 30, 30, 25, 35, 20
 USUAL_RELIABILITY, CHANCE = 0.75, 0.5
-READ_CHARS_PER_SECOND = 120  # about 1,400 words a minute: nobody has read what they ranked
-WRITTEN_CHARS_PER_SECOND = 15  # about 180 words a minute, kept up while writing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Facts:
 
 def is_too_fast(*, read: int, written: int, seconds: int) -> bool:
     """True if so many characters cannot be read and written in this time. Without a time nothing is said."""
-    return seconds > 0 and read / READ_CHARS_PER_SECOND + written / WRITTEN_CHARS_PER_SECOND > seconds
+    return seconds > 0 and read / READ_AT_MOST + written / TYPED_AT_MOST > seconds
 
 
 def reasons(facts: Facts) -> list[dict]:

@@ -24,8 +24,8 @@ class SeenRanking:
 
 
 def rankings_of(task: Task) -> QuerySet[Submission]:
-    """The rankings that are compared: all but the rejected, in order of making."""
-    return Submission.objects.filter(task=task).exclude(status=Submission.Status.REJECTED).order_by("id")
+    """The rankings that are compared: all but the rejected and those that only measure their labeler, in order of making."""
+    return Submission.objects.filter(task=task, is_gold=False).exclude(status=Submission.Status.REJECTED).order_by("id")
 
 
 def check_may(*, task: Task, by: User) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from labeling import agreement, signs
 from labeling.actions import agreement as agreements
-from labeling.actions import consensus, labelers
+from labeling.actions import consensus, labelers, priorities
 from labeling.actions.agreement import Ranked
 from labeling.models import (
     AgreementPair,
@@ -49,6 +49,7 @@ def measure(*, everything: bool = False) -> int:
         measure_tasks(ids[start : start + TASKS_AT_ONCE])
     if ids or everything:
         labelers.measure_labelers()
+        priorities.outdate(Submission.objects.all() if everything else Submission.objects.filter(task__in=ids))
     agreements.report_due(everything=everything)
     return len(ids)
 

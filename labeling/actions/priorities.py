@@ -15,7 +15,17 @@ from django.db.models.functions import Length
 from django.utils import timezone
 
 from labeling import agreement, priorities
-from labeling.models import Kind, Prompt, Review, Revision, Submission, Task, TaskResponse
+from labeling.models import (
+    Kind,
+    LabelerNumbers,
+    Prompt,
+    Review,
+    Revision,
+    Submission,
+    SubmissionNumbers,
+    Task,
+    TaskResponse,
+)
 from labeling.priorities import Facts
 
 AT_ONCE = 500
@@ -67,7 +77,10 @@ def _refresh(rows: list[Submission], now: datetime) -> None:
 
 
 def _facts(rows: list[Submission], disagreement: dict[int, float]) -> dict[int, Facts]:
-    known = set(_decided({row.labeler_id for row in rows}))
+    labelers = {row.labeler_id for row in rows}
+    known = set(_decided(labelers))
+    gold = {pk: told for pk, *told in _gold([row.pk for row in rows])}
+    reliability = dict(LabelerNumbers.objects.filter(labeler__in=labelers).values_list("labeler", "reliability"))
     read, written = _read(rows), _written(rows)
     facts = {}
     for row in rows:
@@ -75,6 +88,9 @@ def _facts(rows: list[Submission], disagreement: dict[int, float]) -> dict[int, 
         characters = size["written"] if row.kind == Kind.DEMONSTRATION else size["read"]
         facts[row.pk] = Facts(
             disagreement=disagreement.get(row.pk),
+            gold_share=gold[row.pk][0] if row.pk in gold else None,
+            is_gold_missed=row.pk in gold and gold[row.pk][1] is False,
+            reliability=reliability.get(row.labeler_id),
             is_never_reviewed=row.labeler_id not in known,
             is_too_fast=priorities.is_too_fast(**size, seconds=row.active_seconds),
             chars_per_second=characters / row.active_seconds if row.active_seconds else None,
@@ -92,9 +108,11 @@ class Disagreements:
 
 
 def disagreements(tasks: Iterable[int]) -> Disagreements:
-    """How far the rankings of these tasks differ. Rejected ones are left out; so are tasks with a single ranking. One query."""
+    """How far the rankings of these tasks differ. Left out: the rejected, those on gold seats, tasks with a single one. One query."""
     newest = Revision.objects.filter(submission__task__in=list(tasks), number=F("submission__revision_count"))
-    newest = newest.filter(tiers__isnull=False).exclude(submission__status=Submission.Status.REJECTED)
+    newest = newest.filter(tiers__isnull=False, submission__is_gold=False).exclude(
+        submission__status=Submission.Status.REJECTED
+    )
     said = list(newest.order_by("id").values_list("submission_id", "submission__task_id", "tiers"))
     pairs = agreement.pairs_of(agreement.Rankings.of((task, tiers or []) for _pk, task, tiers in said))
     differs = 1 - pairs.agreed / np.maximum(pairs.comparisons, 1)
@@ -109,6 +127,12 @@ def disagreements(tasks: Iterable[int]) -> Disagreements:
 
 def _means(shares: dict[int, list[float]]) -> dict[int, float]:
     return {key: float(np.mean(values)) for key, values in shares.items()}
+
+
+def _gold(submissions: list[int]) -> QuerySet:
+    """(submission, share agreed on with gold, passed) of those that were measured by gold."""
+    measured = SubmissionNumbers.objects.filter(submission__in=submissions, gold_share__isnull=False)
+    return measured.values_list("submission", "gold_share", "gold_passed")
 
 
 def _decided(labelers: Iterable[int]) -> QuerySet:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from labeling import jobs, priorities
 from labeling.actions import priorities as actions
 from labeling.actions import reviews, submissions, tasks
-from labeling.models import Draft, Review, Submission
+from labeling.models import Draft, GoldAnswer, LabelerNumbers, Review, Submission
 from labeling.priorities import Facts
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, submit
 
@@ -129,6 +129,24 @@ def test_the_job_computes_what_came_without_points_in_as_many_queries(labeler, l
     assert count() == one
     assert not Submission.objects.filter(prioritized_at=None).exists()
     assert count() < one  # nothing is out of date
+
+
+def test_what_the_numbers_say_of_gold_and_of_the_labeler(labeler, labeler2):
+    task = make_ranking_batch(k=2, overlap=2).tasks.get()
+    a, b = response_ids(task)
+    GoldAnswer.objects.create(task=task, tiers=[[a], [b]], explanation="a is right", tolerance=0.2)
+    right, wrong = submit(task, labeler, tiers=[[a], [b]]), submit(task, labeler2, tiers=[[b], [a]])
+    jobs.refresh_priorities(0)
+    assert "gold_missed" not in names(wrong)
+    jobs.measure_quality()
+    LabelerNumbers.objects.filter(labeler=labeler2).update(reliability=0.6)
+    jobs.refresh_priorities(0)
+    assert names(wrong) == {"disagreement": 40, "gold_missed": 30, "never_reviewed": 25, "low_reliability": 18}
+    assert names(right).keys() == {"disagreement", "never_reviewed"}
+    Submission.objects.filter(pk=wrong.pk).update(is_gold=True)  # made on a gold seat: no measure of others
+    actions.outdate(Submission.objects.all())
+    jobs.refresh_priorities(0)
+    assert (names(right), names(wrong).get("disagreement")) == ({"never_reviewed": 25}, None)
 
 
 # ---- the queue ------------------------------------------------------------------------------------------------------
