@@ -2,7 +2,7 @@
 
     this process          takes the lock, starts supervisord, migrates, seeds, says where to go, trains the base model
       └ supervisord       starts again what dies
-          └ postgres, web, worker, policy      the Procfile's lines, each asked by the kernel to end when supervisord is killed
+          └ postgres, web, worker, gateway, policy      the Procfile's lines, each asked by the kernel to end when supervisord is killed
 
 So whichever of them is killed, nothing keeps running unseen; and the next start ends what lingers before it begins.
 """
@@ -105,14 +105,15 @@ def demo_environment() -> dict[str, str]:
     The caller's own settings win, so that DATABASE_URL, PORT or MFA may be set as for any installation.
     """
     port = os.environ.get("PORT") or "8000"
-    if not port.isdecimal() or not 0 < int(port) < 65535:
-        raise DemoError(f"PORT={port}: expected a number from 1 to 65534")
+    if not port.isdecimal() or not 0 < int(port) < 65534:
+        raise DemoError(f"PORT={port}: expected a number from 1 to 65533")
     kept = _kept_secrets(BASE_DIR / "var" / "env")
     chosen = {
         **kept,
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
         "PORT": port,
         "POLICY_PORT": str(int(port) + 1),
+        "GATEWAY_PORT": str(int(port) + 2),
         "HEED_URL": f"http://127.0.0.1:{port}",
         "HEED_TOKEN_FILE": str(FOLDER / "token"),
     }
@@ -151,7 +152,7 @@ class Demo:
 
     def run(self) -> int:
         """Start everything, then wait for a signal."""
-        for port in (self.port, int(os.environ["POLICY_PORT"])):
+        for port in (self.port, int(os.environ["POLICY_PORT"]), int(os.environ["GATEWAY_PORT"])):
             _require_free(port)
         try:
             self._start_supervisord()
@@ -196,6 +197,7 @@ class Demo:
         self._start_program("web")
         self._start_program("worker")
         self._wait_for_web()
+        self._start_program("gateway")
         self._start_program("policy")
         self.say("ready")
         print((FOLDER / "welcome.txt").read_text(), flush=True)

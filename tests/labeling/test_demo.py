@@ -1,5 +1,6 @@
 """`make demo` and `make stop`, in a copy of this clone: started, killed in every place, started again."""
 
+import contextlib
 import json
 import os
 import re
@@ -188,13 +189,14 @@ class Labeler(threading.Thread):
 
 
 def free_ports() -> int:
-    """A port whose successor is free too (the policy server's)."""
+    """A port whose two successors are free too (the policy server's, the gateway's)."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
+        with socket.socket() as first, socket.socket() as second, socket.socket() as third:
             first.bind(("127.0.0.1", 0))
             port = first.getsockname()[1]
             try:
                 second.bind(("127.0.0.1", port + 1))
+                third.bind(("127.0.0.1", port + 2))
                 return port
             except OSError:
                 continue
@@ -230,6 +232,20 @@ def test_start_says_where_to_go_and_who_may_log_in(clone):
             assert browser.cookies.get("sessionid")
 
 
+def test_the_gateway_answers_beside_the_web(clone):
+    url = f"http://127.0.0.1:{clone.port + 2}"
+    assert f"{url}/v1" in clone.said
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            health = httpx.get(f"{url}/healthz", timeout=20, trust_env=False)
+            break
+        assert time.monotonic() < deadline, (clone.folder / "var/log/gateway.log").read_text()[-3000:]
+        time.sleep(0.2)
+    assert health.json()["ok"]
+    assert httpx.get(f"{url}/v1/models", timeout=20, trust_env=False).json()["error"]["code"] == "invalid_api_key"
+
+
 def test_a_second_demo_of_the_clone_is_refused(clone):
     second = clone.make("demo", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said, _ = second.communicate(timeout=60)
@@ -239,7 +255,8 @@ def test_a_second_demo_of_the_clone_is_refused(clone):
 
 
 @pytest.mark.parametrize(
-    "victim", ["gunicorn", "procrastinate worker", "manage.py postgres", "/bin/postgres", "training serve"]
+    "victim",
+    ["gunicorn", "procrastinate worker", "manage.py postgres", "/bin/postgres", "training serve", "labeling.gateway"],
 )
 def test_what_is_killed_is_started_again(clone, victim):
     made = clone.manage(

@@ -179,7 +179,8 @@ def welcome(password: str) -> str:
         for email, (roles, group, _) in PEOPLE.items()
     )
     return (
-        f"\nHeed is at  http://127.0.0.1:{port}\n\n"
+        f"\nHeed is at  http://127.0.0.1:{port}\n"
+        f"The serving policy, for OpenAI's clients with a key of Heed: {settings.GATEWAY_PUBLIC_URL}/v1\n\n"
         f"  Log in as (the password of all is  {password}):\n{people}\n\n"
         "  Commands beside it:  set -a; . var/env; set +a; .venv/bin/python manage.py help\n"
         "  Logs: var/log.  Stop: Ctrl-C here, or `make stop` anywhere.\n"
