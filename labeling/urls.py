@@ -62,6 +62,7 @@ urlpatterns = [
     path("practice/items/<uuid:attempt_uuid>/", practice.practice_item, name="practice_item"),
     path("practice/items/<uuid:attempt_uuid>/save", practice.practice_save, name="practice_save"),
     path("history/", submissions.history, name="history"),
+    path("history/feedback/", submissions.feedback, name="submission_feedback"),
     path("history/<uuid:submission_uuid>/", submissions.submission, name="submission"),
     path("history/<uuid:submission_uuid>/reopen", submissions.reopen, name="submission_reopen"),
     path("history/<uuid:submission_uuid>/discard", submissions.discard_correction, name="submission_discard"),

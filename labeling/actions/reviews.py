@@ -41,7 +41,8 @@ def review(
     priorities.known_from_now(labelers={submission.labeler_id})
     made = Review.objects.create(submission=submission, revision=current, verdict=verdict, comment=comment, reviewer=by)
     submission.status = verdict
-    submission.save(update_fields=["status"])
+    submission.has_unread_feedback = verdict != Review.Verdict.ACCEPTED or bool(comment)
+    submission.save(update_fields=["status", "has_unread_feedback"])
     _balance_seats(submission.task)
     return made
 

@@ -156,6 +156,11 @@ def discard_correction(*, submission: Submission, by: User) -> None:
         draft.delete()
 
 
+def mark_read(*, submission: Submission, by: User) -> None:
+    """The labeler has opened what reviewers said of it."""
+    Submission.objects.filter(pk=submission.pk, labeler=by, has_unread_feedback=True).update(has_unread_feedback=False)
+
+
 def answer_of(revision: Revision) -> dict:
     """A revision's answer, in the shape of a draft's content."""
     names = ["prompt_flags", "comment"]

@@ -5,6 +5,12 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 
+class ReviewQuerySet(models.QuerySet):
+    def feedback(self) -> "ReviewQuerySet":
+        """What says more than "accepted": returned, rejected, or with a comment."""
+        return self.exclude(verdict=Review.Verdict.ACCEPTED, comment="")
+
+
 class Review(models.Model):
     """One reviewer's verdict on one revision. Append-only; the newest decides the submission's status."""
 
@@ -19,6 +25,8 @@ class Review(models.Model):
     comment = models.TextField(blank=True)
     reviewer = models.ForeignKey("User", on_delete=models.PROTECT, related_name="reviews")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = ReviewQuerySet.as_manager()
 
     class Meta:
         ordering = ["id"]

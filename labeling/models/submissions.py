@@ -47,6 +47,9 @@ class Submission(models.Model):
     shown_order = models.JSONField(default=list, blank=True)
     revision_count = models.PositiveIntegerField(default=0)
     active_seconds = models.PositiveIntegerField(default=0)
+    has_unread_feedback = models.BooleanField(
+        default=False, db_default=False, help_text="A reviewer's word that the labeler has not opened yet"
+    )
     review_priority = models.FloatField(
         default=0, db_default=0, help_text="How much a look is worth: labeling/priorities.py"
     )
@@ -80,6 +83,7 @@ class Submission(models.Model):
         indexes = [
             models.Index(fields=["status", "-submitted_at"], name="submission_status"),
             models.Index(fields=["labeler", "-submitted_at"], name="submission_labeler"),
+            models.Index(fields=["labeler"], name="submission_unread", condition=models.Q(has_unread_feedback=True)),
             # The review queue, as it is read.
             models.Index(
                 models.F("review_priority").desc(),

@@ -4,7 +4,7 @@ from django import template
 from django.conf import settings
 
 from labeling import rendering
-from labeling.models import Question
+from labeling.models import Question, Submission
 
 register = template.Library()
 
@@ -33,7 +33,11 @@ def plain(text: str) -> str:
     return rendering.plain(text or "")
 
 
-@register.inclusion_tag("questions/news.html", takes_context=True)
-def questions_news(context) -> dict:
-    """A line about answers that the labeler has not opened yet."""
-    return {"unread": Question.objects.filter(asker=context["user"], is_unread=True).count()}
+@register.inclusion_tag("tasks/news.html", takes_context=True)
+def news(context) -> dict:
+    """Lines about answers and feedback that the labeler has not opened yet."""
+    user = context["user"]
+    return {
+        "answers": Question.objects.filter(asker=user, is_unread=True).count(),
+        "feedback": Submission.objects.filter(labeler=user, has_unread_feedback=True).count(),
+    }

@@ -109,14 +109,17 @@ def ranking_changes(old: Revision, new: Revision, submission: Submission) -> lis
     letters = letters_of(submission)
     lines = []
     if old.tiers != new.tiers:
-        lines.append(f"ranking: {tiers_text(old.tiers or [], letters)} → {tiers_text(new.tiers or [], letters)}")
+        lines.append(
+            _("ranking: %(old)s → %(new)s")
+            % {"old": tiers_text(old.tiers or [], letters), "new": tiers_text(new.tiers or [], letters)}
+        )
     if old.all_bad != new.all_bad:
-        lines.append("all bad: yes" if new.all_bad else "all bad: no")
+        lines.append(_("all bad: yes") if new.all_bad else _("all bad: no"))
     for uuid, letter in sorted(letters.items(), key=lambda pair: pair[1]):
         lines += _rating_changes(letter, old.ratings.get(uuid) or {}, new.ratings.get(uuid) or {})
-    lines += _flag_changes("prompt", old.prompt_flags, new.prompt_flags)
+    lines += _flag_changes(_("prompt"), old.prompt_flags, new.prompt_flags)
     if old.comment != new.comment:
-        lines.append(f"comment: {new.comment or '—'}")
+        lines.append(_("comment: %(text)s") % {"text": new.comment or "—"})
     return lines
 
 
@@ -127,12 +130,16 @@ def tiers_text(tiers: list[list[str]], letters: dict[str, str]) -> str:
 
 def _rating_changes(letter: str, old: dict, new: dict) -> list[str]:
     before, after = old.get("quality"), new.get("quality")
-    lines = [f"{letter}: quality {before or '—'} → {after or '—'}"] if before != after else []
+    lines = (
+        [_("%(letter)s: quality %(old)s → %(new)s") % {"letter": letter, "old": before or "—", "new": after or "—"}]
+        if before != after
+        else []
+    )
     return lines + _flag_changes(letter, old.get("flags") or {}, new.get("flags") or {})
 
 
 def _flag_changes(what: str, old: dict, new: dict) -> list[str]:
-    words = {True: "yes", False: "no", None: "unanswered"}
+    words = {True: _("yes"), False: _("no"), None: _("unanswered")}
     return [
         f"{what}: {name} {words[old.get(name)]} → {words[new.get(name)]}"
         for name in dict.fromkeys([*old, *new])

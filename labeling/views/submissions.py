@@ -4,6 +4,7 @@ import uuid
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import Exists, OuterRef
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -12,7 +13,8 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import submissions as actions
-from labeling.models import Draft, Kind, Role, Submission
+from labeling.models import Draft, Kind, Review, Role, Submission
+from labeling.views import readings
 from labeling.views.access import Request, role_required
 from labeling.views.drafts import cards_of, shown_copies
 
@@ -41,6 +43,21 @@ def history(request: Request) -> HttpResponse:
     return render(request, "submissions/history.html", context)
 
 
+@role_required(Role.LABELER)
+@never_cache
+@require_GET
+def feedback(request: Request) -> HttpResponse:
+    """What reviewers said of their work, newest first; what they have not opened yet is marked."""
+    later = Review.objects.feedback().filter(submission=OuterRef("submission"), pk__gt=OuterRef("pk"))
+    given = Review.objects.feedback().filter(submission__labeler=request.user).annotate(is_newest=~Exists(later))
+    given = given.select_related("submission__task__prompt", "submission__task__batch").order_by("-id")
+    context = {
+        "page": Paginator(given, PER_PAGE).get_page(request.GET.get("page")),
+        "unread": Submission.objects.filter(labeler=request.user, has_unread_feedback=True).count(),
+    }
+    return render(request, "submissions/feedback.html", context)
+
+
 def _submission(request: Request, submission_uuid: uuid.UUID) -> Submission:
     """Their own, or 404."""
     mine = Submission.objects.filter(labeler=request.user).select_related("task__prompt", "task__batch", "schema")
@@ -57,14 +74,17 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
     reviews: dict[int, list] = {}
     for review in submission.reviews.all():
         reviews.setdefault(review.revision_id, []).append(review)
+    given = list(submission.revisions.order_by("number"))
     revisions = [
         {
             "revision": revision,
             "reviews": reviews.get(revision.pk, []),
             "answer": answers.shown(actions.answer_of(revision), cards, submission.schema),
+            "text_changes": readings.text_changes(before.text or "", revision.text) if before and revision.text else [],
+            "lines": readings.ranking_changes(before, revision, submission) if before and revision.tiers else [],
         }
-        for revision in submission.revisions.order_by("-number")
-    ]
+        for before, revision in zip([None, *given], given, strict=False)
+    ][::-1]
     correction = Draft.objects.filter(task=submission.task, labeler=request.user).first()
     context = {
         "submission": submission,
@@ -75,6 +95,7 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         if correction and not submission.is_open_to_change
         else None,
     }
+    actions.mark_read(submission=submission, by=request.user)
     return render(request, "submissions/submission.html", context)
 
 
