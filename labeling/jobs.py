@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, numbers, priorities, tasks
+from labeling.actions import exports, numbers, priorities, statistics, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -49,6 +49,14 @@ def resume_exports() -> None:
     for export in Export.objects.filter(status=Export.Status.BUILDING, created_at__lt=a_while_ago):
         with suppress(AlreadyEnqueued):
             build_export.configure(queueing_lock=f"build_export {export.pk}").defer(export_id=export.pk)
+
+
+@app.periodic(cron="*/5 * * * *")
+@app.task(name="refresh_statistics", queueing_lock="refresh_statistics", lock="refresh_statistics")
+def refresh_statistics(timestamp: int = 0) -> None:
+    """Every five minutes, and when somebody asks for a new one: figures that are older than the labels are computed again."""
+    for statistic in statistics.outdated():
+        statistics.refresh(statistic=statistic)
 
 
 @app.periodic(cron="* * * * *")

@@ -84,6 +84,7 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
         slot.save(update_fields=["status", "lease_expires_at", "submitted_at"])
     return Submission.objects.create(
         task=task,
+        batch_id=task.batch_id,
         labeler=user,
         slot=slot,
         is_surplus=slot is None,

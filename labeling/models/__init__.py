@@ -19,6 +19,7 @@ from labeling.models.questions import Question, QuestionMessage
 from labeling.models.responses import Response
 from labeling.models.reviews import Review
 from labeling.models.screenings import Application, Decision, Grade, Screening, ScreeningRules
+from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
 from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
@@ -78,6 +79,7 @@ __all__ = [
     "Skip",
     "Slot",
     "Split",
+    "Statistic",
     "Submission",
     "SubmissionNumbers",
     "Task",

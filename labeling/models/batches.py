@@ -1,9 +1,12 @@
 """Batches: what an admin orders, and the label schemas that batches pin."""
 
+import math
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from django.db import models
-from django.db.models import Count
+from django.db.models import Count, ExpressionWrapper
+from django.db.models.functions import Cast, Extract, Floor
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -44,6 +47,9 @@ class LabelSchema(models.Model):
         return range(self.content["quality"]["min"], self.content["quality"]["max"] + 1)
 
 
+PACE_DAYS = 7  # whole weeks hold their weekends
+
+
 @dataclass
 class Progress:
     """How far a batch is. Seats: open + leased + submitted = seats. Submissions by status; `surplus` stand outside the seats."""
@@ -78,12 +84,26 @@ class BatchQuerySet(models.QuerySet):
         for pk, status, n in Slot.objects.filter(batch__in=of).values_list("batch", "status").annotate(n=Count("id")):
             setattr(of[pk], status, n)
             of[pk].seats += n
-        rows = Submission.objects.filter(task__batch__in=of).values_list("task__batch", "status", "is_surplus")
+        rows = Submission.objects.filter(batch__in=of).values_list("batch", "status", "is_surplus")
         for pk, status, is_surplus, n in rows.annotate(n=Count("id")):
             name = "surplus" if is_surplus else "waiting" if status == Submission.Status.SUBMITTED else status
             setattr(of[pk], name, getattr(of[pk], name) + n)
         for pk, n in Skip.objects.filter(task__batch__in=of).values_list("task__batch").annotate(n=Count("id")):
             of[pk].skipped = n
+        return of
+
+    def paces(self, now: datetime) -> dict[int, list[int]]:
+        """Seats handed in, by batch id, in each of the last PACE_DAYS times 24 hours, newest first; younger batches have fewer."""
+        since = now - timedelta(days=PACE_DAYS)
+        began = dict(self.values_list("pk", "created_at"))
+        done = Slot.objects.filter(batch__in=began, status=Slot.Status.SUBMITTED, submitted_at__gt=since)
+        age = ExpressionWrapper(now - models.F("submitted_at"), output_field=models.DurationField())
+        days = Cast(Floor(Extract(age, "epoch") / 86400.0), models.IntegerField())
+        lived = {pk: min(PACE_DAYS, max(1, math.ceil((now - at) / timedelta(days=1)))) for pk, at in began.items()}
+        of = {pk: [0] * days for pk, days in lived.items()}
+        for pk, day, n in done.annotate(day=days).values_list("batch", "day").annotate(n=Count("id")).order_by():
+            if 0 <= day < len(of[pk]):
+                of[pk][day] = n
         return of
 
 

@@ -33,6 +33,15 @@ class Submission(models.Model):
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     task = models.ForeignKey("Task", on_delete=models.PROTECT, related_name="submissions")
+    # The task's: the database fills it in (trigger submission_batch) and holds it (submission_batch_is_tasks).
+    batch = models.ForeignKey(
+        "Batch",
+        on_delete=models.PROTECT,
+        related_name="submissions",
+        editable=False,
+        db_constraint=False,
+        db_index=False,
+    )
     labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="submissions")
     slot = models.OneToOneField("Slot", on_delete=models.PROTECT, null=True, blank=True, related_name="submission")
     kind = models.CharField(max_length=13, choices=Kind.choices)
@@ -97,6 +106,8 @@ class Submission(models.Model):
                 name="submission_unprioritized",
                 condition=models.Q(status="submitted", prioritized_at=None),
             ),
+            models.Index(fields=["batch", "status", "is_surplus", "id"], name="submission_batch"),
+            models.Index(fields=["batch", "id"], name="submission_batch_newest"),
         ]
 
     def __str__(self) -> str:

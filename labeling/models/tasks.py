@@ -149,6 +149,7 @@ class Slot(models.Model):
             models.Index(fields=["lease_expires_at"], name="slot_lease", condition=models.Q(status="leased")),
             models.Index(fields=["labeler", "status"], name="slot_labeler", condition=models.Q(labeler__isnull=False)),
             models.Index(fields=["batch", "status"], name="slot_batch_status"),
+            models.Index(fields=["batch", "submitted_at"], name="slot_submitted", condition=models.Q(status="submitted")),
         ]  # fmt: skip
 
     def __str__(self) -> str:

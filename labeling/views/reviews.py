@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import reviews
 from labeling.errors import Conflict, Forbidden, HeedError, Invalid
-from labeling.models import Batch, Kind, Origin, Response, Review, Revision, Slot, Submission, User
+from labeling.models import Batch, Group, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, moment_on, paginate, prompt_preview, query_without
@@ -44,6 +44,9 @@ class Filters(FilterForm):
     )
     origin = forms.ChoiceField(
         label=gettext_lazy("Origin"), required=False, choices=[("", gettext_lazy("any")), *Origin.choices]
+    )
+    group = forms.ChoiceField(
+        label=gettext_lazy("Group"), required=False, choices=[("", gettext_lazy("any")), *Group.choices]
     )
     surplus = forms.ChoiceField(
         label=gettext_lazy("Surplus"),
@@ -79,7 +82,8 @@ class Filters(FilterForm):
             "kind": "kind",
             "labeler": "labeler",
             "origin": "origin",
-            "batch": "task__batch",
+            "group": "labeler_group",
+            "batch": "batch",
             "task": "task__uuid",
         }
         return rows.filter(**{lookups[name]: value for name, value in chosen.items() if name in lookups})
