@@ -6,13 +6,14 @@ from django.conf import settings
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from labeling.errors import HeedError
 from labeling.views import kept_forms
+from labeling.views.working import problems_json, wants_json
 
 
 class DomainErrors:
@@ -32,9 +33,9 @@ class DomainErrors:
 
 def refused(request: HttpRequest, error: HeedError) -> HttpResponse:
     """The answer that says why: a page, an HTMX fragment, or JSON for a page's own script."""
-    if request.headers.get("Accept", "") == "application/json":
+    if wants_json(request):
         problems = getattr(error, "errors", None) or [{"place": "", "message": str(error), "field": ""}]
-        return JsonResponse({"code": error.code, "problems": problems}, status=error.status)
+        return problems_json(problems, status=error.status, code=error.code)
     template = "errors/refused.html#message" if getattr(request, "htmx", False) else "errors/refused.html"
     return render(request, template, {"error": error}, status=error.status)
 
@@ -85,7 +86,7 @@ class LoginRequired(LoginRequiredMiddleware):
             kept_forms.keep(request)
             return redirect_to_login(request.path)
         is_task = match is not None and match.view_name in {"task_submit", "task_release", "task_skip"}
-        if request.method != "POST" or not is_task or request.headers.get("Accept", "") == "application/json":
+        if request.method != "POST" or not is_task or wants_json(request):
             return super().handle_no_permission(request, view_func)
         task_uuid = match.kwargs["task_uuid"]  # type: ignore[union-attr]
         request.session["unsent"] = {"task": str(task_uuid), "fields": request.POST.dict()}

@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
+from django.utils.html import format_html
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
@@ -143,10 +144,16 @@ def set_aside(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Keep work found on a computer that is not, or cannot be, the draft."""
     task = given_task(request, task_uuid)
     copy = actions.set_aside(task=task, content=sent_answer(request, task)[0], by=request.user)
-    message = _("Work of yours that was kept on this computer is now kept here:") if copy else ""
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
     url = reverse("submission", args=[submission.uuid]) if submission else reverse("task", args=[task.uuid])
-    return JsonResponse({"message": message, "link": _("see it"), "url": url + "#copies"})
+    return kept_here(url + "#copies" if copy else "")
+
+
+def kept_here(url: str) -> JsonResponse:
+    """Tells the person where work is now that was found on their computer; says nothing where it was here already."""
+    message = _("Work of yours that was kept on this computer is now kept here:")
+    note = format_html('<p class="message message-info">{} <a href="{}">{}</a></p>', message, url, _("see it"))
+    return JsonResponse({"html": note if url else ""})
 
 
 @role_required(Role.LABELER)

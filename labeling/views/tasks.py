@@ -3,6 +3,7 @@
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median
 
 from django.contrib import messages
 from django.db.models import IntegerField, OuterRef, Subquery
@@ -25,7 +26,9 @@ from labeling.models import Batch, Draft, DraftCopy, Kind, Review, Role, Skip, S
 from labeling.views import drafts
 from labeling.views.access import Request, role_required
 from labeling.views.instructions import step_url
+from labeling.views.working import go, problems_json, ranking_words, wants_json, words
 
+PACE_OF = 20  # the last tasks, by which a labeler sees how long they usually take
 LEFT_AT_MOST = 1000  # counting further would cost more than it tells
 
 
@@ -225,9 +228,20 @@ def _page(
         "skip_reasons": Skip.Reason.choices,
         "lease_seconds": actions.lease_seconds(),
         "editor": uuid.uuid4(),
-        "words": _words(),
+        "minutes": words()["minutes"].replace("{n}", str(draft.active_seconds // 60)),
+        "pace": _pace(request.user, task.kind),
+        "words": words() | (ranking_words() if task.kind == Kind.RANKING else {}),
     }
     return render(request, f"tasks/{task.kind}.html", context, status=status)
+
+
+def _pace(user: User, kind: str) -> str:
+    """What the labeler's last tasks of this kind took, for comparison; "" until there are five."""
+    last = Submission.objects.filter(labeler=user, kind=kind).order_by("-submitted_at", "-id")
+    seconds = list(last.values_list("active_seconds", flat=True)[:PACE_OF])
+    if len(seconds) < 5:
+        return ""
+    return _("usually %(n)d min") % {"n": max(1, round(median(seconds) / 60))}
 
 
 def _shown(card: answers.Card, fields: dict, schema) -> dict:
@@ -242,43 +256,6 @@ def _shown(card: answers.Card, fields: dict, schema) -> dict:
         "place": fields.get(f"place-{card.letter}", ""),
         "flags": flags,
         "answered": sum(1 for flag in flags if flag["value"]),
-    }
-
-
-def _words() -> dict[str, str]:
-    """What the page's script says, in the reader's language."""
-    return {
-        "unsaved": _("Not saved yet"),
-        "saving": _("Saving…"),
-        "saved": _("Saved"),
-        "offline": _("Offline – kept on this computer"),
-        "server": _("The server does not answer – kept on this computer"),
-        "loggedOut": _("Logged out – kept on this computer"),
-        "refused": _("Could not be saved – kept on this computer"),
-        "elsewhere": _("Changed elsewhere – kept on this computer"),
-        "notSubmitted": _(
-            "Not submitted: there is no connection. Your work is kept here; submit again when it is back."
-        ),
-        "otherPerson": _("Somebody else is logged in here now – kept on this computer"),
-        "notDone": _("Not done: there is no connection. Try again when it is back."),
-        "backOnline": _("The connection is back: submit again."),
-        "undone": _("Undone"),
-        "nothingToUndo": _("Nothing to undo"),
-        "rated": _("{letter}: rated {value}"),
-        "alone": _("{letter}: place {place} of {places}"),
-        "tied": _("{letter}: place {place} of {places}, tied with {others}"),
-        "unranked": _("{letter}: not ranked"),
-        "place": _("Place {place}"),
-        "tie": _("tied"),
-        "progress": _("{rated} of {n} rated, {ranked} of {n} ranked"),
-        "selected": _("{letter} selected"),
-        "allBad": _("All are bad: yes"),
-        "notAllBad": _("All are bad: no"),
-        "answered": _("{n} answered"),
-        "words": _("{n} words"),
-        "done": _("All rated and ranked."),
-        "rateFirst": _("Rate the responses first; then they can be put in order by their ratings."),
-        "ordered": _("Put in order by rating. Equal ratings are tied; move what differs."),
     }
 
 
@@ -345,16 +322,16 @@ def _stale(request: Request, task: Task, answer: dict, seen: draft_actions.Seen,
     problems = [answers.problem("", message)]
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
     if submission and not submission.is_open_to_change:  # its page shows what came too late
-        return _go(request, reverse("submission", args=[submission.uuid]), status=409)
-    if _wants_json(request):
-        return JsonResponse(newest | {"problems": problems, "code": conflict.code}, status=409)
+        return go(request, reverse("submission", args=[submission.uuid]), status=409)
+    if wants_json(request):
+        return problems_json(problems, status=409, code=conflict.code, **newest)
     draft = Draft.objects.get(task=task, labeler=request.user)
     return _page(request, task, draft, submission, "held", request.POST.dict(), problems, 409, knowingly=True)
 
 
 def _refused(request: Request, task: Task, error: Invalid) -> HttpResponse:
-    if _wants_json(request):
-        return JsonResponse({"problems": error.errors}, status=422)
+    if wants_json(request):
+        return problems_json(error.errors, status=422)
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
     if draft is None and submission is not None:
@@ -379,7 +356,7 @@ def _handed_in(request: Request, submission: Submission) -> HttpResponse:
     target = reverse("tasks")
     if request.POST.get("next"):
         target = _next_task(request) or target
-    return _go(request, target)
+    return go(request, target)
 
 
 @role_required(Role.LABELER)
@@ -400,7 +377,7 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     except Invalid as error:
         return _refused(request, task, error)
     messages.info(request, _("Skipped. It will not be given to you again."))
-    return _go(request, _next_task(request) or reverse("tasks"))
+    return go(request, _next_task(request) or reverse("tasks"))
 
 
 @role_required(Role.LABELER)
@@ -408,7 +385,7 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
 def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """Put the task back for others; the draft stays."""
     task = drafts.given_task(request, task_uuid)
-    if not _wants_json(request):  # without the page's script nothing was saved as they typed
+    if not wants_json(request):  # without the page's script nothing was saved as they typed
         seen, answer = drafts.seen_by(request), drafts.sent_answer(request, task)[0]
         with suppress(SavedElsewhere):  # then it was set aside
             draft_actions.save_draft(
@@ -418,13 +395,4 @@ def release(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
         actions.renew(task=task, by=request.user, **_worked(request))
     actions.release(task=task, by=request.user)
     messages.info(request, _("Put back. What you typed is kept, should you return to it."))
-    return _go(request, reverse("tasks"))
-
-
-def _wants_json(request: Request) -> bool:
-    return request.headers.get("Accept", "") == "application/json"
-
-
-def _go(request: Request, target: str, status: int = 200) -> HttpResponse:
-    """Onwards: a redirect for a form, an address for the page's script."""
-    return JsonResponse({"url": target}, status=status) if _wants_json(request) else redirect(target)
+    return go(request, reverse("tasks"))

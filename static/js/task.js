@@ -1,36 +1,34 @@
-// The page of a task: nothing typed is lost. Every change is kept on this computer at once, under this page's own name, and sent to the
-// server soon after. What other pages left here is taken up or set aside. Submitting goes the same way, with its key, so that it counts once.
+// A page to work on: nothing typed is lost. Every change is kept on this computer at once, under this page's own name, and sent to the
+// server soon after. What other pages left here is taken up or set aside.
 "use strict";
 
 const form = byId("task-form");
 const words = JSON.parse(byId("words").textContent);
+const urls = form.dataset;
 const KEPT = `heed-draft-${form.owner.value}-`; // what begins the names of this task's copies on this computer
 const SAVE_AFTER = 800; // ms without a change
 const RETRY_AFTER = 5000;
-const PATIENCE = 30000; // after which a server that is silent counts as not there
 const TICK = 15; // seconds between looks for signs of work
 const IDLE = 60000; // ms after a sign of work that count as worked
-const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", "knowingly"]; // fields that belong to one loading of the page
+const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", "knowingly"]; // of one loading of the page
 
 const page = {
-  editor: form.dataset.editor, // names this loading of the page, so that the server can tell two tabs apart
+  editor: urls.editor, // names this loading, so that the server can tell two tabs apart
   takes: "", // the pages whose work this one goes on with
-  knowingly: form.knowingly ? "1" : "", // the labeler knows of other work and wants this
+  knowingly: form.knowingly ? "1" : "", // they know of other work and want this
   base: Number(form.base.value), // the save that this page last heard of
   version: Number(form.base.value), // rises with every save sent
   dirty: false,
-  sending: false,
   sent: null, // the save on its way
-  held: false, // by a conflict that only the labeler can settle, or because the work is handed in
-  timer: 0,
+  held: false, // by a conflict that only the labeler can settle, or by leaving
   worked: 0, // ms on this loading of the page, idle time excluded
   lastSign: Date.now(),
   lastContact: Date.now(),
 };
 
-function typed() {
-  const fields = new URLSearchParams(new FormData(form));
-  OURS.forEach((name) => fields.delete(name));
+function typed(where = form, except = OURS) {
+  const fields = new URLSearchParams(new FormData(where));
+  except.forEach((name) => fields.delete(name));
   return fields;
 }
 
@@ -51,9 +49,9 @@ function catchUp({ version, revision, submit_key }) {
   form.submit_key.value = submit_key;
 }
 
-function fill(fields) {
+function fill(fields, except = OURS) {
   for (const element of form.elements) {
-    if (!element.name || OURS.includes(element.name) || element.type === "submit") continue;
+    if (!element.name || except.includes(element.name) || element.type === "submit") continue;
     const value = fields.get(element.name) || "";
     if (element.type === "radio") element.checked = element.value === value;
     else if (element.type === "checkbox") element.checked = value !== "";
@@ -62,42 +60,38 @@ function fill(fields) {
   form.dispatchEvent(new CustomEvent("heed:filled"));
 }
 
-// On this computer --------------------------------------------------------------------------------------------
+// --- On this computer
 
-// `stored`: the draft's version that says the same; 0 as long as the server has not said so.
+// `stored`: the draft's version that says the same; 0 until the server has said so.
 function keepLocally(stored = 0) {
-  const { asideUrl: url, draft } = form.dataset;
   const { editor, takes, base, version } = page;
-  const revision = form.revision.value;
-  const kept = { url, draft, revision, editor, takes, base, version, at: Date.now(), stored, fields: typed().toString() };
+  const known = { url: urls.asideUrl, draft: urls.draft, revision: form.revision.value, editor, takes, base, version };
   dropLocal(); // where there is no room for the new, nothing is better than the old
-  attempt(() => localStorage.setItem(KEPT + editor, JSON.stringify(kept)));
+  const kept = JSON.stringify({ ...known, at: Date.now(), stored, fields: typed().toString() });
+  attempt(() => localStorage.setItem(KEPT + editor, kept));
 }
 
 const dropLocal = () => attempt(() => localStorage.removeItem(KEPT + page.editor));
 
-// True if something was typed before this script was there to notice.
+// True if something was typed before this script was there.
 function isTouched() {
-  return [...form.elements].some((element) => {
-    if (element.type === "select-one") return element.value !== ([...element.options].find((o) => o.defaultSelected) || element.options[0]).value;
-    if (["radio", "checkbox"].includes(element.type)) return element.checked !== element.defaultChecked;
-    return element.name && "defaultValue" in element && element.value !== element.defaultValue;
-  });
+  const asMade = form.cloneNode(true);
+  asMade.reset();
+  return typed(asMade).toString() !== typed().toString();
 }
 
-// What other pages of this task left here. The newest is gone on with; others are set aside by heed.js. What the server has by now
-// goes, unless this page was rendered from something older.
+// What other pages of this task left here. The newest is gone on with; others are set aside. What the server has by now goes, unless
+// this page was rendered from something older.
 function restoreLocal() {
   const works = keptWork(KEPT).sort((a, b) => b.kept.at - a.kept.at);
-  const isOfThisDraft = ({ kept }) => kept.draft === form.dataset.draft; // and not of one that was handed in or discarded
-  const newest = works.find(isOfThisDraft);
+  const newest = works.find(({ kept }) => kept.draft === urls.draft); // and not of one that was handed in or discarded
   works.filter((work) => work !== newest).forEach(setAside);
   if (!newest || (newest.kept.stored && newest.kept.stored <= page.base) || newest.kept.fields === typed().toString()) {
-    if (newest) attempt(() => localStorage.removeItem(newest.name));
+    if (newest) forget(newest);
     return isTouched() && changed();
   }
   const { editor, takes, base, version, revision, stored, fields } = newest.kept;
-  if (isTouched()) setAsideFields(form.dataset.asideUrl, typed()); // typed before this script was there
+  if (isTouched()) setAsideFields(urls.asideUrl, typed());
   page.takes = `${editor}:${version} ${takes}`.trim().slice(0, 400);
   page.base = stored || base;
   page.version = Math.max(page.version, page.base);
@@ -109,37 +103,20 @@ function restoreLocal() {
   save();
 }
 
-// To the server -----------------------------------------------------------------------------------------------
+// --- To the server
 
 function show(state, detail) {
   const line = byId("save-state");
   line.textContent = words[state] + (detail ? " " + detail : "");
   line.dataset.state = state;
-  // A notice stays until it is settled: one that goes while a save is tried would slip away under the pointer.
-  for (const [id, ...when] of [["notice-logged-out", "loggedOut", "otherPerson"], ["notice-elsewhere", "elsewhere"]]) {
-    if (when.includes(state) || state === "saved") byId(id).hidden = !when.includes(state);
-  }
+  // A notice stays until it is settled, or it would slip away under the pointer.
+  allOf("[data-when]").forEach((notice) => {
+    const applies = notice.dataset.when.includes(state);
+    if (applies || state === "saved") notice.hidden = !applies;
+  });
 }
 
-function notice(seat) {
-  const isCorrection = document.querySelector(".task-bar .tag-info");
-  ["lost", "submitted", "skipped"].forEach((each) => (byId("notice-" + each).hidden = seat !== each || isCorrection));
-}
-
-// POST fields; {status, data}: status 0 without a connection, 401 when logged out.
-async function post(url, fields, keepalive = false) {
-  const headers = { Accept: "application/json", "X-CSRFToken": csrfToken() };
-  try {
-    const signal = AbortSignal.timeout(PATIENCE);
-    const answer = await fetch(url, { method: "POST", body: fields, headers, keepalive, signal });
-    if (answer.redirected) return { status: 401 };
-    const isJson = (answer.headers.get("Content-Type") || "").startsWith("application/json");
-    if (answer.ok && !isJson) return { status: 502 }; // something on the way answered in the server's place
-    return { status: answer.status, data: isJson ? await answer.json() : null };
-  } catch {
-    return { status: 0 };
-  }
-}
+const showSeat = (seat) => allOf("[data-seat]").forEach((notice) => (notice.hidden = notice.dataset.seat !== seat));
 
 async function save(leaving = false) {
   clearTimeout(page.timer);
@@ -150,8 +127,8 @@ async function save(leaving = false) {
   keepLocally();
   const fields = stamped(typed());
   if (!leaving) show("saving");
-  // A page that is being left may send 64 kB at most; what is longer is still kept on this computer.
-  page.sent = post(form.dataset.draftUrl, fields, leaving && fields.toString().length < 60000);
+  // A page that is being left may send 64 kB at most; what is longer is kept here.
+  page.sent = post(urls.draftUrl, fields, leaving && fields.toString().length < 60000);
   const version = page.version;
   const { status, data } = await page.sent;
   page.sending = false;
@@ -166,7 +143,7 @@ function saved(data, version) {
   page.version = Math.max(page.version, data.version);
   page.knowingly = "";
   page.lastContact = Date.now();
-  notice(data.seat);
+  showSeat(data.seat);
   if (page.isOffline) byId("problems").querySelector("ul").textContent = words.backOnline;
   page.isOffline = false;
   if (page.dirty) return save();
@@ -187,14 +164,14 @@ function leave(url, isSent = true) {
 function notSaved(status, data) {
   page.dirty = true;
   keepLocally();
-  if (status === 409 && data && data.code === "saved_elsewhere") return elsewhere(data);
+  if (data?.code === "saved_elsewhere") return elsewhere(data);
   show(whyNot(status, data));
-  if (status === 0 || status >= 500) page.timer = setTimeout(save, RETRY_AFTER);
+  if (!status || status >= 500) page.timer = setTimeout(save, RETRY_AFTER);
 }
 
 function whyNot(status, data) {
-  if (data && data.code === "other_person") return "otherPerson";
-  return status === 0 ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused";
+  if (data?.code === "other_person") return "otherPerson";
+  return !status ? "offline" : status === 401 || status === 403 ? "loggedOut" : status >= 500 ? "server" : "refused";
 }
 
 function elsewhere(data) {
@@ -208,7 +185,6 @@ function elsewhere(data) {
 function changed() {
   page.dirty = true;
   sign();
-  // A missing thing that is there now is no problem any more.
   allOf("#problems li > a").forEach((link) => form.elements[link.hash.slice(1)]?.value && link.parentNode.remove());
   if (!byId("problems").querySelector("li")) byId("problems").hidden = true;
   keepLocally();
@@ -220,15 +196,13 @@ function changed() {
 
 form.addEventListener("input", changed);
 form.addEventListener("focusout", () => save());
-window.addEventListener("online", () => save());
-window.addEventListener("focus", () => save());
+["online", "focus"].forEach((name) => window.addEventListener(name, () => save()));
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) lookAway();
   else page.lastSign = Date.now();
 });
 window.addEventListener("pagehide", () => (document.hidden ? save(true) : lookAway()));
-// A page brought back from memory may be older than what the server has.
-window.addEventListener("pageshow", (event) => event.persisted && location.reload());
+window.addEventListener("pageshow", (event) => event.persisted && location.reload()); // it may be old
 
 byId("keep-this").addEventListener("click", () => {
   page.held = false;
@@ -239,18 +213,18 @@ byId("keep-this").addEventListener("click", () => {
   save();
 });
 byId("take-other").addEventListener("click", async () => {
-  if (!(await setAsideFields(form.dataset.asideUrl, typed()))) return show("offline");
+  if (!(await setAsideFields(urls.asideUrl, typed()))) return show("offline");
   page.dirty = false;
   dropLocal();
   if (page.found) forget(page.found);
   location.reload();
 });
 
-// What was worked is told before another page counts on.
+// Tell what was worked before another page counts on.
 function lookAway() {
   sign();
   if (page.dirty || page.isLeft) save(true);
-  else post(form.dataset.renewUrl, stamped(new URLSearchParams()), true);
+  else if (urls.renewUrl) post(urls.renewUrl, stamped(new URLSearchParams()), true);
 }
 
 // Signs of work renew the lease and count as time worked; a page left open, or hidden, does neither.
@@ -270,30 +244,23 @@ function workedSeconds() {
 );
 setInterval(async () => {
   if (document.hidden || Date.now() - page.lastSign > IDLE) return;
-  const due = Math.min(300, Number(form.dataset.leaseSeconds) / 4) * 1000;
-  if (page.held || page.renewing || Date.now() - page.lastContact < due) return;
+  byId("time").textContent = fmt(words.minutes, { n: Math.floor((Number(urls.activeSeconds) + page.worked / 1000) / 60) });
+  const due = Math.min(300, Number(urls.leaseSeconds) / 4) * 1000;
+  if (!due || page.held || page.renewing || Date.now() - page.lastContact < due) return;
   page.renewing = true;
-  const { status, data } = await post(form.dataset.renewUrl, stamped(new URLSearchParams()));
+  const { status, data } = await post(urls.renewUrl, stamped(new URLSearchParams()));
   page.renewing = false;
   if (status !== 200) return;
   page.lastContact = Date.now();
-  notice(data.seat);
+  showSeat(data.seat);
 }, TICK * 1000);
 
-// Handing in --------------------------------------------------------------------------------------------------
+// --- Handing in
 
+// `problems`: list items as the server wrote them.
 function refuse(problems) {
   const box = byId("problems");
-  box.querySelector("ul").replaceChildren(
-    ...problems.map(({ place, message, field }) => {
-      const item = document.createElement("li");
-      const name = document.createElement(field ? "a" : "strong");
-      if (field) name.href = "#" + field;
-      name.textContent = place;
-      item.append(name, " " + message);
-      return item;
-    }),
-  );
+  box.querySelector("ul").innerHTML = problems;
   box.hidden = false;
   box.scrollIntoView({ block: "center" });
   box.focus();
@@ -307,7 +274,7 @@ form.addEventListener("submit", async (event) => {
   if (problems) refuse(problems);
 });
 
-// Submit, skip or put back. What stands in the way, if anything; "" if the labeler is shown already.
+// Submit, skip or put back. What stands in the way, if anything; nothing if the labeler is shown already.
 async function handIn(button) {
   do {
     await page.sent; // a save that arrived after a "put back" would take the seat again
@@ -316,27 +283,26 @@ async function handIn(button) {
   clearTimeout(page.timer);
   if (page.theirs) return elsewhere(page.theirs);
   if (page.dirty) keepLocally();
-  const aside = button && button.getAttribute("formaction"); // to skip or to put back, which hand nothing in
+  const aside = button?.getAttribute("formaction"); // to skip or to put back, which hand nothing in
   const fields = stamped(new URLSearchParams(new FormData(form, button)));
   const { status, data } = await post(aside || form.getAttribute("action"), fields);
-  if (data && data.url) return leave(data.url, !aside || !page.dirty);
-  if (status === 409 && data && data.code === "saved_elsewhere") return elsewhere(data);
-  if (status === 409 && data && data.revision) catchUp(data);
+  if (data?.url) return leave(data.url, !aside || !page.dirty);
+  if (data?.code === "saved_elsewhere") return elsewhere(data);
+  if (status === 409 && data?.revision) catchUp(data);
   const why = whyNot(status, data);
-  if (why === "refused") return (data && data.problems) || [{ place: "", message: words.refused }];
-  page.dirty = page.dirty || !aside;
+  if (why === "refused") return data?.html || `<li>${words.refused}`;
+  page.dirty ||= !aside;
   show(why);
   byId("notice-logged-out").scrollIntoView({ block: "center" });
   if (why === "loggedOut" || why === "otherPerson") return;
   page.isOffline = !aside;
   if (!aside) page.timer = setTimeout(save, RETRY_AFTER);
-  return [{ place: "", message: aside ? words.notDone : words.notSubmitted }];
+  return "<li>" + (aside ? words.notDone : words.notSubmitted);
 }
 
 // Links in the list of problems lead to the field, opening what hides it.
 byId("problems").addEventListener("click", (event) => {
-  const link = event.target.closest("a");
-  const target = link && byId(link.hash.slice(1));
+  const target = byId(event.target.hash?.slice(1));
   if (!target) return;
   event.preventDefault();
   const hidden = target.closest("details:not([open])");
@@ -345,30 +311,22 @@ byId("problems").addEventListener("click", (event) => {
   (target.querySelector("input") || target).focus();
 });
 
-// Small things ------------------------------------------------------------------------------------------------
-
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("dialog")) return; // a question is written there, not the answer
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(form.querySelector("[name=next]"));
 });
 
-function countFlags() {
+function count() {
   allOf("[data-count-flags]").forEach((place) => {
-    const n = place.closest("details").querySelectorAll("input[type=radio]:checked:not([value=''])").length;
-    place.textContent = n ? words.answered.replace("{n}", n) : "";
+    const n = place.closest("details").querySelectorAll(":checked:not([value=''])").length;
+    place.textContent = n ? fmt(words.answered, { n }) : "";
   });
-}
-
-function countText() {
   allOf("[data-count]").forEach((place) => {
-    const text = form.elements[place.dataset.count].value;
-    const n = text.trim() ? text.trim().split(/\s+/).length : 0;
-    place.textContent = words.words.replace("{n}", n);
+    place.textContent = fmt(words.words, { n: form[place.dataset.count].value.match(/\S+/g)?.length || 0 });
   });
 }
 
-["input", "heed:filled"].forEach((name) => form.addEventListener(name, () => (countFlags(), countText())));
-countFlags();
-countText();
+["input", "heed:filled"].forEach((name) => form.addEventListener(name, count));
+count();
 // After every script of the page has set up its part.
 window.addEventListener("DOMContentLoaded", restoreLocal);
