@@ -228,7 +228,7 @@ def _page(
         "skip_reasons": Skip.Reason.choices,
         "lease_seconds": actions.lease_seconds(),
         "editor": uuid.uuid4(),
-        "minutes": words()["minutes"].replace("{n}", str(draft.active_seconds // 60)),
+        "minutes": words()["minutes"].replace("{n}", str(int(draft.active_seconds // 60))),
         "pace": _pace(request.user, task.kind),
         "words": words() | (ranking_words() if task.kind == Kind.RANKING else {}),
     }

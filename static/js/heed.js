@@ -46,11 +46,10 @@ document.addEventListener("keydown", (event) => {
 // Unfold, and go to the first field.
 function enter(details) {
   details.open = true;
-  details.scrollIntoView({ block: "nearest" });
   details.querySelector("select, textarea, input:checked").focus();
 }
 
-// Private mode or a full disk: the server's copy is then the only one.
+// In private mode or on a full disk, the server's copy is the only one.
 function attempt(act) {
   try {
     return act();

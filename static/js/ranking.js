@@ -12,7 +12,7 @@ const tiersList = byId("tiers");
 const say = (text) => (byId("announce").textContent = text);
 const label = (letter) => cards.get(letter).dataset.label;
 
-// --- State: read from and written to the form
+// --- State, kept in the form
 
 const placeOf = (letter) => Number(form["place-" + letter].value);
 const qualityOf = (letter) => Number(form["quality-" + letter].value);
@@ -29,7 +29,7 @@ const without = (tiers, ...out) => tiers.map((tier) => tier.filter((letter) => !
 
 const snapshot = () => typed(form, NOT_UNDONE).toString();
 
-// After any change: remember, redraw, save.
+// Remember, redraw, save.
 function update() {
   const state = snapshot();
   if (state !== board.now) {
@@ -187,9 +187,10 @@ function select(letter, goes = true) {
   const card = cards.get(letter);
   const before = cards.get(board.selected);
   const top = before?.getBoundingClientRect().top;
-  // Long ones are gone on with where one was reading.
+  // Long ones are gone on with where one stopped reading.
   if (goes && before?.offsetHeight > innerHeight && top < innerHeight && top > -before.offsetHeight) board.readAt.set(board.selected, top);
   const readAt = letter !== board.selected && board.readAt.get(letter);
+  if (before && letter !== board.selected) [byId("first").value, byId("second").value] = [board.selected, letter]; // to compare
   board.selected = letter;
   draw();
   if (!goes) return;
@@ -217,7 +218,7 @@ document.querySelector(".responses").addEventListener("focusin", ({ target }) =>
   if (letter && letter !== board.selected) select(letter, false);
 });
 
-// --- Keys, each with the selected letter; others are heed.js's data-key
+// --- Keys, with the selected letter; others are data-key
 
 const onSelected = {
   t: tie,

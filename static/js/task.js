@@ -5,15 +5,15 @@
 const form = byId("task-form");
 const words = JSON.parse(byId("words").textContent);
 const urls = form.dataset;
+const box = byId("problems");
 const KEPT = `heed-draft-${form.owner.value}-`; // what begins the names of this task's copies on this computer
-const SAVE_AFTER = 800; // ms without a change
+const SAVE_AFTER = 800; // ms
 const RETRY_AFTER = 5000;
-const TICK = 15; // seconds between looks for signs of work
 const IDLE = 60000; // ms after a sign of work that count as worked
 const OURS = ["csrfmiddlewaretoken", "owner", "submit_key", "base", "revision", "knowingly"]; // of one loading of the page
 
 const page = {
-  editor: urls.editor, // names this loading, so that the server can tell two tabs apart
+  editor: urls.editor, // names this loading
   takes: "", // the pages whose work this one goes on with
   knowingly: form.knowingly ? "1" : "", // they know of other work and want this
   base: Number(form.base.value), // the save that this page last heard of
@@ -41,7 +41,6 @@ function stamped(fields) {
   return fields;
 }
 
-// From now on this page knows what the server has.
 function catchUp({ version, revision, submit_key }) {
   page.base = version;
   page.version = Math.max(page.version, version);
@@ -84,7 +83,7 @@ function isTouched() {
 // this page was rendered from something older.
 function restoreLocal() {
   const works = keptWork(KEPT).sort((a, b) => b.kept.at - a.kept.at);
-  const newest = works.find(({ kept }) => kept.draft === urls.draft); // and not of one that was handed in or discarded
+  const newest = works.find(({ kept }) => kept.draft === urls.draft); // not of one handed in or discarded
   works.filter((work) => work !== newest).forEach(setAside);
   if (!newest || (newest.kept.stored && newest.kept.stored <= page.base) || newest.kept.fields === typed().toString()) {
     if (newest) forget(newest);
@@ -127,7 +126,7 @@ async function save(leaving = false) {
   keepLocally();
   const fields = stamped(typed());
   if (!leaving) show("saving");
-  // A page that is being left may send 64 kB at most; what is longer is kept here.
+  // A page that is being left may send 64 kB at most.
   page.sent = post(urls.draftUrl, fields, leaving && fields.toString().length < 60000);
   const version = page.version;
   const { status, data } = await page.sent;
@@ -144,7 +143,7 @@ function saved(data, version) {
   page.knowingly = "";
   page.lastContact = Date.now();
   showSeat(data.seat);
-  if (page.isOffline) byId("problems").querySelector("ul").textContent = words.backOnline;
+  if (page.isOffline) box.querySelector("ul").textContent = words.backOnline;
   page.isOffline = false;
   if (page.dirty) return save();
   if (isNewest) {
@@ -186,7 +185,7 @@ function changed() {
   page.dirty = true;
   sign();
   allOf("#problems li > a").forEach((link) => form.elements[link.hash.slice(1)]?.value && link.parentNode.remove());
-  if (!byId("problems").querySelector("li")) byId("problems").hidden = true;
+  if (!box.querySelector("li")) box.hidden = true;
   keepLocally();
   if (page.held) return;
   if (!page.sending) show("unsaved");
@@ -227,7 +226,7 @@ function lookAway() {
   else if (urls.renewUrl) post(urls.renewUrl, stamped(new URLSearchParams()), true);
 }
 
-// Signs of work renew the lease and count as time worked; a page left open, or hidden, does neither.
+// Signs of work renew the lease and count as time; a page left open, or hidden, does neither.
 function sign() {
   const now = Date.now();
   page.worked += Math.min(now - page.lastSign, IDLE);
@@ -253,13 +252,12 @@ setInterval(async () => {
   if (status !== 200) return;
   page.lastContact = Date.now();
   showSeat(data.seat);
-}, TICK * 1000);
+}, 15000);
 
 // --- Handing in
 
 // `problems`: list items as the server wrote them.
 function refuse(problems) {
-  const box = byId("problems");
   box.querySelector("ul").innerHTML = problems;
   box.hidden = false;
   box.scrollIntoView({ block: "center" });
@@ -285,7 +283,7 @@ async function handIn(button) {
   if (page.dirty) keepLocally();
   const aside = button?.getAttribute("formaction"); // to skip or to put back, which hand nothing in
   const fields = stamped(new URLSearchParams(new FormData(form, button)));
-  const { status, data } = await post(aside || form.getAttribute("action"), fields);
+  const { status, data } = await post(aside || form.action, fields);
   if (data?.url) return leave(data.url, !aside || !page.dirty);
   if (data?.code === "saved_elsewhere") return elsewhere(data);
   if (status === 409 && data?.revision) catchUp(data);
@@ -301,7 +299,7 @@ async function handIn(button) {
 }
 
 // Links in the list of problems lead to the field, opening what hides it.
-byId("problems").addEventListener("click", (event) => {
+box.addEventListener("click", (event) => {
   const target = byId(event.target.hash?.slice(1));
   if (!target) return;
   event.preventDefault();
@@ -312,8 +310,8 @@ byId("problems").addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("dialog")) return; // a question is written there, not the answer
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(form.querySelector("[name=next]"));
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  if (!event.target.closest("dialog")) form.requestSubmit(form.querySelector("[name=next]")); // a dialog has its own
 });
 
 function count() {

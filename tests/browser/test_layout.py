@@ -87,3 +87,26 @@ def test_the_whole_navigation_is_in_sight(open_page, admin_user, width):
         assert 0 <= box["x"] <= box["x"] + box["width"] <= width, link.inner_text()
     assert page.evaluate("[...document.querySelectorAll('.site-nav')].every(n => n.scrollWidth <= n.clientWidth)")
     keep(page, f"nav-{width}")
+
+
+def test_two_responses_beside_each_other(open_page, labeler, transactional_db):
+    texts = {"one": "The cat sat on the mat.", "two": "The dog sat on the mat.", "three": "Fish swim."}
+    builders.task(builders.batch("ranking", name="pairs", k=3), builders.prompt("Say something."), texts)
+    page = open_page(labeler)
+    page.goto("/tasks/")
+    page.get_by_role("button", name="Next task").click()
+    expect(page.locator("#board .chip")).to_have_count(3)
+    letters = {
+        card.locator(".response-text").inner_text(): card.get_attribute("data-letter")
+        for card in page.locator(".response").all()
+    }
+    page.keyboard.press(letters[texts["one"]].lower())
+    page.keyboard.press(letters[texts["two"]].lower())
+    page.keyboard.press("w")
+    expect(page.locator("#comparison mark")).to_have_text(["cat", "dog"])
+    page.get_by_label("The other").select_option(letters[texts["three"]])
+    expect(page.locator("#comparison")).to_contain_text("swim")
+    assert_fits(page)
+    keep(page, "compare-1280")
+    page.keyboard.press("Escape")
+    expect(page.locator("#compare")).to_be_hidden()
