@@ -1,8 +1,9 @@
 """The training half beside TRL, on a Llama of 0.9 million random weights: the same rows, the same steps, interleaved runs.
 
-SFT and the reward model stand beside TRL 1.16.0's SFTTrainer and RewardTrainer in this process, PPO beside TRL 1.12.0's PPOTrainer
-(the last one) in a process of its own. TRL gets fair settings: no bf16, no gradient checkpointing on a CPU, batches of 16 pairs with as
-many accumulated as make Heed's step. Timed is training alone, from the model in memory to the last step.
+SFT and the reward model stand beside TRL 1.16.0's SFTTrainer and RewardTrainer in this process: seconds of training alone, from the
+model in memory to the last step. PPO and TRL 1.12.0's PPOTrainer (the last one) run in a process each, and count processor time on one
+thread (ppo.py). TRL gets fair settings: no bf16, no gradient checkpointing on a CPU, batches of 16 pairs with as many
+accumulated as make Heed's step.
 """
 
 import json
@@ -20,7 +21,8 @@ from unittest import mock
 
 import torch
 
-from training import corpus, generation, models, ppo, rm, sft
+from tests.bench import ppo
+from training import corpus, generation, models, rm, sft
 from training.checkpoints import RunState
 from training.config import to_dict
 from training.data import Comparison, Example
@@ -30,7 +32,8 @@ SHAPES = [(32, 48), (128, 32), (256, 24), (64, 64)]  # tokens of prompt and resp
 WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 512}
 RANKINGS, RANKINGS_PER_STEP = {4: 32, 9: 8}, 4  # by K: TRL takes some ten seconds for the longest
 PAIRS_PER_PASS = 16  # of TRL
-FULL_PPO = [(16, 24), (64, 24), (64, 48)]  # episodes per step, response tokens
+FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (64, 48, True), (256, 48, True)]
+"""Episodes per rollout, longest response, whether prompts and responses are ragged."""
 PPO_STEPS = 3
 TRL_PPO = "trl==1.12.0"
 
@@ -54,8 +57,8 @@ def measure(folder: Path, tokenizer, runs: int, quick: bool) -> Iterator[dict]:
     for k in (4,) if quick else (4, 9):
         for shape in shapes:
             yield from rm_rows(folder, tokenizer, k, *shape, runs)
-    for batch, tokens in FULL_PPO[:1] if quick else FULL_PPO:
-        yield from ppo_rows(folder, tokenizer, batch, tokens, runs)
+    for batch, tokens, is_ragged in FULL_PPO[:1] if quick else FULL_PPO:
+        yield from ppo_rows(folder, tokenizer, batch, tokens, is_ragged, runs)
 
 
 class Quiet:
@@ -261,55 +264,57 @@ def ranking(rng: random.Random, tokenizer, k: int, prompt: int, response: int) -
 # ---- PPO ------------------------------------------------------------------------------------------------------------
 
 
-def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, runs: int, prompt: int = 24) -> Iterator[dict]:
-    """Episodes of at most `tokens` tokens: one step of `batch` episodes per rollout, as TRL's. Beside it the share of generation."""
+def ppo_rows(
+    folder: Path, tokenizer, batch: int, tokens: int, is_ragged: bool, runs: int, prompt: int = 24
+) -> Iterator[dict]:
+    """Episodes of at most `tokens` tokens, in minibatches of at most 64 and one epoch. Beside the rate, the share of generation.
+
+    All are equally long; or ragged: prompts of 8 to 40 tokens, and a token that ends a response about half-way.
+    """
     rng = random.Random(0)
-    prompts = [draw(rng, tokenizer, prompt) for _ in range(batch * PPO_STEPS)]
-    (folder / "prompts.json").write_text(json.dumps(prompts))
-    shares: list[float] = []
-    fields: dict[str, Any] = {"iterations": PPO_STEPS, "episodes": batch, "minibatch": batch, "response_tokens": tokens}
-    config = ppo.Config(
-        str(folder / "ppo"), str(folder / "policy"), str(folder / "reward"), "", learning_rate=1e-5, **fields
-    )
-
-    def ours() -> float:
-        players = ppo.load_players(config, CPU)
-        spent: list[float] = []
-        plain = ppo.respond
-
-        def respond(*arguments: Any) -> generation.Rollout:
-            began = time.perf_counter()
-            rollout = plain(*arguments)
-            spent.append(time.perf_counter() - began)
-            return rollout
-
-        ppo.respond = respond
-        try:
-            seconds = timed(lambda: ppo.train_policy(config, state(config, "ppo"), players, prompts, None))
-        finally:
-            ppo.respond = plain
-        shares.append(sum(spent) / seconds)
-        return seconds
-
-    command = [sys.executable, "-m", "tests.bench.trl_ppo", str(folder / "policy"), str(folder / "reward")]
-    command += [str(folder / "prompts.json"), str(batch), str(tokens)]
+    steps = PPO_STEPS if batch <= 64 else 1
+    lengths = [rng.randint(8, 40) if is_ragged else prompt for _ in range(batch * (steps + 1))]
+    prompts = folder / "prompts.json"
+    prompts.write_text(json.dumps([draw(rng, tokenizer, length) for length in lengths]))
+    end = token_that_ends(folder, tokenizer, json.loads(prompts.read_text())[:128], tokens) if is_ragged else -1
+    cell = ppo.Cell(batch, min(batch, 64), tokens, steps, end)
     site = trl_for_ppo(folder)
+    shares: dict[str, list[float]] = {"ours": [], "trl": []}
 
-    def theirs() -> float:
-        environment = os.environ | {"PYTHONPATH": str(site), "OMP_WAIT_POLICY": "PASSIVE"}  # as in this process
+    def run_side(side: str) -> float:
+        command = [sys.executable, "-m", "tests.bench.ppo", side, str(folder), str(prompts), *map(str, cell)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(site)} if side == "trl" else {})
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
-            raise RuntimeError(f"TRL's PPOTrainer failed:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])["seconds"]
+            raise RuntimeError(f"PPO, {side}: failed\n{done.stderr[-2000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        shares[side].append(100 * found["generation"])
+        return found["seconds"]
 
-    params = {"batch": batch, "prompt": prompt, "response": tokens}
-    yield compare("ppo", params, "episodes/s", len(prompts), ours, theirs, runs)
-    share = {"peer": None, "ratio": None, "ratio_min": None, "ratio_max": None, "runs": runs}
-    yield (
-        {"name": "ppo, share of time in generation", "params": params, "unit": "%"}
-        | share
-        | {"ours": 100 * statistics.median(shares)}
-    )
+    params = {"batch": batch, "prompt": "8-40" if is_ragged else prompt, "response": tokens}
+    name = "ppo, ragged" if is_ragged else "ppo"
+    count = batch * steps
+    yield compare(name, params, "episodes/s", count, lambda: run_side("ours"), lambda: run_side("trl"), runs)
+    mine, theirs = (statistics.median(shares[side]) for side in ("ours", "trl"))
+    share = {"unit": "%", "ours": mine, "peer": theirs, "ratio": None, "ratio_min": None, "ratio_max": None}
+    yield {"name": f"{name}, share of time in generation", "params": params, "runs": runs} | share
+
+
+def token_that_ends(folder: Path, tokenizer, prompts: list[list[int]], tokens: int) -> int:
+    """The token whose first coming, or else the limit, is on average nearest to half the limit."""
+    policy = models.load_policy(folder / "policy", CPU)
+    drawn = generation.sample(
+        policy,
+        prompts,
+        eos_id=-1,
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=tokens,
+        temperature=1.0,
+        generator=torch.Generator().manual_seed(0),
+    ).responses_BR
+    places = torch.arange(1, tokens + 1)
+    means = [places.where(drawn == token, tokens).amin(1).float().mean() for token in range(len(tokenizer))]
+    return int((torch.stack(means) - tokens / 2).abs().argmin())
 
 
 def trl_for_ppo(folder: Path) -> Path:
