@@ -35,3 +35,14 @@ def load_players(config: Config, device: torch.device) -> Players:
     reward_model = models.load_reward_model(config.reward_model, device).requires_grad_(False)
     policy, critic = models.load_policy(config.policy, device), models.load_reward_model(config.reward_model, device)
     return Players(policy, critic, reference, reward_model, tokenizer)
+
+
+def share_frozen_weights(policy: torch.nn.Module, reference: torch.nn.Module) -> None:
+    """Let what an adapter leaves as it is in the policy be the reference's own tensors: one model in memory, not two.
+
+    Both must come from one folder. Merging the adapter changes the reference as well, so it is done last.
+    """
+    base = dict(reference.named_parameters())
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            parameter.data = base[name.replace(".base_layer", "")].data

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from training import corpus, models, parallel, plan, precision, processes, ptx
+from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
@@ -29,7 +30,7 @@ from training.generation import side_by_side, transcripts
 from training.kl_control import KlController
 from training.optimizers import adamw, apply_step
 from training.parallel import Parallel
-from training.players import Players, load_players
+from training.players import Players, load_players, share_frozen_weights
 from training.ppo_checks import check_finite, check_kl_is_zero, check_ratio_is_one
 from training.ppo_gradients import add_gradients, minibatches
 from training.precision import Precision
@@ -88,6 +89,10 @@ class Config:
     on_too_long: OnTooLong = option("raise", help="what to do with a prompt past this limit")
     log_samples: int = option(0, help="episodes per iteration whose texts go to the log")
     valid_episodes: int = option(512, help="validation prompts sampled before and after, at most")
+    adapter: Method = option("none", help="train an adapter instead of all the policy's weights; its kind")
+    adapter_rank: int = option(8, help="rank of LoRA")
+    adapter_alpha: int = option(16, help="LoRA's α: the update is scaled by α/rank")
+    merge: bool = option(False, help="publish the policy with the adapter merged in, instead of the adapter alone")
     seed: int = option(0, help="seed of order and sampling")
     checkpoint_every: int = option(10, help="iterations between checkpoints")
     device: str = option("auto", help="auto, cpu or cuda")
@@ -122,6 +127,8 @@ class Config:
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.kl_target is None or self.kl_target > 0, "kl_target", "must be positive")
         require(0 <= self.ema_decay < 1, "ema_decay", "must be at least 0 and less than 1")
+        require(self.adapter_rank > 0, "adapter_rank", "must be positive")
+        require(self.adapter != "none" or not self.merge, "merge", "needs an adapter")
         self._validate_ptx()
 
     def _validate_ptx(self) -> None:
@@ -166,6 +173,16 @@ def run(config: Config) -> Path:
     precision.use(config.dtype, device)
     torch.manual_seed(config.seed)
     players = load_players(config, device)
+    adapter = attach(
+        players.policy,
+        AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, config.merge),
+        stage="ppo",
+        steps=config.iterations * config.inner_epochs * (config.episodes // config.minibatch),
+        seed=config.seed,
+        base=config.policy,
+    )
+    if adapter:
+        share_frozen_weights(players.policy, players.reference)
     counts: Counter[str] = Counter()
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
     valid = read_prompts(export, players.tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
@@ -176,7 +193,7 @@ def run(config: Config) -> Path:
     answers = answers_to(config, players, valid[:SAMPLES])
     for player in (players.policy, players.critic):
         parallel.spread(player, config.parallel)
-    log = train_policy(config, state, players, train, text)
+    log = train_policy(config, state, players, train, text, adapter)
     players = players._replace(policy=parallel.collect(players.policy), critic=parallel.collect(players.critic))
     metrics = {
         **before,
@@ -198,9 +215,8 @@ def run(config: Config) -> Path:
         "seed": config.seed,
     }
     samples = side_by_side(players.tokenizer, valid[:SAMPLES], answers, answers_to(config, players, valid[:SAMPLES]))
-    models.publish(
-        config.out, players.policy.cpu(), players.tokenizer, metrics=metrics, log=log, samples=samples, **lineage
-    )
+    published = adapter.finish() if adapter else players.policy
+    models.publish(config.out, published.cpu(), players.tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
 
@@ -222,7 +238,12 @@ def load_text(config: Config, tokenizer, counts: Counter[str]) -> corpus.Corpus 
 
 
 def train_policy(
-    config: Config, state: RunState, players: Players, prompts: list[list[int]], text: corpus.Corpus | None
+    config: Config,
+    state: RunState,
+    players: Players,
+    prompts: list[list[int]],
+    text: corpus.Corpus | None,
+    adapter: Adapter | None = None,
 ) -> list[dict]:
     """The loop: query → respond → score → KL reward → advantages → clipped steps → log. Returns the log.
 
@@ -233,7 +254,8 @@ def train_policy(
     critic_adam = adamw(players.critic, learning_rate=config.value_learning_rate, **rates)
     average = WeightAverage(players.policy, config.ema_decay) if config.ema_decay else None
     control, extra = KlController(config.kl_coef, config.kl_target), ptx_of(config, text)
-    parts = {"policy": players.policy, "critic": players.critic, "policy_adam": policy_adam, "critic_adam": critic_adam}
+    parts: dict[str, Any] = {"policy": adapter or players.policy, "critic": players.critic}
+    parts |= {"policy_adam": policy_adam, "critic_adam": critic_adam}
     parts |= {"kl_control": control} | ({"average": average} if average else {})
     first, log = restore(state.load(), **parts)
     log = open_log(log, config.track, config.out, to_dict(config))

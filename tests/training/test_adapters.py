@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from training import adapters, data, dpo, models, rm, sft
+from training import adapters, data, dpo, models, players, ppo, rm, sft
 from training.adapters import AdapterError, AdapterSettings
 from training.config import ConfigError, from_dict
 from training.contract import read_model_manifest
@@ -164,6 +164,66 @@ def test_dpo_with_lora_leaves_an_adapter_on_the_policy_it_began_with(sft_model, 
     alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(folder), tokenizer)
     torch.testing.assert_close(logits_of(models.load_policy(folder), tokenizer), alone, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(alone, logits_of(models.load_policy(sft_model), tokenizer), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def ppo_of(folder, sft_model, reward_model, export):
+    """Runs PPO with an adapter on the really small models; returns the published folder."""
+
+    def run(name, **fields):
+        common = {"policy": str(sft_model), "reward_model": str(reward_model), "export": str(export), "iterations": 3}
+        common |= {"episodes": 8, "minibatch": 4, "prompt_tokens": 200, "response_tokens": 8, "valid_episodes": 4}
+        common |= {"learning_rate": 1e-2, "adapter_rank": 2, "checkpoint_every": 1, "ema_decay": 0.5}
+        return ppo.run(ppo.Config(out=str(folder / name), **(common | fields)))
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_ppo_leaves_an_adapter_on_the_policy_it_began_with(method, ppo_of, sft_model, tokenizer):
+    folder = ppo_of(f"ppo-{method}", adapter=method)
+    assert not (folder / "model.safetensors").exists(), "the base is not copied"
+    alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(folder), tokenizer)
+    torch.testing.assert_close(logits_of(models.load_policy(folder), tokenizer), alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(alone, logits_of(models.load_policy(sft_model), tokenizer), atol=1e-3)
+    metrics = read_model_manifest(folder).metrics
+    assert metrics["kl_before"] == pytest.approx(0, abs=1e-5)
+    assert metrics["kl_k3_after"] > 1e-7, "the reference did not move with the policy"
+    merged = AutoModelForCausalLM.from_pretrained(ppo_of(f"ppo-{method}-merged", adapter=method, merge=True))
+    torch.testing.assert_close(logits_of(merged, tokenizer), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_ppo_with_an_adapter_resumes_bit_for_bit(ppo_of, monkeypatch):
+    straight = ppo_of("straight", adapter="lora")
+    steps, real = itertools.count(1), ppo.apply_step
+
+    def breaks(*args, **kwargs):
+        if next(steps) in (6, 11):  # four steps an iteration
+            raise RuntimeError("power cut")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ppo, "apply_step", breaks)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="power cut"):
+            ppo_of("cut", adapter="lora")
+    cut = ppo_of("cut", adapter="lora")
+    for name in ("adapter_model.safetensors", "training_log.jsonl"):
+        assert (cut / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_policy_with_an_adapter_and_reference_are_one_model_in_memory(base):
+    policy, reference = models.load_policy(base), models.load_policy(base)
+    adapters.attach(policy, AdapterSettings("lora", 2), stage="ppo", steps=4, seed=0, base=base)
+    players.share_frozen_weights(policy, reference)
+    own = {p.data_ptr() for p in reference.parameters()}
+    assert {p.data_ptr() for p in policy.parameters() if not p.requires_grad} == own
+    assert own.isdisjoint(p.data_ptr() for p in policy.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["adalora", "prefix"])
+def test_ppo_refuses_the_other_methods_with_their_reason(method, ppo_of):
+    with pytest.raises(AdapterError, match=f"adapter {method} is not supported in ppo: "):
+        ppo_of("refused", adapter=method)
 
 
 def test_an_adapter_on_an_adapter_must_be_merged(tune, tmp_path, export):
