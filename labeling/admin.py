@@ -32,6 +32,8 @@ from labeling.models import (
     Response,
     Review,
     Revision,
+    SecondReview,
+    SecondReviewRate,
     Skip,
     Slot,
     Submission,
@@ -214,6 +216,18 @@ class ReviewAdmin(ReadOnlyAdmin):
 class AdjudicationAdmin(ReadOnlyAdmin):
     list_display = ["task", "reviewer", "created_at"]
     list_select_related = ["task", "reviewer"]
+
+
+@register(SecondReview)
+class SecondReviewAdmin(ReadOnlyAdmin):
+    list_display = ["review", "first_verdict", "verdict", "first_reviewer", "reviewer", "decided_at"]
+    list_select_related = ["review", "first_reviewer", "reviewer"]
+
+
+@register(SecondReviewRate)
+class SecondReviewRateAdmin(ReadOnlyAdmin):
+    list_display = ["percent", "set_by", "set_at"]
+    list_select_related = ["set_by"]
 
 
 @register(WorkEntry)

@@ -6,7 +6,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Max, Prefetch, Q, QuerySet
 
-from labeling.actions import priorities
+from labeling.actions import priorities, second_reviews
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Review, Slot, Submission, Task, User
 
@@ -40,6 +40,7 @@ def review(
     _check_seen(submission, current.number, revision, newest, seen_review)
     priorities.known_from_now(labelers={submission.labeler_id})
     made = Review.objects.create(submission=submission, revision=current, verdict=verdict, comment=comment, reviewer=by)
+    second_reviews.sample(made=[made])
     submission.status = verdict
     submission.has_unread_feedback = verdict != Review.Verdict.ACCEPTED or bool(comment)
     submission.save(update_fields=["status", "has_unread_feedback"])
@@ -62,10 +63,11 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
     rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == revision_of[str(s.uuid)]}
     priorities.known_from_now(labelers={row.labeler_id for row in rows.values()})
     revisions = Submission.objects.filter(pk__in=rows).annotate(newest=Max("revisions__id")).values_list("pk", "newest")
-    Review.objects.bulk_create(
+    made = Review.objects.bulk_create(
         Review(submission_id=pk, revision_id=newest, verdict=Review.Verdict.ACCEPTED, reviewer=by)
         for pk, newest in revisions.order_by("pk")
     )
+    second_reviews.sample(made=made)
     return Submission.objects.filter(pk__in=rows).update(status=Submission.Status.ACCEPTED)
 
 

@@ -19,6 +19,7 @@ from labeling.models.questions import Question, QuestionMessage
 from labeling.models.responses import Response
 from labeling.models.reviews import Review
 from labeling.models.screenings import Application, Decision, Grade, Screening, ScreeningRules
+from labeling.models.second_reviews import SecondReview, SecondReviewRate
 from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
 from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
@@ -76,6 +77,8 @@ __all__ = [
     "Role",
     "Screening",
     "ScreeningRules",
+    "SecondReview",
+    "SecondReviewRate",
     "Skip",
     "Slot",
     "Split",

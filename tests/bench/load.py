@@ -29,6 +29,7 @@ from labeling.models import (
     Response,
     Review,
     Revision,
+    SecondReview,
     Skip,
     Slot,
     Submission,
@@ -89,6 +90,7 @@ class _Load:
             copy_rows(model, columns, rows)
             self.made.rows[model.__name__] = len(rows)
         self._questions(self.wanted // 200 + 2)
+        self._second_reviews(self.wanted // 20 + 4)
         return self.made
 
     def _questions(self, count: int) -> None:
@@ -108,6 +110,19 @@ class _Load:
             QuestionMessage(question=question, author_id=person, is_answer=is_answer, text="Why?", key=self._uuid())
             for question, person, is_answer in said
         )
+
+    def _second_reviews(self, count: int) -> None:
+        """The newest verdicts, looked at again by another; one in five waits still, one in five differs."""
+        first, second = self.reviewers[:2]
+        given = Review.objects.filter(reviewer=first).order_by("-id").values_list("pk", "verdict")[:count]
+        rows = []
+        for i, (pk, verdict) in enumerate(given):
+            other = "accepted" if verdict != "accepted" else "returned"
+            said = {"verdict": other if i % 5 == 1 else verdict, "reviewer": second, "decided_at": self.now}
+            rows.append(
+                SecondReview(review_id=pk, first_verdict=verdict, first_reviewer=first, **(said if i % 5 else {}))
+            )
+        SecondReview.objects.bulk_create(rows, ignore_conflicts=True)
 
     def _plan(self) -> list[tuple[str, int, int]]:
         """(kind, overlap, tasks that are done) of each batch: one holds two fifths of everything; every fourth asks for demonstrations."""

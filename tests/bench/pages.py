@@ -20,7 +20,7 @@ from django.test import Client
 from django.urls import URLPattern, get_resolver, reverse
 
 from labeling.actions import tasks
-from labeling.models import Batch, Export, ModelVersion, Question, Submission, Task, User
+from labeling.models import Batch, Export, ModelVersion, Question, SecondReview, Submission, Task, User
 
 ELSEWHERE = ("admin/", "accounts/", "api/", "invitation/", "favicon", "healthz")
 # Sends files, whose length is their own.
@@ -123,6 +123,10 @@ class Site:
             "batch pk": lambda: self.batch.pk,
             "model_version pk": lambda: ModelVersion.objects.order_by("id")[0].pk,
             "person pk": lambda: self.labeler.pk,
+            "second_review pk": lambda: (
+                SecondReview.objects.filter(verdict="").order_by("-id").values_list("pk", flat=True).first()
+            ),
+            "task_adjudication uuid": lambda: self.submission.task.uuid,
         }
         row = rows.get(argument) or rows.get(f"{name} {argument}")
         return row() if row else None
@@ -146,6 +150,8 @@ class Site:
             "review": ["status=any", f"batch={batch}", f"labeler={person}&models=1"],
             "reviews_next": [f"batch={batch}", f"labeler={person}"],
             "batch": [f"page={last}"],
+            "adjudications": ["settled=1", f"page={last}"],
+            "second_review_list": ["all=1", f"all=1&page={last}"],
             "hours_all": ["since=2000-01-01", "since=2000-01-01&by=day", f"labeler={person}&by=day&since=2000-01-01"],
             "hours": ["since=2000-01-01"],
             "history": ["status=accepted", f"kind=ranking&page={last}"],

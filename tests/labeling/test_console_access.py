@@ -24,6 +24,11 @@ ADDRESSES = {
     "review": ("GET", STAFF),
     "review_decide": ("POST", {"reviewer", "admin"}),
     "adjudications": ("GET", STAFF),
+    "second_review_list": ("GET", STAFF),
+    "second_review_next": ("GET", {"reviewer", "admin"}),
+    "second_review": ("GET", {"reviewer", "admin"}),
+    "second_review_decide": ("POST", {"reviewer", "admin"}),
+    "second_review_rate": ("POST", RESEARCH),
     "task_adjudication": ("GET", STAFF),
     "task_adjudicate": ("POST", {"reviewer", "admin"}),
     "hours_all": ("GET", STAFF),
@@ -105,6 +110,7 @@ def arguments(labeler, applicant):
     screening = handed_in_screening(applicant)
     pks = {
         "exercise": exercise.pk,
+        "second": 999_999,
         "batch": submission.task.batch_id,
         "export": export.pk,
         "model": model.pk,
