@@ -200,7 +200,7 @@ def checked(
     """
     problems = list(problems or [])
     fields: dict[str, Any] = {
-        "prompt_flags": _flags(answer.get("prompt_flags"), schema.prompt_flags, _("Prompt flags"), problems)
+        "prompt_flags": _flags(answer.get("prompt_flags"), schema.prompt_flags, _("Prompt flags"), problems, "prompt-")
     }
     fields["comment"] = _bounded(answer.get("comment") or "", COMMENT_MAX_CHARS, _("Comment"), "comment", problems)
     if kind == Kind.DEMONSTRATION:
@@ -230,8 +230,8 @@ def _bounded(text: object, limit: int, place: str, field: str, problems: list[di
     return text
 
 
-def _flags(given: object, flags: list[dict], place: str, problems: list[dict]) -> dict[str, bool | None]:
-    """Every flag of the schema, null where unanswered."""
+def _flags(given: object, flags: list[dict], place: str, problems: list[dict], field: str) -> dict[str, bool | None]:
+    """Every flag of the schema, null where unanswered, which some may not be. `field`: how their fields' names begin."""
     given = given if given is not None else {}
     if not isinstance(given, Mapping):
         problems.append(problem(place, _("must be a mapping of flag to true, false or null")))
@@ -247,6 +247,11 @@ def _flags(given: object, flags: list[dict], place: str, problems: list[dict]) -
                     _("flag %(name)s: %(value)r is neither true, false nor null") % {"name": name, "value": value},
                 )
             )
+    problems += [
+        problem(place, _("“%s” is not answered") % flag["label"], field + flag["name"])
+        for flag in flags
+        if flag.get("required") and given.get(flag["name"]) is None
+    ]
     return {name: given.get(name) for name in names}
 
 
@@ -324,4 +329,7 @@ def _rating(rating: dict, place: str, card: Card, schema: LabelSchema, problems:
         problems.append(
             problem(place, message % {"value": quality, "low": low, "high": high}, f"quality-{card.letter}")
         )
-    return {"quality": quality, "flags": _flags(rating.get("flags"), schema.response_flags, place, problems)}
+    return {
+        "quality": quality,
+        "flags": _flags(rating.get("flags"), schema.response_flags, place, problems, f"flag-{card.letter}-"),
+    }

@@ -99,6 +99,27 @@ class BatchPage(serializers.Serializer):
     next = serializers.CharField(allow_null=True)
 
 
+# ---- label schemas
+
+
+class LabelSchemaIn(StrictSerializer):
+    """`content`: quality {min, max, anchors {number: text}}, response_flags and prompt_flags [{name, label, help, required}]."""
+
+    content = JSONObject()
+
+
+class LabelSchemaOut(serializers.Serializer):
+    id = serializers.IntegerField()
+    version = serializers.IntegerField()
+    content = JSONObject()
+    created_at = serializers.DateTimeField()
+
+
+class LabelSchemaPage(serializers.Serializer):
+    results = LabelSchemaOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
 # ---- exports
 
 

@@ -13,7 +13,7 @@ from rest_framework.exceptions import NotAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api import batches, exports, model_versions, prompts
+from labeling.api import batches, exports, label_schemas, model_versions, prompts
 from labeling.api.authentication import TokenAuthentication
 from labeling.api.base import View
 from labeling.api.permissions import IsResearcher
@@ -52,6 +52,7 @@ urlpatterns = [
     path("prompts/", prompts.Prompts.as_view(), name="api_prompts"),
     path("responses/", prompts.Responses.as_view(), name="api_responses"),
     path("batches/", batches.Batches.as_view(), name="api_batches"),
+    path("label-schemas/", label_schemas.LabelSchemas.as_view()),
     path("exports/", exports.Exports.as_view(), name="api_exports"),
     path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),
     path("exports/<str:key>/files/<str:file_name>", exports.ExportFile.as_view(), name="api_export_file"),

@@ -17,18 +17,20 @@ from labeling.models.tasks import Kind, Skip, Slot
 class LabelSchema(models.Model):
     """A version of the rating form: quality scale, per-response flags, per-prompt flags. Never edited; a change is a new version.
 
-    `content`: {"quality": {"min": 1, "max": 7}, "response_flags": [{"name", "label"}], "prompt_flags": [{"name", "label"}]}.
+    `content`: {"quality": {"min": 1, "max": 7, "anchors": {"1": text}}, "response_flags": [{"name", "label", "help", "required"}],
+    "prompt_flags": the same}; anchors, help and required may be absent. Version 1 is InstructGPT's Tables 3 and 7.
     """
 
     version = models.PositiveIntegerField(unique=True)
     content = models.JSONField()
+    created_by = models.ForeignKey("User", on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["-version"]
 
     def __str__(self) -> str:
-        return f"version {self.version}"
+        return str(_("version %d") % self.version)
 
     @classmethod
     def latest(cls) -> "LabelSchema":
@@ -45,6 +47,20 @@ class LabelSchema(models.Model):
     @property
     def quality_range(self) -> range:
         return range(self.content["quality"]["min"], self.content["quality"]["max"] + 1)
+
+    @property
+    def scale(self) -> dict:
+        """The rating scale for pages: its ends, what they are called, and every step with its text, if it has one."""
+        values, anchors = self.quality_range, self.content["quality"].get("anchors", {})
+        low, high = values[0], values[-1]
+        return {
+            "min": low,
+            "max": high,
+            "anchors": anchors,
+            "worst": anchors.get(str(low)) or _("worst"),
+            "best": anchors.get(str(high)) or _("best"),
+            "steps": [(value, anchors.get(str(value), "")) for value in values],
+        }
 
 
 PACE_DAYS = 7  # whole weeks hold their weekends

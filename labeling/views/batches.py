@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling.actions import batch_rows, batches
 from labeling.errors import HeedError
-from labeling.models import Batch, Group, Kind, ModelVersion, Prompt, Skip, Split, Task
+from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, prompt_preview, query_without, set_choices, use_cases
@@ -204,8 +204,15 @@ class OrderForm(EditForm):
         label=gettext_lazy("Seed"), help_text=gettext_lazy("The same seed chooses the same rows again."), min_value=0
     )
 
+    schema_version = forms.TypedChoiceField(
+        label=gettext_lazy("Rating form"), required=False, coerce=int, empty_value=None
+    )
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        versions = LabelSchema.objects.values_list("version", flat=True)
+        choices = [("", gettext_lazy("the newest version")), *((n, _("version %d") % n) for n in versions)]
+        set_choices(self, "schema_version", choices)
         names = list(ModelVersion.objects.exclude(stage="rm").order_by("-id").values_list("name", flat=True))
         for field in ("model_names", "must_include"):
             set_choices(self, field, [(name, name) for name in names])

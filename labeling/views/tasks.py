@@ -214,7 +214,7 @@ def _page(
         "cards": [_shown(card, fields, schema) for card in cards],
         "has_twins": any(len(card.letters) > 1 for card in cards),
         "prompt_flags": [flag | {"value": fields.get(f"prompt-{flag['name']}", "")} for flag in schema.prompt_flags],
-        "quality_range": schema.quality_range,
+        "scale": schema.scale,
         "problems": problems or [],
         "submit_key": (not knowingly and request.POST.get("submit_key")) or uuid.uuid4(),
         # What was refused still knows only what it knew.

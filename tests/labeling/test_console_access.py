@@ -43,6 +43,9 @@ ADDRESSES = {
     "batch": ("GET", STAFF),
     "batch_status": ("POST", RESEARCH),
     "batch_edit": ("POST", RESEARCH),
+    "label_schemas": ("GET", STAFF),
+    "label_schema": ("GET", STAFF),
+    "label_schema_new": ("GET POST", RESEARCH),
     "instructions_list": ("GET", STAFF),
     "instructions": ("GET", STAFF),
     "instructions_edit": ("GET POST", RESEARCH),
@@ -131,6 +134,8 @@ def arguments(labeler, applicant):
             return [submission.uuid]
         if name in ("candidate", "candidate_decide", "grade"):
             return [screening.uuid if name != "grade" else screening.attempts.get().uuid]
+        if name == "label_schema":
+            return [1]
         if name == "exercise_new":
             return ["ranking"]
         if name in ("instructions", "instructions_edit"):
