@@ -150,6 +150,7 @@ def labelers_pages(page: Page, demonstration, ranking, labeler) -> dict[str, str
         "ranking": f"/tasks/{slot.task.uuid}/",
         "history": "/history/",
         "submission": f"/history/{submission.uuid}/",
+        "playground": "/playground/",
         "not found": "/nothing/",
     }
 

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 from playwright.sync_api import Page, expect
 
+from labeling.actions import gateway_keys
 from labeling.models import Review, Submission
 from tests.conftest import ROOT
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
@@ -119,8 +120,10 @@ def test_ticked_rows_are_accepted_and_filters_narrow(open_page, labeler, labeler
 def test_no_page_of_the_console_is_wider_than_the_screen(open_page, labeler, admin_user, width):
     submission = submit(make_ranking_batch(prompts=1, k=12).tasks.get(), labeler)
     page = open_page(admin_user, width=width)
+    key, _ = gateway_keys.create(organization="An organization", name="an application", may_train=True, by=admin_user)
     paths = ["submissions/?status=any", f"submissions/{submission.uuid}/?models=1", "batches/", "batches/new/", "imports/",
-             f"batches/{submission.task.batch_id}/", "exports/", "models/", "people/", f"people/{labeler.pk}/"]  # fmt: skip
+             f"batches/{submission.task.batch_id}/", "exports/", "models/", "people/", f"people/{labeler.pk}/",
+             "keys/", f"keys/{key.pk}/"]  # fmt: skip
     for path in paths:
         page.goto(f"/console/{path}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
