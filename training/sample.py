@@ -40,6 +40,9 @@ class Config:
         None, help="instead: address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001"
     )
     server_model: str | None = option(None, help="the server's model to ask; default: the only one it lists")
+    token_ids: bool = option(
+        False, help="with server: keep the token ids that it sampled, and their log-probabilities, in the file (vLLM)"
+    )
     prompts: str | None = option(
         None, help="file of prompts, JSON Lines: messages or prompt, and prompt_id or external_id"
     )
@@ -65,6 +68,7 @@ class Config:
         """Raise ConfigError for settings that cannot go together."""
         sources = [bool(self.model), self.policies > 0, self.server is not None]
         require(sum(sources) == 1, "model", "give exactly one of model, policies, server")
+        require(self.server is not None or not self.token_ids, "token_ids", "goes with a server")
         require((self.prompts is not None) != self.from_server, "prompts", "give either prompts or from_server")
         require(1 <= self.k <= 64, "k", "must be from 1 to 64")
         require(0 <= self.temperature <= 5, "temperature", "must be from 0 to 5")
@@ -103,7 +107,7 @@ def run(config: Config) -> Path:
     """Sample, write `config.out` whole or not at all, push if asked. Returns the file."""
     out, work = Path(config.out), Path(config.out + ".run")
     client = HeedClient.from_environment() if config.push or config.from_server or config.policies else None
-    server = OpenAIServer.connect(config.server, config.server_model) if config.server else None
+    server = _server(config) if config.server else None
     if not _is_done(out, config):
         work.mkdir(parents=True, exist_ok=True)
         sources = _pinned_sources(config, work, client, server)
@@ -112,22 +116,29 @@ def run(config: Config) -> Path:
         _finish(config, out, _sample_all(config, work, sources, prompts, server, judge), len(prompts))
         shutil.rmtree(work)
     if config.push and client:
-        counts = client.bring_responses(read_rows(out))
+        rows = ({name: value for name, value in row.items() if name != "tokens"} for row in read_rows(out))
+        counts = client.bring_responses(rows)
         print(f"pushed to {client.url}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), file=sys.stderr)
     return out
+
+
+def _server(config: Config) -> OpenAIServer:
+    assert config.server is not None  # noqa: S101 the caller chose by it
+    return OpenAIServer.connect(config.server, config.server_model, with_tokens=config.token_ids)
 
 
 # ---- what a run is, pinned at its start so that a resumed one is the same ---------------------------------------------
 
 SHAPING_FIELDS = ("model", "policies", "server", "server_model", "prompts", "from_server", "split", "use_case",
                   "without_tasks", "limit", "k", "temperature", "max_new_tokens", "seed", "batch", "on_too_long",
-                  "best_of", "reward_model")  # fmt: skip
+                  "best_of", "reward_model", "token_ids")  # fmt: skip
 BEST_OF_FIELDS = ("best_of", "reward_model")
 
 
 def _shaping(config: Config) -> dict[str, Any]:
     """The settings that decide which responses come out."""
-    skipped = BEST_OF_FIELDS if config.best_of == 1 else ()  # a file sampled before there was best-of stays this run's
+    skipped: tuple[str, ...] = () if config.token_ids else ("token_ids",)  # a file sampled before these were there
+    skipped += BEST_OF_FIELDS if config.best_of == 1 else ()  # stays this run's
     return {name: value for name, value in to_dict(config).items() if name in SHAPING_FIELDS and name not in skipped}
 
 
@@ -321,6 +332,7 @@ def _rows(
             "response_external_id": digest(decisive)[:32],
             "finish_reason": answer.finish_reason,
             "sampling": sampling,
+            **({"tokens": answer.tokens._asdict()} if answer.tokens else {}),
         }
 
 

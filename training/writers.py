@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from training.errors import StageError
-from training.openai_server import OpenAIServer
+from training.openai_server import OpenAIServer, Tokens
 
 if TYPE_CHECKING:
     from training.sample import Config, Source
@@ -34,10 +34,11 @@ class Ask:
 
 
 class Answer(NamedTuple):
-    """A response: its text, why it ended, and the reward it was chosen by, if it was."""
+    """A response: its text, why it ended, its tokens where a server was asked for them, and the reward it was chosen by, if it was."""
 
     text: str
     finish_reason: str
+    tokens: Tokens | None = None
     reward: float | None = None
 
 

@@ -158,6 +158,7 @@ def test_a_sampled_nul_is_shown_since_no_database_keeps_it():
         ([], "give exactly one of model, policies, server"),
         (["--model", "x", "--server", "http://127.0.0.1:1"], "give exactly one of model, policies, server"),
         (["--model", "x", "--k", "0"], "field k: must be from 1 to 64"),
+        (["--model", "x", "--token-ids"], "field token_ids: goes with a server"),
         (["--model", "x", "--temperature", "0"], "0 would repeat equal responses"),
         (["--model", "/nowhere"], "manifest.json: No such file"),
     ],
@@ -224,3 +225,71 @@ def test_a_server_that_ignores_settings_is_refused(serve, prompts, tmp_path, ign
     assert result.returncode == 1
     assert f"it ignores {'n' if ignores == 'n' else 'temperature'}" in result.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def tokens_of(text: str) -> list[int]:
+    return [*text.encode(), 0]
+
+
+def vllm(*, leaves_out: str = ""):
+    """A server with ids as vLLM answers them: those of the prompt once, of each choice its own; `leaves_out` names what is missing."""
+    plain = completions()
+
+    def respond(method, path, body):
+        status, answer = plain(method, path, body)
+        if path == "/v1/models":
+            return status, answer
+        order = json.loads(body)
+        assert (order["return_token_ids"], order["logprobs"]) == (True, True)
+        answer["prompt_token_ids"] = tokens_of(order["messages"][-1]["content"])
+        for choice in answer["choices"]:
+            ids = tokens_of(choice["message"]["content"])
+            spoken = ids[1:] if leaves_out == "a logprob" else ids
+            choice["token_ids"] = ids
+            choice["logprobs"] = {"content": [{"token": "?", "logprob": -n / 256} for n in spoken]}
+            if leaves_out in choice:
+                choice[leaves_out] = None
+        answer.pop(leaves_out, None)
+        return status, answer
+
+    return respond
+
+
+def test_a_server_s_own_token_ids_are_kept_and_not_made_anew_from_its_texts(serve, prompts, tmp_path, monkeypatch):  # noqa: F811
+    server, pushed = serve(vllm()), []
+    flags = ["--server", server.url, "--prompts", prompts, "--k", 2, "--token-ids"]
+    result = sample(tmp_path / "out.jsonl", *flags)
+    assert result.returncode == 0, result.stderr
+    written = rows(tmp_path / "out.jsonl")
+    assert len(written) == 12
+    for row in written:
+        ids = tokens_of(row["response"])
+        assert row["tokens"]["ids"] == ids
+        assert row["tokens"]["prompt_ids"] == tokens_of(row["messages"][-1]["content"])
+        assert row["tokens"]["logprobs"] == [-n / 256 for n in ids]
+
+    web = serve(
+        lambda _method, _path, body: pushed.extend(json.loads(body)["rows"]) or (200, {"counts": {"created": 1}})
+    )
+    monkeypatch.setenv("HEED_URL", web.url)
+    monkeypatch.setenv("HEED_TOKEN", "t")
+    result = sample(tmp_path / "out.jsonl", *flags, "--push")
+    assert result.returncode == 0, result.stderr
+    assert [row["response"] for row in pushed] == [row["response"] for row in written]
+    assert all("tokens" not in row for row in pushed), "the web half keeps texts"
+
+
+@pytest.mark.parametrize("leaves_out", ["prompt_token_ids", "token_ids", "logprobs", "a logprob"])
+def test_a_server_that_gives_no_token_ids_is_refused_where_they_were_asked_for(serve, prompts, tmp_path, leaves_out):  # noqa: F811
+    server = serve(vllm(leaves_out=leaves_out))
+    result = sample(tmp_path / "out.jsonl", "--server", server.url, "--prompts", prompts, "--token-ids")
+    assert result.returncode == 1
+    assert ("token ids and" if leaves_out == "a logprob" else "gives no token ids") in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_settings_of_a_file_sampled_before_there_were_token_ids_are_the_same():
+    assert "token_ids" not in sampling._shaping(sampling.Config(out="x.jsonl", model=("m",), prompts="p.jsonl"))
+    with_ids = sampling.Config(out="x.jsonl", server="http://127.0.0.1:1", prompts="p.jsonl", token_ids=True)
+    assert sampling._shaping(with_ids)["token_ids"] is True
