@@ -67,6 +67,16 @@ def test_a_response_cut_off_by_length_carries_no_eos(tokenizer):
     assert data.encode_response(tokenizer, "A fox") == [*cut, tokenizer.eos_token_id]
 
 
+def test_a_ranked_response_carries_eos_unless_its_sampler_cut_it_off(tokenizer, export):
+    reasons = set()
+    for row in read_export(export).rankings():
+        examples = data.encode_ranking(tokenizer, row, row.rankings[0]).examples
+        for response, example in zip(row.responses, examples, strict=True):
+            assert (example.ids[-1] == tokenizer.eos_token_id) == (response.finish_reason == "stop")
+            reasons.add(response.finish_reason)
+    assert reasons == {"stop", "length"}
+
+
 def test_over_long_records_raise_by_default_and_name_the_place(tokenizer, export):
     rows = data.read_demonstrations(read_export(export), "train", Counter())
     with pytest.raises(data.TooLongError, match=f"demonstration {rows[0].demonstration_id}"):

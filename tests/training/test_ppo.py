@@ -97,6 +97,26 @@ def test_the_control_has_the_same_text_and_no_rl(run, reward_model):
     assert torch.equal(weights(folder), weights(again)), "nothing of RL is in it"
 
 
+def test_every_step_trains_on_rows_of_text_of_its_own(run, monkeypatch):
+    """Two iterations of two minibatches: a step that counted from each iteration's start would see the same rows again."""
+    steps, rows_at = [], corpus.rows_at
+    monkeypatch.setattr(
+        corpus, "rows_at", lambda count, batch, seed, step: steps.append(step) or rows_at(count, batch, seed, step)
+    )
+    run(ptx_coef=1.0, ptx_examples=0.5, **TEXT)
+    assert steps == [0, 1, 2, 3]
+
+
+def test_reference_and_reward_model_stay_put_while_policy_and_critic_train(run, sft_model, reward_model, export):
+    """A reference that is the policy itself would pass every check before the first step, and no KL would ever be paid."""
+    rows = log_of(run(learning_rate=1e-2, value_learning_rate=1e-2))
+    assert abs(rows[0]["kl_k3"]) < 1e-4 < rows[1]["kl_k3"]
+    fields = {"out": "x", "policy": str(sft_model), "reward_model": str(reward_model), "export": str(export)}
+    players = ppo.load_players(ppo.Config(**fields), torch.device("cpu"))[:4]
+    places = [{parameter.data_ptr() for parameter in player.parameters()} for player in players]
+    assert len(set.union(*places)) == sum(len(place) for place in places), "no two share a weight"
+
+
 @pytest.mark.parametrize(("part", "named"), [("reward_model", "reward"), ("policy", "kl"), ("critic", "values")])
 def test_a_number_that_is_not_finite_stops_the_run_and_is_named(run, part, named, monkeypatch):
     load = ppo.load_players
