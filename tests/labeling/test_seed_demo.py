@@ -4,9 +4,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from labeling.actions import tokens
-from labeling.models import Batch, ModelVersion, Prompt, Response, Slot, Task, User
+from labeling.models import Batch, ModelVersion, Prompt, Response, Screening, Slot, Task, User
 
-COUNTED = (User, Prompt, Response, ModelVersion, Batch, Task, Slot)
+COUNTED = (Screening, User, Prompt, Response, ModelVersion, Batch, Task, Slot)
 
 
 @pytest.fixture
@@ -81,3 +81,18 @@ def test_a_model_that_is_refused_is_told_and_stops_nothing(seed, tmp_path, capsy
     call_command("seed_demo", folder=tmp_path, base_model=tmp_path / "no model here")
     assert "was not registered" in capsys.readouterr().err
     assert User.objects.exists()
+
+
+def test_the_pages_of_joining_are_not_empty(seed, client):
+    seed()
+    assert seed()["Screening"] == 2
+    client.force_login(User.objects.get(email="researcher@demo.example"))
+    assert len(client.get("/console/screening/").context["rows"]) == 1
+    assert len(client.get("/console/screening/?state=working").context["rows"]) == 1
+    assert client.get("/console/screening/grading/").status_code == 302  # there is one to grade
+    client.force_login(User.objects.get(email="midway@demo.example"))
+    assert "You are in the screening: 10 of 15" in client.get("/").text
+    client.force_login(User.objects.get(email="newcomer@demo.example"))
+    assert client.post("/tasks/next").url.startswith("/instructions/")
+    client.force_login(User.objects.get(email="labeler@demo.example"))
+    assert client.post("/tasks/next").url.startswith("/tasks/")

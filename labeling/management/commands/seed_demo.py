@@ -17,6 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from labeling.actions import batches, exercises, imports, instructions, model_versions, tokens
 from labeling.errors import HeedError
+from labeling.management import demo_applicants
 from labeling.models import ApiToken, Batch, Group, Import, Kind, Prompt, Role, User
 from training import tinyworld
 
@@ -29,6 +30,8 @@ PEOPLE = {  # address → roles, group, name
     "newcomer@demo.example": ([Role.LABELER], Group.TRAINING, "Nia Newcomer"),
     "heldout@demo.example": ([Role.LABELER], Group.HELD_OUT, "Hedda Held-Out"),
     "applicant@demo.example": ([Role.APPLICANT], Group.TRAINING, "Ada Applicant"),
+    demo_applicants.MIDWAY: ([Role.APPLICANT], Group.TRAINING, "Milo Midway"),
+    demo_applicants.WAITING: ([Role.APPLICANT], Group.TRAINING, "Cara Candidate"),
 }
 NEWCOMER = "newcomer@demo.example"  # accepted just now: reads the instructions before the first task
 WRITTEN = settings.BASE_DIR / "labeling" / "demo_responses.jsonl"  # a few prompts with four responses each, by hand
@@ -71,6 +74,7 @@ class Command(BaseCommand):
         researcher = User.objects.get(email="researcher@demo.example")
         make_batches(by=researcher)
         publish_instructions(by=researcher)
+        demo_applicants.make_applicants(grader=User.objects.get(email="admin@demo.example"))
         (folder / "welcome.txt").write_text(welcome(password))
         if options["base_model"]:
             self._bring_base_model(options["base_model"])
