@@ -16,6 +16,8 @@ from tests import builders
 from tests.browser.test_layout import keep
 
 pytestmark = pytest.mark.django_db(transaction=True)
+WIDE = """[...document.querySelectorAll("*")].filter((e) => e.getBoundingClientRect().right > innerWidth)
+  .map((e) => e.outerHTML.slice(0, 90))"""
 PASSWORD = "a long walk in the rain"
 EXERCISES = [
     {"purpose": "screening", "part": "flagging", "prompt": "Mock the neighbours.", "reference": {"prompt_flags": {"sensitive": True}}},
@@ -46,7 +48,7 @@ def check(page: Page, name: str) -> None:
     """axe-core finds nothing, nothing sticks out; a picture where HEED_SHOTS names a folder."""
     results = Axe().run(page)
     assert not results.violations_count, f"{name}: {results.generate_report()}"
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name}: {page.evaluate(WIDE)}"
     keep(page, f"joining-{name}")
 
 
