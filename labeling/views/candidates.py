@@ -66,7 +66,10 @@ def candidates(request: Request) -> HttpResponse:
     filters = Filters(request.GET)
     page = paginate(request, filters.rows(), full=_shown())
     figures = actions.figures_of(page.object_list)
-    rows = [{"screening": each, "figures": figures[each.pk], "decision": _newest(each)} for each in page.object_list]
+    rows = [
+        {"screening": each, "figures": figures[each.pk], "decision": _newest(each), "is_named": _is_named(each)}
+        for each in page.object_list
+    ]
     context = {
         "filters": filters,
         "page": page,
@@ -76,6 +79,11 @@ def candidates(request: Request) -> HttpResponse:
         "rules": applications.rules_in_force(),
     }
     return render(request, "candidates/list.html", context)
+
+
+def _is_named(screening: Screening) -> bool:
+    """True once somebody has accepted or declined on this try. One that asks for another try leaves the candidate nameless."""
+    return any(each.verdict != Decision.Verdict.RETAKE for each in screening.decisions.all())
 
 
 def _newest(screening: Screening) -> Decision | None:
@@ -125,6 +133,7 @@ def _page(request: Request, found: Screening, form: DecisionForm | None = None, 
         "screening": found,
         "figures": figures,
         "decisions": decisions,
+        "is_named": _is_named(found),
         "rows": _rows(request, found) if found.submitted_at else [],
         "self_assessment": _self_rows(found),
         "form": form or DecisionForm(initial=initial),

@@ -284,6 +284,8 @@ def test_a_retake_waits_for_the_cool_down_and_brings_other_items(
     actions.set_rules(demonstration_items=1, by=researcher)
     third = {"purpose": "screening", "part": "demonstration", "prompt": "Cheer me."}
     decide(desk, handed_in, verdict="retake", message="Mind the ties.")
+    for page in (reverse("candidate", args=[handed_in.uuid]), reverse("candidates") + "?state=decided"):
+        assert "Ada" not in desk.get(page).text  # or the next try would be known by it
     home = applicant_client.get("/").text
     assert "You can begin on" in home and "Mind the ties." in home
     assert applicant_client.post("/screening/begin").status_code == 409
