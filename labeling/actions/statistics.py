@@ -1,7 +1,7 @@
 """Statistics: asking for a figure over a scope of labels, and computing it in a job.
 
 A scope is {"batch": id or null, "group": "" for all, "simulated": whether labels of simulated labelers count}. Rejected work counts
-for throughput alone.
+for throughput alone, and so does work on gold seats.
 """
 
 import time
@@ -115,9 +115,9 @@ def _labelers(rows: QuerySet[Submission], today: date) -> list[dict]:
 
 
 def _rankings(rows: QuerySet[Submission], *extra: str) -> Iterator[tuple]:
-    """(task, newest revision's tiers, *extra) of the rankings that were not rejected."""
+    """(task, newest revision's tiers, *extra) of the rankings that were not rejected, gold left out."""
     newest = Revision.objects.filter(submission=OuterRef("pk"), number=OuterRef("revision_count"))
-    kept = rows.filter(kind=Kind.RANKING).exclude(status=Submission.Status.REJECTED)
+    kept = rows.filter(kind=Kind.RANKING, is_gold=False).exclude(status=Submission.Status.REJECTED)
     tiers = kept.annotate(tiers=Subquery(newest.values("tiers")[:1])).order_by("pk")
     yield from tiers.values_list("task_id", "tiers", *extra).iterator(chunk_size=AT_ONCE)
 

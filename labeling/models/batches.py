@@ -112,7 +112,7 @@ class BatchQuerySet(models.QuerySet):
         """Seats handed in, by batch id, in each of the last PACE_DAYS times 24 hours, newest first; younger batches have fewer."""
         since = now - timedelta(days=PACE_DAYS)
         began = dict(self.values_list("pk", "created_at"))
-        done = Slot.objects.filter(batch__in=began, status=Slot.Status.SUBMITTED, submitted_at__gt=since)
+        done = Slot.objects.filter(batch__in=began, status=Slot.Status.SUBMITTED, submitted_at__gt=since, is_gold=False)
         age = ExpressionWrapper(now - models.F("submitted_at"), output_field=models.DurationField())
         days = Cast(Floor(Extract(age, "epoch") / 86400.0), models.IntegerField())
         lived = {pk: min(PACE_DAYS, max(1, math.ceil((now - at) / timedelta(days=1)))) for pk, at in began.items()}

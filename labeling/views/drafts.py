@@ -158,8 +158,8 @@ def kept_here(url: str) -> JsonResponse:
 
 @role_required(Role.LABELER)
 @require_POST
-def use_copy(request: Request, task_uuid: uuid.UUID, pk: int) -> HttpResponse:
-    """Go on with a copy; what was the draft becomes one."""
-    copy = get_object_or_404(DraftCopy, pk=pk, labeler=request.user, task__uuid=task_uuid)
+def use_copy(request: Request, task_uuid: uuid.UUID, digest: str) -> HttpResponse:
+    """Go on with a copy, named by what is in it (an id would tell how much others do); what was the draft becomes one."""
+    copy = get_object_or_404(DraftCopy, content_sha256=digest, labeler=request.user, task__uuid=task_uuid)
     actions.use_copy(copy=copy, by=request.user)
     return redirect("task", task_uuid)

@@ -131,12 +131,14 @@ def _left(user: User) -> list[Left]:
 @require_POST
 def claim(request: Request) -> HttpResponse:
     """The next task. A second click leads to the same one."""
-    kind, batch = request.POST.get("kind", ""), request.POST.get("batch", "")
+    kind, name = request.POST.get("kind", ""), answers.clean_text(request.POST.get("batch", ""))
     if kind and kind not in Kind.values:
         raise Invalid(f"Unknown kind of task: {kind}")
-    if batch and not (batch.isascii() and batch.isdigit()):
-        raise Invalid(f"Unknown batch: {batch}")
-    target = _next_task(request, kind=kind, batch_id=int(batch) if batch else None)
+    # By its name: an id would tell how many batches there were before.
+    batch = Batch.objects.filter(name=name, group__in=["", request.user.group]).first() if name else None
+    if name and batch is None:
+        raise Invalid(f"Unknown batch: {name[:100]}")
+    target = _next_task(request, kind=kind, batch_id=batch.pk if batch else None)
     if target is None:
         messages.info(request, _("There is nothing left for you just now."))
     return redirect(target or "tasks")

@@ -106,7 +106,7 @@ def test_win_rates_of_the_rows(ranked, reviewer_client):
 
 
 def test_scope_group_batch_simulated_and_rejected(ranked, make_user, reviewer_client):
-    batch, (_first, second, _third) = ranked
+    batch, (_first, second, third) = ranked
     assert compute("policies", group="held_out")["rankings"] == 1
     assert compute("policies", batch_id=batch.pk)["rankings"] == 3
     other = rows.make_ranking_batch("another", k=2)
@@ -115,6 +115,9 @@ def test_scope_group_batch_simulated_and_rejected(ranked, make_user, reviewer_cl
     robot = make_user("robot@example.org", "labeler", is_simulated=True)
     made = rows.submit(other.tasks.get(), robot)
     Submission.objects.filter(pk=made.pk).update(origin="simulated")
+    Submission.objects.filter(pk=third.pk).update(is_gold=True)
+    assert compute("policies")["rankings"] == 1
+    Submission.objects.filter(pk=third.pk).update(is_gold=False)
     assert compute("policies")["rankings"] == 2 and compute("policies", simulated=True)["rankings"] == 3
     assert compute("throughput")["days"]["ranking"] == [3]
     page = reviewer_client.get(reverse("policies"), {"batch": batch.pk, "group": "held_out", "simulated": "yes"})

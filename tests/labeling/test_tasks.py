@@ -435,7 +435,7 @@ def test_copies_are_shown_and_gone_on_with(labeler_client, labeler, labeler2_cli
     assert labeler_client.post(url("task_aside", demonstration), {"text": "the draft"}).json()["html"] == ""
     page = labeler_client.get(url("task", demonstration)).text
     assert "Another version of your work" in page and "found on a computer" in page
-    address = reverse("task_use_copy", args=[demonstration.uuid, DraftCopy.objects.get().pk])
+    address = reverse("task_use_copy", args=[demonstration.uuid, DraftCopy.objects.get().content_sha256])
     assert labeler2_client.post(address).status_code == 404
     assert labeler_client.post(address).url == url("task", demonstration)
     assert draft_of(demonstration, labeler).content["text"] == "found on a computer"
