@@ -29,6 +29,7 @@ from labeling.views import (
     second_reviews,
     submissions,
     tasks,
+    writings,
 )
 
 urlpatterns = [
@@ -67,6 +68,13 @@ urlpatterns = [
     path("practice/<str:kind>/next", practice.practice_next, name="practice_next"),
     path("practice/items/<uuid:attempt_uuid>/", practice.practice_item, name="practice_item"),
     path("practice/items/<uuid:attempt_uuid>/save", practice.practice_save, name="practice_save"),
+    path("prompts/", writings.writings, name="writings"),
+    path("prompts/new", writings.writing_new, name="writing_new"),
+    path("prompts/<uuid:writing_uuid>/", writings.writing, name="writing"),
+    path("prompts/<uuid:writing_uuid>/draft", writings.writing_draft, name="writing_draft"),
+    path("prompts/<uuid:writing_uuid>/aside", writings.writing_aside, name="writing_aside"),
+    path("prompts/<uuid:writing_uuid>/submit", writings.writing_submit, name="writing_submit"),
+    path("console/use-cases/", writings.use_cases, name="use_cases"),
     path("history/", submissions.history, name="history"),
     path("history/feedback/", submissions.feedback, name="submission_feedback"),
     path("history/<uuid:submission_uuid>/", submissions.submission, name="submission"),

@@ -37,14 +37,18 @@ class Seen:
     takes: tuple[tuple[str, int], ...] = ()
     knowingly: bool = False
 
+    def is_behind(self, saved_by: str | None, version: int, revisions: int) -> bool:
+        """True if another page has saved since; `saved_by`, `version`, `revisions`: what is here now."""
+        if self.editor and saved_by == self.editor:
+            return False
+        if any(saved_by == editor and version <= known for editor, known in self.takes):
+            return False
+        return (version, revisions) != (self.base, self.revision)
+
     def check(self, draft: Draft, submission: Submission | None) -> None:
         """Raise SavedElsewhere if another page has saved since."""
-        saved_by = draft.content.get("editor")
-        if self.editor and saved_by == self.editor:
-            return
-        if any(saved_by == editor and draft.version <= version for editor, version in self.takes):
-            return
-        if (draft.version, submission.revision_count if submission else 0) != (self.base, self.revision):
+        revisions = submission.revision_count if submission else 0
+        if self.is_behind(draft.content.get("editor"), draft.version, revisions):
             raise SavedElsewhere(
                 f"Task {draft.task.uuid} was worked on elsewhere meanwhile: version {draft.version}, yours began at {self.base}."
             )

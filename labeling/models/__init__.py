@@ -24,6 +24,7 @@ from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
 from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
+from labeling.models.writings import UseCase, Writing
 
 __all__ = [
     "PARTS_OF_KIND",
@@ -87,7 +88,9 @@ __all__ = [
     "SubmissionNumbers",
     "Task",
     "TaskResponse",
+    "UseCase",
     "User",
     "UserRole",
     "WorkEntry",
+    "Writing",
 ]

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from labeling.actions import submissions, tasks
+from labeling.actions import submissions, tasks, writings
 from labeling.models import Draft, Review, Slot, Submission
 from tests import builders
 from tests.conftest import PASSWORD
@@ -151,6 +151,8 @@ def labelers_pages(page: Page, demonstration, ranking, labeler) -> dict[str, str
         "history": "/history/",
         "submission": f"/history/{submission.uuid}/",
         "playground": "/playground/",
+        "prompts": "/prompts/",
+        "few-shot prompt": f"/prompts/{writings.begin(kind='few_shot', by=labeler).uuid}/",
         "not found": "/nothing/",
     }
 

@@ -43,6 +43,7 @@ ADDRESSES = {
     "batch": ("GET", STAFF),
     "batch_status": ("POST", RESEARCH),
     "batch_edit": ("POST", RESEARCH),
+    "use_cases": ("GET POST", RESEARCH),
     "label_schemas": ("GET", STAFF),
     "label_schema": ("GET", STAFF),
     "label_schema_new": ("GET POST", RESEARCH),
