@@ -335,7 +335,7 @@ def test_what_was_handed_in_graded_and_decided_stays(handed_in, researcher):
     actions.decide(screening=handed_in, verdict="declined", reason="No.", by=researcher)
     for change in (
         lambda: Screening.objects.update(self_assessment={}),
-        lambda: Attempt.objects.update(agreed=0),
+        lambda: Attempt.objects.update(content={}),
         lambda: Grade.objects.update(grade=7),
         lambda: Decision.objects.update(reason="Yes."),
         lambda: Decision.objects.all().delete(),
