@@ -68,6 +68,13 @@ ADDRESSES = {
     "gateway_keys": ("GET POST", {"admin"}),
     "gateway_key": ("GET POST", {"admin"}),
     "gateway_key_revoke": ("POST", {"admin"}),
+    "dashboards": ("GET", STAFF),
+    "throughput": ("GET", STAFF),
+    "agreement": ("GET", STAFF),
+    "policies": ("GET", STAFF),
+    "policy_pair": ("GET", STAFF),
+    "dashboard_csv": ("GET", STAFF),
+    "dashboard_refresh": ("POST", STAFF),
     "candidates": ("GET", RESEARCH),
     "candidate": ("GET", RESEARCH),
     "candidate_decide": ("POST", RESEARCH),
@@ -137,6 +144,8 @@ def arguments(labeler, applicant):
             return [screening.uuid if name != "grade" else screening.attempts.get().uuid]
         if name == "label_schema":
             return [1]
+        if name in ("policy_pair", "dashboard_csv"):
+            return [model.pk, model.pk + 1] if name == "policy_pair" else ["progress"]
         if name == "exercise_new":
             return ["ranking"]
         if name in ("instructions", "instructions_edit"):
@@ -196,6 +205,9 @@ def test_what_is_not_there_is_not_found(client_for, admin_user, name):
         "<str:name>": "x",
         "<str:kind>": "x",
         "<str:part>": "x",
+        "<int:first>": "999999",
+        "<int:second>": "999998",
+        "<slug:name>": "x",
         "<uuid:screening_uuid>": str(uuid.uuid4()),
         "<uuid:attempt_uuid>": str(uuid.uuid4()),
     }
