@@ -59,20 +59,22 @@ class WorkEntryQuerySet(models.QuerySet):
         return rows
 
     def summed(self, *by: str, rule: PayRule) -> models.QuerySet:
-        """One row per value of `by` ("labeler", "day"; none: one row for each installation): counts, and seconds, paid and apart."""
+        """One row per value of `by` ("labeler", "day", or both): counts, and seconds, paid and apart."""
         rows = self.annotate(day=TruncDate("ended_at")) if "day" in by else self
-        return rows.values(*by).annotate(**_sums(rule)).order_by(*by)
+        return rows.values(*by).annotate(**sums(rule)).order_by(*by)
 
     def total(self, rule: PayRule) -> dict:
         """The same sums over all entries."""
-        return self.aggregate(**_sums(rule))
+        return self.aggregate(**sums(rule))
 
 
 def _midnight(day: date) -> datetime:
     return timezone.make_aware(datetime.combine(day, time.min))
 
 
-def _sums(rule: PayRule) -> dict:
+def sums(rule: PayRule) -> dict:
+    """What is counted and summed over entries: name → aggregate. Seconds of what the rule pays, of the rest, and of skips."""
+
     def seconds(*activities: str) -> Coalesce:
         return Coalesce(Sum("seconds", filter=Q(activity__in=activities)), 0)
 

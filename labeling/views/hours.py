@@ -6,6 +6,7 @@ from datetime import date
 
 from django import forms
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.db.models import Exists, OuterRef
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
@@ -18,9 +19,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import hours as actions
 from labeling.models import PayRule, Role, User, WorkEntry
-from labeling.models.hours import WorkEntryQuerySet
+from labeling.models.hours import WorkEntryQuerySet, sums
 from labeling.views.access import Request, role_required
-from labeling.views.listing import FilterForm, paginate, query_without
+from labeling.views.listing import ROWS_PER_PAGE, FilterForm, paginate, query_without
 
 TEAM = (Role.REVIEWER, Role.RESEARCHER)
 
@@ -112,14 +113,20 @@ def hours_all(request: Request) -> HttpResponse:
     """Everybody's, the most hours first (by day: the newest day first)."""
     filters, rule = Filters(request.GET), PayRule.current()
     order = ("-day", "-paid_seconds", "labeler") if "day" in filters.columns else ("-paid_seconds", "labeler")
-    page = paginate(request, filters.entries().summed(*filters.columns, rule=rule).order_by(*order))
+    rows = filters.entries().summed(*filters.columns, rule=rule).order_by(*order)
+    if "day" in filters.columns:
+        page, total = paginate(request, rows), filters.entries().total(rule)
+    else:  # as many rows as labelers: summing the entries once is enough
+        everybody = list(rows)
+        page = Paginator(everybody, ROWS_PER_PAGE).get_page(request.GET.get("page"))
+        total = {name: sum(row[name] for row in everybody) for name in sums(rule)}
     people = _people(row["labeler"] for row in page)
     since, until = filters.days
     context = {
         "filters": filters,
         "page": page,
         "rows": [row | {"person": people[row["labeler"]]} for row in page],
-        "total": filters.entries().total(rule),
+        "total": total,
         "rule": rule,
         "since": since,
         "until": until,
