@@ -43,11 +43,12 @@ def _log_odds(scores_N: torch.Tensor, weighted: Sequence[tuple[int, int, float]]
 
 
 class PolicyLoss(NamedTuple):
-    """Clipped policy loss, with the share of tokens clipped and the mean ratio over kept tokens."""
+    """Clipped policy loss; and over kept tokens the share clipped, the mean ratio, and the ratio's mean distance from 1."""
 
     loss: torch.Tensor
     clip_share: torch.Tensor
     ratio: torch.Tensor
+    ratio_gap: torch.Tensor
 
 
 def policy_loss(
@@ -68,7 +69,8 @@ def policy_loss(
     kept = keep_BT.sum() if count is None else count
     loss = (torch.maximum(plain_BT, clipped_BT) * keep_BT).sum() / kept
     clip_share = ((clipped_BT > plain_BT) & keep_BT).sum() / kept
-    return PolicyLoss(loss, clip_share, (ratio_BT * keep_BT).sum() / kept)
+    ratio_gap = ((ratio_BT - 1).abs() * keep_BT).sum() / kept
+    return PolicyLoss(loss, clip_share, (ratio_BT * keep_BT).sum() / kept, ratio_gap)
 
 
 def value_loss(

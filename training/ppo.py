@@ -274,7 +274,7 @@ def train_policy(
                 losses = add_gradients(config, players, experience, rows, extra, iteration * len(order) + number)
                 check_finite(iteration, losses)
                 if number == 0 and experience is not None:
-                    check_ratio_is_one(losses["ratio"], iteration)
+                    check_ratio_is_one(losses, iteration)
                 factor = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
                 rate, value_rate = config.learning_rate * factor, config.value_learning_rate * factor
                 losses["gradient_norm"] = apply_step(policy_adam, players.policy, rate, config.clip_norm)

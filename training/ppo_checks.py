@@ -8,8 +8,11 @@ from training import precision
 from training.errors import StageError
 
 RATIO_TOLERANCE = 1e-3
-RATIO_TOLERANCE_BF16 = 2e-2
-"""An episode is scored and trained on in rows of other shapes, and bfloat16 rounds to 8 bits: wide of a wrong temperature all the same."""
+RATIO_TOLERANCE_BF16 = 5e-2
+"""Of the ratio's mean distance from 1, not of the mean ratio: tokens that another distribution drew have a mean ratio of 1 to it,
+whatever it was, so that the mean alone sees neither a wrong temperature nor older weights.
+
+An episode is scored and trained on in rows of other shapes, and bfloat16 rounds to 8 bits: wide of a wrong temperature all the same."""
 
 KL_TOLERANCE = 1e-3
 
@@ -35,7 +38,10 @@ def check_kl_is_zero(stats: dict[str, float]) -> None:
         )
 
 
-def check_ratio_is_one(ratio: float, iteration: int) -> None:
-    """Raise PpoCheckError unless the first minibatch reproduces the log-probabilities that were stored."""
-    if not abs(ratio - 1) < precision.tolerance(RATIO_TOLERANCE, RATIO_TOLERANCE_BF16):
-        raise PpoCheckError(f"iteration {iteration}: the first minibatch's mean ratio is {ratio:.5f}, not 1")
+def check_ratio_is_one(losses: dict[str, float], iteration: int) -> None:
+    """Raise PpoCheckError unless the first minibatch reproduces the log-probabilities that were stored, token by token."""
+    if not losses["ratio_gap"] < precision.tolerance(RATIO_TOLERANCE, RATIO_TOLERANCE_BF16):
+        raise PpoCheckError(
+            f"iteration {iteration}: the first minibatch's ratios are not 1: "
+            f"{losses['ratio_gap']:.5f} away on average, with a mean of {losses['ratio']:.5f}"
+        )

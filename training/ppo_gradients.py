@@ -49,7 +49,7 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
     """
     count = batch.sequences.response_keep_BR.sum()
     mine = processes.share(batch.sequences.keep_BT.sum(1).tolist())
-    totals = dict.fromkeys(("policy_loss", "value_loss", "clip_share", "ratio"), 0.0)
+    totals = dict.fromkeys(("policy_loss", "value_loss", "clip_share", "ratio", "ratio_gap"), 0.0)
     for part in parts_of(rows_of(batch, torch.tensor(mine)), config.parts) if mine else ():
         keep_BR = part.sequences.response_keep_BR
         packed = pack(part.sequences, players.policy, players.critic)
@@ -61,7 +61,7 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
         value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
         value.backward()
         figures = {"policy_loss": policy.loss, "value_loss": value}
-        figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio}
+        figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio, "ratio_gap": policy.ratio_gap}
         for name, figure in figures.items():
             totals[name] += figure.item()
     return totals

@@ -141,10 +141,11 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero(lively, reward_model, toke
     experience, stats = gain_experience(players, rollout, config.shaping(config.kl_coef))
     ppo_checks.check_kl_is_zero(stats)
     losses = ppo_gradients.backward_losses(config, players, experience)
+    ppo_checks.check_ratio_is_one(losses, 0)
     assert losses["ratio"] == pytest.approx(1.0, abs=1e-3)
     wrong = ppo.Config(**fields, episodes=4, minibatch=4, temperature=temperature + 0.5, response_tokens=12)
     with pytest.raises(ppo_checks.PpoCheckError, match="ratio"):
-        ppo_checks.check_ratio_is_one(ppo_gradients.backward_losses(wrong, players, experience)["ratio"], 0)
+        ppo_checks.check_ratio_is_one(ppo_gradients.backward_losses(wrong, players, experience), 0)
 
 
 def test_rollouts_are_sampled_at_the_temperature_of_the_run(lively, reward_model, tokenizer, prompts):

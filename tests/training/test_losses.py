@@ -60,6 +60,7 @@ def test_policy_loss_by_hand():
     assert result.loss.item() == pytest.approx((-1.2 - 0.5 + 2.0) / 3, abs=1e-5)
     assert result.clip_share.item() == pytest.approx(1 / 3)
     assert result.ratio.item() == pytest.approx(1.0, abs=1e-5)
+    assert result.ratio_gap.item() == pytest.approx(1 / 3, abs=1e-5), "of ratios whose mean is 1"
 
 
 def test_value_loss_by_hand():

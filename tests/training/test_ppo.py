@@ -145,15 +145,24 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(run, monkeypat
 
 
 def test_episodes_that_other_weights_sampled_stop_the_run(run, monkeypatch):
-    def stale(config, players, prompts, generator):
-        asked.append(generator)
-        rollout = honest(config, players, prompts, generator)
-        return rollout if len(asked) == 1 else rollout._replace(logprobs_BR=rollout.logprobs_BR - 0.01)
+    """Their mean ratio is 1 all the same, so only the single ratios tell."""
 
-    honest, asked = ppo.respond, []
-    monkeypatch.setattr(ppo, "respond", stale)
-    with pytest.raises(StageError, match=r"iteration 1: the first minibatch's mean ratio is 1\.01"):
-        run()
+    def stale(config, players, prompts, generator):
+        rollout = honest(config, players, prompts, generator)
+        with torch.no_grad():
+            for parameter in players.policy.parameters():
+                parameter.add_(0.002 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        return rollout
+
+    def collect(*arguments):
+        if arguments[-1] == 1:
+            monkeypatch.setattr(ppo, "respond", stale)
+        return gather(*arguments)
+
+    honest, gather = ppo.respond, ppo.collect
+    monkeypatch.setattr(ppo, "collect", collect)
+    with pytest.raises(StageError, match=r"iteration 1: the first minibatch's ratios .* a mean of (1\.000|0\.999)"):
+        run(episodes=64, minibatch=64, response_tokens=24)
 
 
 def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):

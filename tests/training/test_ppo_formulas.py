@@ -57,9 +57,9 @@ def whitened(rows: list[list[float]]) -> list[list[float]]:
     return [[(x - mean) / deviation for x in row] for row in rows]
 
 
-def losses_of(episodes: list[dict]) -> tuple[float, float, float, float]:
-    """(policy loss, value loss, share of clipped tokens, mean ratio), each a mean over all tokens of all episodes."""
-    policy, value, clipped, ratios = [], [], [], []
+def losses_of(episodes: list[dict]) -> tuple[float, ...]:
+    """(policy loss, value loss, share of clipped tokens, ratio, its distance from 1), each a mean over all episodes' tokens."""
+    policy, value, clipped, ratios, gaps = [], [], [], [], []
     weights = whitened([advantages_of(episode) for episode in episodes])
     for episode, row in zip(episodes, weights, strict=True):
         for t, advantage in enumerate(row):
@@ -68,11 +68,12 @@ def losses_of(episodes: list[dict]) -> tuple[float, float, float, float]:
             policy.append(-min(ratio * advantage, bounded * advantage))
             clipped.append(bounded * advantage < ratio * advantage)
             ratios.append(ratio)
+            gaps.append(abs(ratio - 1))
             target = advantages_of(episode)[t] + episode["values"][t]
             moved = episode["new_values"][t] - episode["values"][t]
             near = episode["values"][t] + min(max(moved, -VALUE_CLIP), VALUE_CLIP)
             value.append(0.5 * max((episode["new_values"][t] - target) ** 2, (near - target) ** 2))
-    return tuple(sum(column) / len(column) for column in (policy, value, clipped, ratios))
+    return tuple(sum(column) / len(column) for column in (policy, value, clipped, ratios, gaps))
 
 
 def padded(rows: list[list[float]], pad: float = 123.0) -> torch.Tensor:
@@ -106,8 +107,8 @@ def test_rewards_advantages_and_losses_equal_an_independent_implementation(seed)
         torch.testing.assert_close(
             ours, padded(theirs, pad=0.0), rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
-    ours = [policy.loss.item(), value.item(), policy.clip_share.item(), policy.ratio.item()]
-    assert ours == pytest.approx(losses_of(episodes), abs=1e-5, rel=1e-5)
+    figures = (policy.loss, value, policy.clip_share, policy.ratio, policy.ratio_gap)
+    assert [figure.item() for figure in figures] == pytest.approx(losses_of(episodes), abs=1e-5, rel=1e-5)
     assert 0 < policy.clip_share.item() < 1, "some tokens are clipped and some are not"
 
 
