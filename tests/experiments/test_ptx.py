@@ -37,13 +37,16 @@ def seed_of(**gold):
 
 def test_the_verdict_pairs_prompts_and_tells_use_cases_apart():
     """Against SFT's 2: PPO wins one and a half of case a, PPO-ptx half; on case b both win everything."""
-    seed = seed_of(sft=[2, 2, 2, 2], ppo=[3, 2, 4, 4], ptx=[2, 1, 4, 4])
+    seed = seed_of(sft=[2, 2, 2, 2], ppo=[3, 2, 4, 4], ptx=[2, 1, 4, 4], control=[1, 2, 3, 4])
     intervals = ptx.verdict([seed, seed])["intervals"]
     assert intervals["gold reward"]["difference"] == pytest.approx(-0.5)
     assert intervals["wins over SFT, a"]["difference"] == pytest.approx(-0.5)
     assert intervals["wins over SFT, a"]["n"] == 4
     assert intervals["wins over SFT, b"] == {"difference": 0.0, "low": 0.0, "high": 0.0, "n": 4}
-    assert "| 0 | 1.000 | 1.500 | 1.100 | 0.900 | 80% | 120% |" in ptx.table([seed])
+    table = ptx.table([seed, seed | {"seed": 1, "give_back": 0.7}])
+    assert "| 0 | 1.000 | 1.500 | 1.100 | 0.900 | 80% | 120% | 2.00, 3.25, 2.75, 2.50 | -0.500 [" in table
+    assert "| mean | | | | | 75% | 120% |" in table
+    assert "| wins over SFT, a | 0.750 | 0.250 | -0.500 [" in table
 
 
 def test_a_curve_scores_each_rollout_by_the_hidden_preference(tmp_path):
