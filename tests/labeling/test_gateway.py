@@ -455,8 +455,8 @@ def test_without_consent_nothing_is_kept(gateway, policy):
 
 
 def test_what_cannot_be_kept_harms_no_answer_and_no_prompt_is_in_the_log(client, gateway, monkeypatch, caplog, policy):
-    def fail(**arguments):
-        raise ValueError("Failing row contains (Say hello.)")
+    def fail(*arguments, **named):
+        raise ValueError(f"Failing row contains ({HELLO[0]['content']})")
 
     monkeypatch.setattr("labeling.gateway.afterwards.capture", fail)
     with caplog.at_level(logging.DEBUG):
