@@ -143,14 +143,21 @@ def _compare(
 
 
 def _measure_gold(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:
-    """Against the gold answer in force, on whatever seat the ranking was made."""
+    """Against the gold answer in force, on whatever seat the ranking was made; once it is released, by what was said before."""
     tasks = {row["submission__task_id"] for row in rows}
     gold = {each.task_id: each for each in GoldAnswer.objects.filter(task__in=tasks, withdrawn_at=None)}
+    before = Q(submission__task__in=[each.task_id for each in gold.values() if each.released_at])
+    said = Revision.objects.filter(before, created_at__lte=F("submission__task__gold_answers__released_at"))
+    said = said.filter(submission__task__gold_answers__withdrawn_at=None).order_by("number")
+    said_before = dict(said.values_list("submission_id", "tiers")) if gold else {}
     for row in rows:
         answer = gold.get(row["submission__task_id"])
-        if answer is None or row["tiers"] is None:
+        if answer is None:
             continue
-        compared, numbers = agreement.compare(row["tiers"], answer.tiers), made[row["submission_id"]]
+        tiers = said_before.get(row["submission_id"]) if answer.released_at else row["tiers"]
+        if tiers is None:
+            continue
+        compared, numbers = agreement.compare(tiers, answer.tiers), made[row["submission_id"]]
         numbers.gold_share = compared.share
         numbers.gold_passed = compared.agreed >= (1 - answer.tolerance) * compared.comparisons - 1e-9
         numbers.gold_agreed_untied, numbers.gold_untied = compared.agreed_untied, compared.untied

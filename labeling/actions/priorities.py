@@ -10,7 +10,7 @@ from datetime import datetime
 
 import numpy as np
 from django.db import transaction
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.functions import Length
 from django.utils import timezone
 
@@ -31,9 +31,11 @@ from labeling.priorities import Facts
 AT_ONCE = 500
 
 
-def refresh_task(*, task: Task, now: datetime) -> None:
-    """Compute for everything that waits on a task. Needs a transaction; rows that somebody is deciding on are left to the job."""
-    waiting = Submission.objects.filter(task=task, status=Submission.Status.SUBMITTED)
+def refresh_task(*, submission: Submission, now: datetime) -> None:
+    """Compute for a submission and for everything else that waits on its task, gold seats apart: they are many, and are not
+    compared with each other. Needs a transaction; rows that somebody is deciding on are left to the job."""
+    waiting = Submission.objects.filter(task=submission.task_id, status=Submission.Status.SUBMITTED)
+    waiting = waiting.filter(Q(is_gold=False) | Q(pk=submission.pk))
     _refresh(list(waiting.select_for_update(skip_locked=True, of=("self",), no_key=True).order_by("id")), now)
 
 

@@ -123,12 +123,15 @@ def _check_seen(submission: Submission, current: int, seen: int, newest: Review 
 def _balance_seats(task: Task) -> None:
     """As many seats as the overlap asks for besides those whose work was rejected; spare ones go only while they are open."""
     # NO KEY, because a submit on this task holds a key share of it while it holds its seat.
-    Task.objects.select_for_update(no_key=True).get(pk=task.pk)
-    slots = Slot.objects.filter(task=task)
-    rejected = Submission.objects.filter(task=task, is_surplus=False, status=Submission.Status.REJECTED).count()
+    if Task.objects.select_for_update(no_key=True).get(pk=task.pk).is_gold:
+        return
+    slots = Slot.objects.filter(task=task, is_gold=False)
+    rejected = Submission.objects.filter(
+        task=task, is_surplus=False, is_gold=False, status=Submission.Status.REJECTED
+    ).count()
     missing = task.batch.overlap + rejected - slots.count()
     if missing > 0:
-        last = slots.aggregate(last=Max("seat"))["last"] or 0
+        last = Slot.objects.filter(task=task).aggregate(last=Max("seat"))["last"] or 0
         batch = task.batch
         Slot.objects.bulk_create(
             Slot(task=task, seat=last + i, batch=batch, kind=task.kind, group=batch.group, priority=batch.priority)

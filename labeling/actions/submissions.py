@@ -88,12 +88,14 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
         labeler=user,
         slot=slot,
         is_surplus=slot is None,
+        is_gold=slot is not None and slot.is_gold,
         kind=task.kind,
         labeler_group=user.group,
         origin=Origin.SIMULATED if user.is_simulated else Origin.PERSON,
         schema_id=task.batch.schema_id,
         shown_order=draft.shown_order,
         active_seconds=round(draft.active_seconds),
+        paste_chars=draft.paste_chars,
         revision_count=1,
         submitted_at=now,
         updated_at=now,
@@ -107,7 +109,7 @@ def _add_revision(submission: Submission, submit_key: UUID, fields: dict, second
     hours.enter_revision(
         revision=made, activity=activity, seconds=seconds, is_surplus=submission.is_surplus, by=submission.labeler
     )
-    priorities.refresh_task(task=submission.task, now=submission.updated_at)
+    priorities.refresh_task(submission=submission, now=submission.updated_at)
 
 
 def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None, seen: Seen | None) -> None:
@@ -123,7 +125,8 @@ def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft
     submission.status, submission.updated_at = Submission.Status.SUBMITTED, timezone.now()
     seconds = draft.active_seconds if draft else 0
     submission.active_seconds += round(seconds)
-    submission.save(update_fields=["revision_count", "status", "updated_at", "active_seconds"])
+    submission.paste_chars += draft.paste_chars if draft else 0
+    submission.save(update_fields=["revision_count", "status", "updated_at", "active_seconds", "paste_chars"])
     _add_revision(submission, submit_key, fields, seconds)
 
 

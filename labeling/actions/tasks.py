@@ -14,7 +14,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from labeling import answers
-from labeling.actions import hours
+from labeling.actions import gold, hours
 from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
@@ -51,13 +51,15 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     slot = _held(user, wanted)
     if slot is None:
         return_expired(now=now)
-        slot = _left_behind(user, wanted)
-    if slot is None and (slot := _best_open(user, wanted, kind)):
+        slot = _left_behind(user, wanted, now)
+    if slot is None and (slot := _new_work(user, wanted, kind)):
         check_prepared(kind=slot.kind, by=user)
-    slot = slot or _left_behind(user, wanted, put_back=True)
+        slot = gold.instead_of(slot, user=user, now=now) or slot
+    slot = slot or _left_behind(user, wanted, now, put_back=True)
     if slot is None:
         return None
-    _lease(slot, user, now)
+    if slot.leased_at != now:  # a gold seat has just been made for them
+        _lease(slot, user, now)
     _make_draft(slot.task_id, user)
     return slot
 
@@ -68,16 +70,23 @@ def _held(user: User, wanted: Q) -> Slot | None:
     return held.select_for_update().order_by("-leased_at").first()
 
 
-def _left_behind(user: User, wanted: Q, *, put_back: bool = False) -> Slot | None:
+def _left_behind(user: User, wanted: Q, now: datetime, *, put_back: bool = False) -> Slot | None:
     """A free seat on a task where the labeler has a draft: lost by time, or (last resort) put back by themselves."""
-    drafts = Draft.objects.filter(labeler=user).order_by("-saved_at").values_list("task_id", "content")
-    for task_id, content in drafts[:100]:
+    drafts = Draft.objects.filter(labeler=user).order_by("-saved_at").values_list("task_id", "content", "task__is_gold")
+    for task_id, content, is_gold in drafts[:100]:
         if bool(content.get("put_back")) != put_back:
             continue
+        if is_gold and (slot := gold.seat_again(task_id, wanted=wanted, user=user, now=now)):
+            return slot
         free = Slot.objects.claimable_by(user).filter(wanted, task_id=task_id).order_by("seat")
         if slot := free.select_for_update(skip_locked=True, of=("self",)).first():
             return slot
     return None
+
+
+def _new_work(user: User, wanted: Q, kind: str) -> Slot | None:
+    """The best open seat; none for a labeler who is paused: they may finish what they have begun."""
+    return None if user.is_paused else _best_open(user, wanted, kind)
 
 
 def _best_open(user: User, wanted: Q, kind: str) -> Slot | None:
@@ -152,7 +161,8 @@ def return_expired(*, limit: int = RETURN_AT_ONCE, task: Task | None = None, now
     )
     if not ids:
         return 0
-    return Slot.objects.filter(id__in=ids).update(
+    gone, _by_model = Slot.objects.filter(id__in=ids, is_gold=True).delete()
+    return gone + Slot.objects.filter(id__in=ids).update(
         status=Slot.Status.OPEN, labeler=None, leased_at=None, lease_expires_at=None
     )
 
@@ -166,7 +176,7 @@ def take_seat(task: Task, user: User, now: datetime) -> Slot | None:
     if mine is None:
         return_expired(task=task, now=now)
         free = Slot.objects.filter(task=task, status=Slot.Status.OPEN).order_by("seat")
-        mine = free.select_for_update(skip_locked=True).first()
+        mine = free.select_for_update(skip_locked=True).first() or gold.seat_again(task, user=user, now=now)
     if mine is not None and mine.status != Slot.Status.SUBMITTED:
         _lease(mine, user, now)
     return mine
@@ -216,7 +226,9 @@ def release(*, task: Task, by: User) -> None:
 
 def _free(task: Task, user: User) -> None:
     slot = Slot.objects.select_for_update().filter(task=task, labeler=user, status=Slot.Status.LEASED).first()
-    if slot is not None:
+    if slot is not None and slot.is_gold:
+        slot.delete()
+    elif slot is not None:
         slot.free()
         slot.save()
 

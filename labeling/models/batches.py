@@ -68,7 +68,7 @@ PACE_DAYS = 7  # whole weeks hold their weekends
 
 @dataclass
 class Progress:
-    """How far a batch is. Seats: open + leased + submitted = seats. Submissions by status; `surplus` stand outside the seats."""
+    """How far a batch is, gold left out. Seats: open + leased + submitted = seats. Submissions by status; `surplus` stand outside them."""
 
     seats: int = 0
     open: int = 0
@@ -97,10 +97,12 @@ class BatchQuerySet(models.QuerySet):
         from labeling.models.submissions import Submission
 
         of = {pk: Progress() for pk in self.values_list("pk", flat=True)}
-        for pk, status, n in Slot.objects.filter(batch__in=of).values_list("batch", "status").annotate(n=Count("id")):
+        for pk, status, n in (
+            Slot.objects.filter(batch__in=of, is_gold=False).values_list("batch", "status").annotate(n=Count("id"))
+        ):
             setattr(of[pk], status, n)
             of[pk].seats += n
-        rows = Submission.objects.filter(batch__in=of).values_list("batch", "status", "is_surplus")
+        rows = Submission.objects.filter(batch__in=of, is_gold=False).values_list("batch", "status", "is_surplus")
         for pk, status, is_surplus, n in rows.annotate(n=Count("id")):
             name = "surplus" if is_surplus else "waiting" if status == Submission.Status.SUBMITTED else status
             setattr(of[pk], name, getattr(of[pk], name) + n)

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import submissions as actions
-from labeling.models import Draft, Kind, Review, Role, Submission
+from labeling.models import Draft, GoldAnswer, Kind, Review, Role, Submission
 from labeling.views import readings
 from labeling.views.access import Request, role_required
 from labeling.views.drafts import cards_of, shown_copies
@@ -85,11 +85,16 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         }
         for before, revision in zip([None, *given], given, strict=False)
     ][::-1]
+    released = GoldAnswer.objects.filter(task=submission.task, withdrawn_at=None, released_at__isnull=False).first()
     correction = Draft.objects.filter(task=submission.task, labeler=request.user).first()
     context = {
         "submission": submission,
         "revisions": revisions,
         "correction": correction,
+        "released": released,
+        "gold": answers.shown({"tiers": released.tiers}, cards, submission.schema) | {"is_gold": True}
+        if released
+        else None,
         "copies": shown_copies(request, submission.task, cards, submission.schema),
         "too_late": answers.shown(correction.content, cards, submission.schema)
         if correction and not submission.is_open_to_change

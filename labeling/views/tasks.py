@@ -19,6 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import answers
 from labeling.actions import drafts as draft_actions
+from labeling.actions import gold
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Conflict, HandedInElsewhere, Invalid, NotPrepared, SavedElsewhere
@@ -120,11 +121,21 @@ class CountOf(Subquery):
 
 
 def _left(user: User) -> list[Left]:
-    """What is left in active batches, best first; one query however many there are."""
+    """What is left in active batches, best first; two queries however many there are."""
     open_tasks = Slot.objects.claimable_by(user).filter(batch=OuterRef("pk")).values("task_id").order_by().distinct()
     batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).defer("query", "counts")
     counted = batches.annotate(left=CountOf(open_tasks[:LEFT_AT_MOST]))
-    return [Left(batch, batch.left) for batch in counted.order_by("-priority", "id") if batch.left]
+    hidden = gold.left_for(user)
+    left = [
+        (batch, _with_hidden(batch.left, *hidden.get(batch.pk, (0, 0))))
+        for batch in counted.order_by("-priority", "id")
+    ]
+    return [Left(batch, count) for batch, count in left if count]
+
+
+def _with_hidden(seats: int, gold_tasks: int, begun: int) -> int:
+    """Gold comes only in the midst of other work: without any, what is left of it is what was put back."""
+    return min(LEFT_AT_MOST, seats + (gold_tasks if seats else begun))
 
 
 @role_required(Role.LABELER)
