@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, numbers, priorities, statistics, tasks
+from labeling.actions import exports, numbers, pauses, priorities, statistics, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -81,6 +81,7 @@ def refresh_priorities(timestamp: int) -> None:
 def measure_quality(timestamp: int = 0) -> None:
     """Every five minutes: numbers of what was handed in since, of its labelers, and the agreement reports that are due."""
     numbers.measure()
+    pauses.apply_rules()
 
 
 @app.periodic(cron="30 3 * * *")

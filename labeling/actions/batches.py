@@ -13,6 +13,7 @@ from labeling.errors import Conflict, Invalid
 from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Slot, Split, Task, User
 
 MAX_OVERLAP = 50
+MAX_GOLD_PERCENT = 50
 MIN_K, MAX_K = 2, 12
 
 
@@ -147,14 +148,18 @@ def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
 
 
 @transaction.atomic
-def edit(*, batch: Batch, instructions: str, priority: int, by: User | None) -> Batch:
-    """Change the instructions shown beside every task, and the priority of the seats not yet handed in."""
+def edit(*, batch: Batch, instructions: str, priority: int, gold_percent: int | None = None, by: User | None) -> Batch:
+    """Change the instructions shown beside every task, the priority of the seats not yet handed in, the rate of gold tasks."""
     _check_priority(priority)
     batch = Batch.objects.select_for_update().get(pk=batch.pk)
     if batch.priority != priority:
         batch.slots.exclude(status=Slot.Status.SUBMITTED).update(priority=priority)
     batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
-    batch.save(update_fields=["instructions", "priority"])
+    if gold_percent is not None:
+        if not 0 <= gold_percent <= MAX_GOLD_PERCENT:
+            raise Invalid(f"gold_percent {gold_percent}: expected 0 to {MAX_GOLD_PERCENT}")
+        batch.gold_percent = gold_percent
+    batch.save(update_fields=["instructions", "priority", "gold_percent"])
     return batch
 
 

@@ -54,22 +54,26 @@ class Seen:
             )
 
 
-def save_draft(*, task: Task, content: dict, seen: Seen, active_seconds: float = 0, by: User) -> tuple[Draft, Seat]:
+def save_draft(
+    *, task: Task, content: dict, seen: Seen, active_seconds: float = 0, paste_chars: int = 0, by: User
+) -> tuple[Draft, Seat]:
     """Keep the answer so far, and the seat with it. Kept even when the seat is lost or the work was handed in already.
 
     Of two saves by one page the later wins, in whatever order they arrive; the same answer again changes nothing. Raises SavedElsewhere
     if another page has saved since: its work stays the draft, and this is set aside. `active_seconds`: all time worked on this
-    loading of the page.
+    loading of the page; `paste_chars`: the characters pasted into its text.
     """
     try:
-        return _save(task, content, seen, active_seconds, by)
+        return _save(task, content, seen, active_seconds, paste_chars, by)
     except SavedElsewhere:
         set_aside(task=task, content=content, by=by)
         raise
 
 
 @transaction.atomic
-def _save(task: Task, content: dict, seen: Seen, active_seconds: float, by: User) -> tuple[Draft, Seat]:
+def _save(
+    task: Task, content: dict, seen: Seen, active_seconds: float, paste_chars: int, by: User
+) -> tuple[Draft, Seat]:
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     submission = Submission.objects.filter(task=task, labeler=user).first()
@@ -86,6 +90,7 @@ def _save(task: Task, content: dict, seen: Seen, active_seconds: float, by: User
         version = max(seen.version, draft.version + 1)
         draft.content, draft.version, draft.saved_at = marked, version, now
     hours.count(draft=draft, page=seen.editor, seconds=active_seconds, now=now, by=user)
+    draft.paste_chars = max(draft.paste_chars, paste_chars)
     draft.content.pop("put_back", None)
     draft.save()
     return draft, keep_seat(task, user)

@@ -42,7 +42,7 @@ REVISION = (
 def measure(*, everything: bool = False) -> int:
     """Measure what has changed: submissions, consensus, labelers, and the reports that are due. How many tasks.
 
-    `everything`: all of it anew, with today's reliabilities throughout. Then the rules are asked; see labelers.apply_rules.
+    `everything`: all of it anew, with today's reliabilities throughout.
     """
     ids = list(_task_ids(everything))
     for start in range(0, len(ids), TASKS_AT_ONCE):
@@ -123,7 +123,8 @@ def _compare(
     voting: Mapping[int, list[Ranked]],
     reliabilities: Mapping[int, float],
 ) -> None:
-    """Agreement with each other, and of each with the consensus of the rest."""
+    """Agreement with each other; and of what the consensus of the rest orders, the share that each orders the same way: where
+    the others differ so far that they tie, nothing is held against anybody."""
     shares: dict[int, list[float]] = defaultdict(list)
     taus: dict[int, list[float]] = defaultdict(list)
     for pair in pairs:
@@ -139,7 +140,9 @@ def _compare(
         rest = [other for other in voting.get(row.task_id, []) if other.submission_id != row.submission_id]
         if rest := consensus.voters([other for other in rest if other.origin == row.origin]):
             tiers = consensus.of(rest, reliabilities)
-            made[row.submission_id].consensus_agreement = agreement.compare(row.tiers, tiers).share
+            ordered = agreement.compare(tiers, tiers).untied
+            agreed = agreement.compare(row.tiers, tiers).agreed_untied
+            made[row.submission_id].consensus_agreement = agreed / ordered if ordered else None
 
 
 def _measure_gold(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:

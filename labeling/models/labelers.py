@@ -102,6 +102,11 @@ class LabelerNumbers(models.Model):
     def __str__(self) -> str:
         return f"numbers of {self.labeler}"
 
+    @property
+    def handed_in(self) -> int:
+        """Submissions of either kind."""
+        return self.demonstrations + self.rankings
+
 
 class LabelerRule(models.Model):
     """When a labeler is paused for a person to look: a number of theirs beyond a threshold. A change ends it and makes a new one."""

@@ -40,3 +40,9 @@ def reason_words(reason: dict) -> str:
 def percent(share: float | None) -> str:
     """A share from 0 to 1 in hundredths, rounded: "43 %"."""
     return readings.percent(share)
+
+
+@register.filter
+def hundredths(share: float | str | None) -> str:
+    """A share from 0 to 1 in hundredths with a decimal, "72.6 %"; "–" where there is none."""
+    return f"{100 * share:.1f} %" if isinstance(share, int | float) else "–"

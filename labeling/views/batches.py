@@ -80,7 +80,10 @@ def batch(request: Request, pk: int) -> HttpResponse:
         .select_related("labeler")
         .annotate(prompt_preview=prompt_preview("task__prompt__"))
         .order_by("-id")[:50],
-        "form": EditForm(initial={"instructions": found.instructions, "priority": found.priority}),
+        "form": ChangeForm(
+            initial={name: getattr(found, name) for name in ("instructions", "priority", "gold_percent")}
+        ),
+        "gold_tasks": found.tasks.filter(is_gold=True).count(),
     }
     return render(request, "batches/detail.html", context)
 
@@ -126,7 +129,7 @@ def batch_status(request: Request, pk: int) -> HttpResponse:
 def batch_edit(request: Request, pk: int) -> HttpResponse:
     """Change instructions and priority."""
     found = get_object_or_404(Batch, pk=pk)
-    form = EditForm(request.POST)
+    form = ChangeForm(request.POST)
     if not form.is_valid():
         return render(request, "batches/edit.html", {"batch": found, "form": form}, status=422)
     batches.edit(batch=found, by=request.user, **form.cleaned_data)
@@ -157,6 +160,18 @@ class EditForm(forms.Form):
 
 def any_or(choices) -> list:
     return [("", gettext_lazy("any")), *choices]
+
+
+class ChangeForm(EditForm):
+    """What can be changed of a batch that is there."""
+
+    gold_percent = forms.IntegerField(
+        label=gettext_lazy("Gold tasks (%)"),
+        help_text=gettext_lazy("Share of a labeler's tasks whose right answer is known, as far as there are any."),
+        min_value=0,
+        max_value=batches.MAX_GOLD_PERCENT,
+        required=False,
+    )
 
 
 class OrderForm(EditForm):

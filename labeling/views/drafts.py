@@ -118,10 +118,15 @@ def save_draft(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     """
     task = given_task(request, task_uuid)
     content, _problems = sent_answer(request, task)
-    seconds = active_seconds(request)
+    seconds, paste_chars = active_seconds(request), number(request, "paste_chars")
     try:
         draft, seat = actions.save_draft(
-            task=task, content=content, seen=seen_by(request), active_seconds=seconds, by=request.user
+            task=task,
+            content=content,
+            seen=seen_by(request),
+            active_seconds=seconds,
+            paste_chars=paste_chars,
+            by=request.user,
         )
     except SavedElsewhere as conflict:
         answer = {"code": conflict.code, "message": str(conflict)}

@@ -101,6 +101,7 @@ def reviews_list(request: Request) -> HttpResponse:
         .annotate(prompt_preview=prompt_preview("task__prompt__"))
     )
     context = {
+        "paused": User.objects.filter(is_paused=True).order_by("name", "email")[:20],
         "filters": filters,
         "page": paginate(
             request, filters.rows().order_by(*(reviews.MOST_WORTH_FIRST if is_queue else ("-id",))), full=full

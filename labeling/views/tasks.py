@@ -125,6 +125,8 @@ def _left(user: User) -> list[Left]:
     open_tasks = Slot.objects.claimable_by(user).filter(batch=OuterRef("pk")).values("task_id").order_by().distinct()
     batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).defer("query", "counts")
     counted = batches.annotate(left=CountOf(open_tasks[:LEFT_AT_MOST]))
+    if user.is_paused:
+        return []
     hidden = gold.left_for(user)
     left = [
         (batch, _with_hidden(batch.left, *hidden.get(batch.pk, (0, 0))))

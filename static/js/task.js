@@ -32,12 +32,15 @@ function typed(where = form, except = OURS) {
   return fields;
 }
 
+let paste_chars = 0;
+form.addEventListener("paste", (event) => event.target.name === "text" && (paste_chars += event.clipboardData.getData("text").length));
+
 // With what this page knows, so that the server can tell when it is behind.
 function stamped(fields) {
   const { editor, takes, knowingly, base, version } = page;
   const [owner, revision, submit_key] = ["owner", "revision", "submit_key"].map((name) => form[name].value);
   const active_seconds = workedSeconds();
-  Object.entries({ editor, takes, knowingly, base, version, owner, revision, submit_key, active_seconds }).forEach(([k, v]) => fields.set(k, v));
+  Object.entries({ editor, takes, knowingly, base, version, owner, revision, submit_key, active_seconds, paste_chars }).forEach(([k, v]) => fields.set(k, v));
   return fields;
 }
 

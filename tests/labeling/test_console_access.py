@@ -7,9 +7,9 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from labeling.actions import applications, exercises, gateway_keys, questions, screenings
+from labeling.actions import applications, exercises, gateway_keys, gold, questions, screenings
 from labeling.models import Export
-from tests.labeling.rows import make_demonstration_batch, make_model, make_ranking_batch, submit
+from tests.labeling.rows import make_demonstration_batch, make_model, make_ranking_batch, response_ids, submit
 
 pytestmark = pytest.mark.django_db
 STAFF = {"reviewer", "researcher", "admin"}
@@ -31,6 +31,21 @@ ADDRESSES = {
     "second_review_rate": ("POST", RESEARCH),
     "task_adjudication": ("GET", STAFF),
     "task_adjudicate": ("POST", {"reviewer", "admin"}),
+    "labelers": ("GET", STAFF),
+    "labelers_csv": ("GET", STAFF),
+    "labeler": ("GET", STAFF),
+    "labeler_pause": ("POST", STAFF),
+    "labeler_rules": ("GET", STAFF),
+    "labeler_rule_new": ("POST", RESEARCH),
+    "labeler_rule_end": ("POST", RESEARCH),
+    "agreement_reports": ("GET", STAFF),
+    "agreement_report": ("GET", STAFF),
+    "agreement_csv": ("GET", STAFF),
+    "agreement_rows": ("GET", STAFF),
+    "agreement_measure": ("POST", STAFF),
+    "gold": ("GET", STAFF),
+    "gold_new": ("GET POST", RESEARCH),
+    "gold_end": ("POST", RESEARCH),
     "hours_all": ("GET", STAFF),
     "hours_all_csv": ("GET", STAFF),
     "pay_rule": ("POST", RESEARCH),
@@ -119,6 +134,9 @@ def arguments(labeler, applicant):
     key, _ = gateway_keys.create(organization="o", name="n", may_train=False, by=None)
     exercise = exercises.add(row={"purpose": "screening", "part": "demonstration", "prompt": "Hello?"}, by=None)
     screening = handed_in_screening(applicant)
+    known = make_ranking_batch("known").tasks.get()
+    tiers = [[pk] for pk in response_ids(known)]
+    gold_answer = gold.make(task=known, tiers=tiers, explanation="So it is.", by=None)
     pks = {
         "exercise": exercise.pk,
         "second": 999_999,
@@ -127,6 +145,8 @@ def arguments(labeler, applicant):
         "model": model.pk,
         "person": applicant.pk,
         "gateway": key.pk,
+        "labeler": labeler.pk,
+        "gold": gold_answer.pk,
     }
 
     question = questions.ask(text="Why?", key=uuid.uuid4(), task=submission.task, by=labeler)
@@ -134,7 +154,7 @@ def arguments(labeler, applicant):
     ranked = make_ranking_batch().tasks.get()
 
     def of(name: str) -> list:
-        if name in ("task_adjudication", "task_adjudicate"):
+        if name in ("task_adjudication", "task_adjudicate", "gold_new"):
             return [ranked.uuid]
         if name in ("question_review", "question_answer", "question_publish"):
             return [question.uuid]

@@ -55,8 +55,8 @@ def test_pairs_consensus_and_numbers_of_one_task(people):
     of = {each.submission_id: each for each in SubmissionNumbers.objects.all()}
     assert of[ab.pk].others == 2 and of[ab.pk].agreement == pytest.approx((1 + 2 / 3) / 2)
     assert of[ba.pk].agreement == pytest.approx(2 / 3) and of[ba.pk].disagreement == pytest.approx(1 / 3)
-    # The two others of `ab` order a and b oppositely: their consensus ties them, as `ab` does not.
-    assert of[ab.pk].consensus_agreement == pytest.approx(2 / 3)
+    # The two others of `ab` order a and b oppositely: their consensus ties them, and `ab` is measured by c alone.
+    assert of[ab.pk].consensus_agreement == 1
     assert of[ba.pk].consensus_agreement == pytest.approx(2 / 3)
 
 

@@ -1,0 +1,243 @@
+"""The console's agreement: reports per batch and of all, by group and between groups, and the rows behind each figure."""
+
+import csv
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import messages
+from django.db import transaction
+from django.db.models import Count, Exists, F, OuterRef
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_GET, require_POST
+from procrastinate.exceptions import AlreadyEnqueued
+
+from labeling import jobs
+from labeling.models import (
+    AgreementFigure,
+    AgreementPair,
+    AgreementReport,
+    Batch,
+    Between,
+    LabelSchema,
+    Revision,
+    Submission,
+    Task,
+)
+from labeling.views.access import Request, role_required
+from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
+
+RANKINGS = {
+    "share": gettext_lazy("Comparisons agreed on"),
+    "share_untied": gettext_lazy("Comparisons agreed on, without ties"),
+    "tau_b": gettext_lazy("Kendall's τ-b"),
+}
+QUALITY = gettext_lazy("Quality ratings (Krippendorff's α)")
+
+
+class Scope(FilterForm):
+    """Which report, and which figure of it."""
+
+    batch = forms.ModelChoiceField(
+        Batch.objects.defer("query", "instructions", "counts").order_by("-id"),
+        label=gettext_lazy("Batch"),
+        required=False,
+        empty_label=gettext_lazy("all"),
+    )
+
+    def report(self) -> AgreementReport | None:
+        return AgreementReport.objects.filter(batch=self.chosen.get("batch")).first()
+
+
+class Rows(Scope):
+    """Which rows behind a figure."""
+
+    between = forms.ChoiceField(label=gettext_lazy("Labelers"), required=False, choices=Between.choices)
+    measure = forms.CharField(required=False, max_length=120, widget=forms.HiddenInput)
+
+
+def label_of(measure: str, flags: dict[str, str]) -> str:
+    """A measure's name for people; flags by the words of their schema."""
+    if measure in RANKINGS:
+        return str(RANKINGS[measure])
+    if measure == "quality":
+        return str(QUALITY)
+    return _("Flag: %(flag)s (α)") % {"flag": flags.get(measure, measure.partition(":")[2])}
+
+
+def flag_labels() -> dict[str, str]:
+    """Measure → the words of the newest schema that has the flag."""
+    found: dict[str, str] = {}
+    for schema in LabelSchema.objects.order_by("version"):
+        found |= {f"flag:{flag['name']}": flag["label"] for flag in schema.response_flags}
+        found |= {f"prompt_flag:{flag['name']}": flag["label"] for flag in schema.prompt_flags}
+    return found
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_reports(request: Request) -> HttpResponse:
+    """Every report with its main figures: all together first, then batches, the newest first."""
+    reports = AgreementReport.objects.select_related("batch").defer("batch__query", "batch__instructions")
+    page = paginate(request, reports.order_by(F("batch").desc(nulls_first=True)))
+    wanted = AgreementFigure.objects.filter(report__in=[report.pk for report in page])
+    found: dict[int, dict[str, AgreementFigure]] = defaultdict(dict)
+    for figure in wanted.filter(measure="share") | wanted.filter(measure="quality", between=Between.ALL):
+        found[figure.report_id][f"{figure.measure}_{figure.between}"] = figure
+    rows = [{"report": report, "figures": found[report.pk]} for report in page]
+    return render(request, "agreement/list.html", {"page": page, "rows": rows, "query": query_without(request, "page")})
+
+
+@dataclass
+class Line:
+    """A measure with its figures by group; None where nothing could be compared."""
+
+    label: str
+    measure: str
+    cells: list[tuple[AgreementFigure | None, str]]
+
+
+def _lines(report: AgreementReport) -> list[Line]:
+    flags, found = flag_labels(), {(figure.measure, figure.between): figure for figure in report.figures.all()}
+    measures = list(dict.fromkeys(measure for measure, _between in found))
+    order = {name: i for i, name in enumerate([*RANKINGS, "quality", *flags])}
+    return [
+        Line(
+            label_of(measure, flags),
+            measure,
+            [(found.get((measure, between)), _rows_url(report, measure, between)) for between in Between],
+        )
+        for measure in sorted(measures, key=lambda name: (order.get(name, len(order)), name))
+    ]
+
+
+def _rows_url(report: AgreementReport, measure: str, between: str) -> str:
+    query = {"batch": report.batch_id, "measure": measure, "between": between}
+    return f"{reverse('agreement_rows')}?{urlencode({name: value for name, value in query.items() if value})}"
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_report(request: Request) -> HttpResponse:
+    """One report: every figure by group and between groups, with its interval and count."""
+    scope = Scope(request.GET)
+    report = scope.report()
+    context = {"scope": scope, "report": report, "between": Between.choices, "query": query_without(request, "page")}
+    return render(request, "agreement/detail.html", context | {"lines": _lines(report) if report else []})
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_csv(request: Request) -> HttpResponse:
+    """A report's figures as CSV."""
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = 'attachment; filename="agreement.csv"'
+    writer = csv.writer(response)
+    writer.writerow(["measure", "between", "value", "low", "high", "tasks", "count", "computed_at"])
+    if report := Scope(request.GET).report():
+        for f in report.figures.order_by("id"):
+            writer.writerow(
+                [f.measure, f.between, f.value, f.low, f.high, f.tasks, f.count, report.computed_at.isoformat()]
+            )
+    return response
+
+
+@role_required("reviewer", "researcher")
+@require_POST
+def agreement_measure(request: Request) -> HttpResponse:
+    """Have the worker measure now what has come since."""
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        jobs.measure_quality.defer()
+    messages.info(request, _("The figures are being computed again: reload the page in a moment."))
+    return redirect(f"{reverse('agreement_report')}?{urlencode({'batch': request.POST.get('batch', '')})}")
+
+
+# Rows --------------------------------------------------------------------------------------------------------------
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_rows(request: Request) -> HttpResponse:
+    """The rows behind a figure: pairs of rankings, those that agree least first; or the judgments of each task."""
+    rows = Rows(request.GET)
+    measure = rows.chosen.get("measure") or "share"
+    context: dict[str, Any] = {
+        "rows": rows,
+        "measure": measure,
+        "label": label_of(measure, flag_labels()),
+        "query": query_without(request, "page"),
+    }
+    if measure in RANKINGS:
+        return render(request, "agreement/pairs.html", context | {"page": paginate(request, _pairs(rows))})
+    page = paginate(request, _shared_tasks(rows), per_page=20)
+    return render(
+        request, "agreement/judgments.html", context | {"page": page, "tasks": _judged(list(page), measure, rows)}
+    )
+
+
+def _origin(scope: Scope) -> str:
+    report = scope.report()
+    return report.origin if report else "person"
+
+
+def _pairs(rows: Rows):
+    found = AgreementPair.objects.filter(origin=_origin(rows))
+    if "batch" in rows.chosen:
+        found = found.filter(batch=rows.chosen["batch"])
+    if rows.chosen.get("between", Between.ALL) != Between.ALL:
+        found = found.filter(between=rows.chosen["between"])
+    people = ("first_labeler", "second_labeler", "first", "second")
+    found = found.select_related(*people).annotate(prompt_preview=prompt_preview("task__prompt__"))
+    return found.order_by("share", "id")
+
+
+def _shared_tasks(rows: Rows):
+    """Tasks that two or more have handed in; between groups: by somebody of each."""
+    handed_in = Submission.objects.filter(task=OuterRef("pk"), is_gold=False, origin=_origin(rows))
+    found = Task.objects.filter(**({"batch": rows.chosen["batch"]} if "batch" in rows.chosen else {}))
+    between = rows.chosen.get("between", Between.ALL)
+    if between == Between.GROUPS:
+        for group in ("training", "held_out"):
+            found = found.filter(Exists(handed_in.filter(labeler_group=group)))
+    else:
+        if between != Between.ALL:
+            handed_in = handed_in.filter(labeler_group=between)
+        twice = handed_in.order_by().values("task").annotate(n=Count("pk")).filter(n__gt=1)
+        found = found.filter(Exists(twice))
+    return found.annotate(prompt_preview=prompt_preview("prompt__")).order_by("-id")
+
+
+def _judged(tasks: list[Task], measure: str, rows: Rows) -> list[dict]:
+    """Per task: who said what of each response (numbered), or of the prompt."""
+    newest = Revision.objects.filter(submission__task__in=tasks, number=F("submission__revision_count"))
+    newest = newest.filter(submission__is_gold=False, submission__origin=_origin(rows)).order_by("submission_id")
+    between = rows.chosen.get("between", Between.ALL)
+    if between in {"training", "held_out"}:
+        newest = newest.filter(submission__labeler_group=between)
+    said: dict[int, list[Revision]] = defaultdict(list)
+    for revision in newest.select_related("submission__labeler"):
+        said[revision.submission.task_id].append(revision)
+    return [{"task": task, **_table(said[task.pk], measure)} for task in tasks]
+
+
+def _table(revisions: list[Revision], measure: str) -> dict:
+    kind, _colon, flag = measure.partition(":")
+    if kind == "prompt_flag":
+        return {
+            "columns": [_("Prompt")],
+            "lines": [(each.submission, [each.prompt_flags.get(flag)]) for each in revisions],
+        }
+    ids = sorted({response for each in revisions for response in each.ratings})
+
+    def value(rating: dict):
+        return rating.get("quality") if kind == "quality" else (rating.get("flags") or {}).get(flag)
+
+    lines = [(each.submission, [value(each.ratings.get(response) or {}) for response in ids]) for each in revisions]
+    return {"columns": [_("Response %d") % (i + 1) for i in range(len(ids))], "lines": lines}
