@@ -123,6 +123,8 @@ class Site:
             "batch pk": lambda: self.batch.pk,
             "model_version pk": lambda: ModelVersion.objects.order_by("id")[0].pk,
             "person pk": lambda: self.labeler.pk,
+            "labeler pk": lambda: self.labeler.pk,
+            "gold_new uuid": lambda: self.submission.task.uuid,
             "second_review pk": lambda: (
                 SecondReview.objects.filter(verdict="").order_by("-id").values_list("pk", flat=True).first()
             ),
@@ -150,6 +152,11 @@ class Site:
             "review": ["status=any", f"batch={batch}", f"labeler={person}&models=1"],
             "reviews_next": [f"batch={batch}", f"labeler={person}"],
             "batch": [f"page={last}"],
+            "labeler": ["rows=agreement", "rows=skips", f"page={last}"],
+            "labelers": ["sort=agreement&group=held_out", f"page={last}"],
+            "agreement_report": [f"batch={batch}"],
+            "agreement_rows": [f"batch={batch}", f"batch={batch}&between=between&page={last}", f"measure=quality&batch={batch}"],
+            "gold": [f"batch={batch}"],
             "adjudications": ["settled=1", f"page={last}"],
             "second_review_list": ["all=1", f"all=1&page={last}"],
             "hours_all": ["since=2000-01-01", "since=2000-01-01&by=day", f"labeler={person}&by=day&since=2000-01-01"],
