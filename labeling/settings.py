@@ -11,6 +11,7 @@ SIGN_UP           optional   application (anyone may apply, the default), invita
 MFA               optional   off (default), optional, required (for reviewers, researchers and admins)
 OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET, OIDC_NAME   optional   a "sign in with …" button
 LEASE_MINUTES     optional   how long a seat is kept for a labeler who shows no sign of work; default 30
+LANGUAGES         optional   codes that people may choose from, as en,he; default en
 TIME_ZONE         optional   default UTC
 GATEWAY_URL       optional   where the web half finds the gateway; default http://127.0.0.1:GATEWAY_PORT (8002)
 GATEWAY_PUBLIC_URL optional  where API clients find it, as shown beside their keys; default GATEWAY_URL
@@ -27,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 import dj_database_url
 from csp.constants import NONE, SELF
+from django.conf.locale import LANG_INFO
 from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -235,7 +237,13 @@ FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHand
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 5000
 
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", "English")]
+# Codes that Django knows, with catalogues of ours in labeling/locale/; strings without one are shown in English.
+LANGUAGES = [
+    (code, LANG_INFO[code]["name_local"])
+    for code in map(str.strip, os.environ.get("LANGUAGES", LANGUAGE_CODE).split(","))
+    if code in LANG_INFO
+]
+LOCALE_PATHS = [BASE_DIR / "labeling" / "locale"]
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = os.environ.get("TIME_ZONE", "UTC")

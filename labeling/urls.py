@@ -1,7 +1,9 @@
 """Every address of the web half."""
 
 from django.contrib import admin
+from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
+from django.views.i18n import set_language
 
 from labeling.views import (
     adjudications,
@@ -38,6 +40,7 @@ from labeling.views import (
 urlpatterns = [
     path("", home.home, name="home"),
     path("favicon.ico", home.favicon),
+    path("language/", login_not_required(set_language), name="set_language"),
     path("healthz", home.healthz, name="healthz"),
     path("invitation/<str:secret>/", home.invitation, name="invitation"),
     path("application/", applications.application, name="application"),

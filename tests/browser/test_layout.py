@@ -110,3 +110,20 @@ def test_two_responses_beside_each_other(open_page, labeler, transactional_db):
     keep(page, "compare-1280")
     page.keyboard.press("Escape")
     expect(page.locator("#compare")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark"), (2560, "light")])
+def test_from_right_to_left(open_page, ranking, labeler, settings, width, scheme):
+    """In Hebrew, whose catalogue Django brings; our own strings stay as they are: what matters is where things stand."""
+    settings.LANGUAGES = [("en", "English"), ("he", "עברית")]
+    page = open_page(labeler, width=width, color_scheme=scheme, locale="he")
+    open_ranking(page)
+    assert page.locator("html").get_attribute("dir") == "rtl"
+    assert_fits(page)
+    keep(page, f"rtl-{width}-{scheme}")
+    if width > 1000:
+        reading, board = page.locator(".reading").bounding_box(), page.locator("#board").bounding_box()
+        assert board["x"] + board["width"] <= reading["x"]
+    page.locator(".menu").click()
+    panel = page.locator("#menu").bounding_box()
+    assert panel["x"] >= 0 and panel["x"] + panel["width"] <= width and panel["x"] < width / 2
