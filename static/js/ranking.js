@@ -93,7 +93,6 @@ const focusChip = (letter) => chips.get(letter).focus();
 // --- Dragging
 
 function makeSortable(element) {
-  // Its own drag image: the same on touch screens, mice and pens.
   element.sortable ||= Sortable.create(element, {
     group: "board",
     sort: false,

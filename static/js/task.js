@@ -35,7 +35,7 @@ function typed(where = form, except = OURS) {
 let paste_chars = 0;
 form.addEventListener("paste", (event) => event.target.name === "text" && (paste_chars += event.clipboardData.getData("text").length));
 
-// With what this page knows, so that the server can tell when it is behind.
+// With what this page knows.
 function stamped(fields) {
   const { editor, takes, knowingly, base, version } = page;
   const [owner, revision, submit_key] = ["owner", "revision", "submit_key"].map((name) => form[name].value);
@@ -68,7 +68,7 @@ function fill(fields, except = OURS) {
 function keepLocally(stored = 0) {
   const { editor, takes, base, version } = page;
   const known = { url: urls.asideUrl, draft: urls.draft, revision: form.revision.value, editor, takes, base, version };
-  dropLocal(); // where there is no room for the new, nothing is better than the old
+  dropLocal(); // nothing is better than the old
   const kept = JSON.stringify({ ...known, at: Date.now(), stored, fields: typed().toString() });
   attempt(() => localStorage.setItem(KEPT + editor, kept));
 }
