@@ -3,6 +3,7 @@
 from django import template
 from django.conf import settings
 
+from labeling import navigation as nav
 from labeling import rendering
 from labeling.models import Question, Submission
 
@@ -19,6 +20,13 @@ def mfa_is_on() -> bool:
 def sign_up_is_open() -> bool:
     """True if anyone may apply; otherwise one needs an invitation."""
     return settings.SIGN_UP == "application"
+
+
+@register.simple_tag(takes_context=True)
+def navigation(context) -> tuple[list[nav.Link], list[nav.Link]]:
+    """The links of the navigation: its sections, and the pages of the open one. Nothing for a stranger."""
+    user = context["user"]
+    return nav.links(context["request"], user) if user.is_authenticated else ([], [])
 
 
 @register.filter
