@@ -164,13 +164,18 @@ def load_tokenizer(folder: str | os.PathLike[str]):
 
 
 def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
-    """A causal language model in float32, in evaluation mode (dropout off); an adapter merged into its base."""
+    """A causal language model in float32, in evaluation mode (dropout off); an adapter merged into its base.
+
+    Raises StageError for a reward model's folder: transformers would load its body and make up what stands above it.
+    """
     check_is_there(folder)
     model: torch.nn.Module
     if adapters.is_adapter(folder):
         model = adapters.load_merged(folder)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if getattr(model.config, "reward_bias", None) is not None:
+        raise StageError(f"{folder}: a reward model, where a policy is needed")
     return model.to(device).eval()
 
 

@@ -140,3 +140,8 @@ def test_a_name_that_nobody_has_is_told_in_one_line(monkeypatch):
     with pytest.raises(StageError) as caught:
         models.load_tokenizer("org/nobody")
     assert str(caught.value) == "org/nobody: no folder here, and no model to be fetched (We could not connect.)"
+
+
+def test_a_reward_model_is_no_policy(reward_model):
+    with pytest.raises(StageError, match="a reward model, where a policy is needed"):
+        models.load_policy(reward_model)
