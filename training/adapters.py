@@ -101,6 +101,7 @@ def attach(
     config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).exists() else str(base)
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that GPT-2's Conv1D stores its weights transposed
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft asks for
         torch.manual_seed(seed)
         try:
             wrapper = get_peft_model(model, config)

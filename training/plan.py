@@ -39,8 +39,8 @@ def show_and_stop(
     seconds, peak = _measure(step, device)
     for model in models.values():
         model.zero_grad(set_to_none=True)
-    weights = {role: sum(p.numel() * p.element_size() for p in model.parameters()) for role, model in models.items()}
-    learned = sum(weights[role] for role in trained)
+    learned = sum(_size(p) for role in trained for p in models[role].parameters() if p.requires_grad)
+    weights = {p.data_ptr(): _size(p) for model in models.values() for p in model.parameters()}  # shared ones once
     memory = {
         "weights": sum(weights.values()),
         "gradients": learned,
@@ -85,9 +85,20 @@ def _kind(is_trained: bool) -> str:
     return "trained" if is_trained else "held"
 
 
+def _size(parameter: torch.nn.Parameter) -> int:
+    return parameter.numel() * parameter.element_size()
+
+
 def _parameters(model: torch.nn.Module) -> str:
+    """How many there are; of a model with an adapter, also how many learn."""
     count = sum(p.numel() for p in model.parameters())
-    return f"{count:,} parameters" if count < 10**6 else f"{count / 10**6:,.1f} M parameters"
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    of_them = f", {_in_millions(learning)} of them in its adapter" if 0 < learning < count else ""
+    return f"{_in_millions(count)} parameters{of_them}"
+
+
+def _in_millions(count: int) -> str:
+    return f"{count:,}" if count < 10**6 else f"{count / 10**6:,.1f} M"
 
 
 def _bytes(size: float) -> str:

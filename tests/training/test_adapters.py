@@ -15,6 +15,7 @@ from training import adapters, data, dpo, models, players, ppo, rm, sft
 from training.adapters import AdapterError, AdapterSettings
 from training.config import ConfigError, from_dict
 from training.contract import read_model_manifest
+from training.errors import DryRun
 
 METHODS = ["lora", "adalora", "ia3", "prefix"]
 CPU = torch.device("cpu")
@@ -218,6 +219,21 @@ def test_policy_with_an_adapter_and_reference_are_one_model_in_memory(base):
     own = {p.data_ptr() for p in reference.parameters()}
     assert {p.data_ptr() for p in policy.parameters() if not p.requires_grad} == own
     assert own.isdisjoint(p.data_ptr() for p in policy.parameters() if p.requires_grad)
+
+
+def test_a_dry_run_counts_what_an_adapter_trains_and_shared_weights_once(ppo_of, base, reward_model, recwarn):
+    with pytest.raises(DryRun) as plan:
+        ppo_of("planned", adapter="lora", dry_run=True)
+    whole, judge = models.load_policy(base), models.load_reward_model(reward_model)
+    small = AdapterSettings("lora", 2)
+    attached = adapters.attach(models.load_policy(base), small, stage="ppo", steps=1, seed=0, base=base)
+    adapter = sum(p.numel() for p in attached.model.parameters() if p.requires_grad)
+    policy, critic = (sum(p.numel() for p in model.parameters()) for model in (whole, judge))
+    assert f"{policy + adapter:,} parameters, {adapter:,} of them in its adapter" in str(plan.value)
+    weights, learned = 4 * (policy + adapter + 2 * critic), 4 * (adapter + critic)
+    for name, size in (("weights", weights), ("gradients", learned), ("AdamW", 2 * learned)):
+        assert f"{name} {size / 1024:.3g} KiB" in str(plan.value)
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 
 @pytest.mark.parametrize("method", ["adalora", "prefix"])
