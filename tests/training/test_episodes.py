@@ -116,3 +116,7 @@ def test_rows_are_as_wide_as_costs_least():
     assert episodes.rows_for([48] * 6, [48, 96, 128]) == (48, [[n] for n in range(6)]), "equal ones gain nothing"
     assert episodes.rows_for([60, 30, 30, 30, 30, 10], [60, 75, 120]) == (75, [[0, 5], [1, 2], [3, 4]])
     assert episodes.rows_for([80, 30, 30, 20], [80, 100]) == (80, [[0], [1, 2, 3]])
+    apart = (100, [[0], [1], [2]])
+    assert episodes.rows_for([100, 90, 40], [140]) == apart, (
+        "280 columns, not 300; but alone each attends to half a row"
+    )

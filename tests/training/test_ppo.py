@@ -165,6 +165,15 @@ def test_episodes_that_other_weights_sampled_stop_the_run(run, monkeypatch):
         run(episodes=64, minibatch=64, response_tokens=24)
 
 
+def test_a_rollout_of_one_minibatch_trains_alike_whole_and_in_parts(run):
+    """Whole, the critic's pass that gave the values is the one it is trained on; in parts or epochs it runs again."""
+    whole, parts = run("whole", minibatch=8), run("parts", minibatch=8, parts=2)
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-3, atol=1e-4)
+    for first, second in zip(log_of(whole), log_of(parts), strict=True):
+        assert first == pytest.approx(second, rel=1e-3, abs=1e-5)
+    assert not torch.equal(weights(whole), weights(run("epochs", minibatch=8, inner_epochs=2)))
+
+
 def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):
     """GPT-2 with dropout 0.5: two forwards bit-equal, before and after training steps, and the first ratio is 1."""
     torch.manual_seed(0)
