@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scipy import stats
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 FAR_DAYS = 3650  # later than this is "not at this pace"
@@ -36,7 +36,7 @@ def forecast(remaining: int, per_day: Sequence[int], now: datetime) -> Forecast:
     if days < 2 or not pace:
         return Forecast(remaining, days, pace, _after(remaining, pace, now))
     spread = math.sqrt(sum((count - pace) ** 2 for count in per_day) / (days - 1) / days)
-    reach = spread * float(stats.t.ppf((1 + CONFIDENCE) / 2, days - 1))
+    reach = spread * float(stdtrit(days - 1, (1 + CONFIDENCE) / 2))
     slow, fast = max(0.0, pace - reach), pace + reach
     ends = (_after(remaining, each, now) for each in (pace, fast, slow))
     return Forecast(remaining, days, pace, *ends)

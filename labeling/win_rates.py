@@ -14,9 +14,7 @@ Shapes: P comparisons, M policies, B resamples.
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-import evalica
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 
 RESAMPLES = 200
 CONFIDENCE = 0.95
@@ -103,6 +101,10 @@ def scores(comparisons: Comparisons, policies: int, *, seed: int = 0, resamples:
 
 def bradley_terry(points: np.ndarray) -> np.ndarray | None:
     """Centred log strengths (M,), or None where there is no maximum."""
+    # Here, not above: evalica brings pandas and scipy.stats, seconds that every command and web process would pay.
+    import evalica
+    from scipy.sparse.csgraph import connected_components
+
     policies = len(points)
     if policies < 2 or connected_components(points > 0, directed=True, connection="strong")[0] > 1:
         return None

@@ -1,6 +1,7 @@
 """The two halves meet in the contract alone: read from the sources, so that no lazy import slips through."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,14 @@ def test_the_contract_loads_without(banned):
     code = f"import sys; sys.modules[{banned!r}] = None; import training.contract; print('ok')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
+
+
+def test_the_web_half_starts_without_what_only_its_jobs_need():
+    """Each of these takes a second or more of every command and of every web process's start."""
+    heavy = ("torch", "pandas", "scipy.stats")
+    code = f"import sys, django; django.setup(); import labeling.urls; print([m for m in {heavy} if m in sys.modules])"
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
