@@ -13,10 +13,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import exercise_answers
+from labeling.actions import hours
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import LETTERS, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Attempt, Exercise, Part, Prompt, Purpose, User
+from labeling.models import Activity, Attempt, Exercise, Part, Prompt, Purpose, User
 
 DEFAULT_FILE = settings.BASE_DIR / "labeling" / "defaults" / "exercises.jsonl"
 FIELDS = {"purpose", "part", "prompt", "messages", "responses", "reference", "reference_by", "explanation"}
@@ -219,13 +220,18 @@ def begin(*, exercise: Exercise, user: User, screening=None, position: int = 0) 
     return Attempt.objects.get_or_create(exercise=exercise, user=user, screening=screening, defaults=made)[0]
 
 
+def opened(*, attempt: Attempt) -> None:
+    """The person has it before them: from here on time counts. Opening it again while they work changes nothing."""
+    Attempt.objects.filter(pk=attempt.pk, submitted_at=None, worked_at=None).update(worked_at=timezone.now())
+
+
 @transaction.atomic
 def save_attempt(*, attempt: Attempt, content: dict, page: str = "", is_automatic: bool = False, by: User) -> Attempt:
     """Keep what was typed. An automatic save that comes after its own page was sent by a button changes nothing.
 
     Raises Forbidden if it is another's, Conflict once it is handed in.
     """
-    lock_labeler(by)
+    user = lock_labeler(by)
     locked = Attempt.objects.select_for_update().get(pk=attempt.pk)
     if locked.user_id != by.pk:
         raise Forbidden(f"Attempt {locked.uuid} is not yours.")
@@ -233,11 +239,12 @@ def save_attempt(*, attempt: Attempt, content: dict, page: str = "", is_automati
         if locked.content == content:
             return locked
         raise Conflict(_("This was handed in already and can no longer be changed."))
-    if is_automatic and page and page == locked.page:
+    if is_automatic and page and clean_text(page)[:40] == locked.page:
         return locked
     locked.content, locked.saved_at = content, timezone.now()
-    locked.page = locked.page if is_automatic else page[:40]
-    locked.save(update_fields=["content", "saved_at", "page"])
+    hours.sign(attempt=locked, now=locked.saved_at, by=user)
+    locked.page = locked.page if is_automatic else clean_text(page)[:40]
+    locked.save(update_fields=["content", "saved_at", "page", "active_seconds", "worked_at"])
     return locked
 
 
@@ -250,6 +257,7 @@ def submit_practice(*, attempt: Attempt, content: dict, page: str = "", by: User
         locked = Attempt.objects.select_for_update(of=["self"]).select_related("exercise").get(pk=attempt.pk)
         if locked.submitted_at is None:
             hand_in(locked)
+            hours.enter(activity=Activity.PRACTICE, seconds=locked.active_seconds, by=by)
     return locked
 
 

@@ -3,14 +3,16 @@
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Sum
 
 from labeling.errors import Forbidden
-from labeling.models import Activity, Draft, PayRule, Revision, Skip, User, WorkEntry
+from labeling.models import Activity, Attempt, Draft, PayRule, Revision, Screening, Skip, User, WorkEntry, Writing
 
 PAGES_KEPT = 20  # loadings of a task's page whose claims are remembered
+PAUSE_SECONDS = 60  # so much of a longer pause counts as work
 
 
-def count(*, draft: Draft, page: str, seconds: float, now: datetime, by: User) -> None:
+def count(*, draft: Draft | Writing, page: str, seconds: float, now: datetime, by: User) -> None:
     """Add to a draft (unsaved) what a page says it was worked on since its last message. `by`: the locked row of its labeler.
 
     `seconds`: all time worked on this loading of the page, idle time excluded; repeated or out of order it adds nothing. Whatever
@@ -25,6 +27,19 @@ def count(*, draft: Draft, page: str, seconds: float, now: datetime, by: User) -
     draft.page_seconds = dict(list(pages.items())[-PAGES_KEPT:])
     by.worked_until = max(now, since)
     by.save(update_fields=["worked_until"])
+
+
+def sign(*, attempt: Attempt, now: datetime, by: User) -> None:
+    """A sign of work on an exercise (unsaved): the time since the one before counts, of a pause a minute. `by`: their locked row.
+
+    What was counted on other work meanwhile does not count twice.
+    """
+    if attempt.worked_at is not None:
+        since = max(attempt.worked_at, by.worked_until or attempt.worked_at)
+        attempt.active_seconds += max(0.0, min(PAUSE_SECONDS, (now - since).total_seconds()))
+        by.worked_until = max(now, since)
+        by.save(update_fields=["worked_until"])
+    attempt.worked_at = now
 
 
 def enter_revision(*, revision: Revision, activity: str, seconds: float, is_surplus: bool, by: User) -> None:
@@ -49,6 +64,15 @@ def enter_skip(*, skip: Skip, seconds: float, by: User) -> None:
 def enter(*, activity: str, seconds: float, by: User) -> None:
     """The entry for work that is neither a revision nor a skip: practice, screening, a prompt written."""
     WorkEntry.objects.create(labeler=by, activity=activity, seconds=max(0, round(seconds)))
+
+
+def enter_screenings(*, user: User) -> None:
+    """The entries for the tries that a person has handed in, in their order; once. Made when they are no candidate any more:
+    an entry bears their name, and who decides must not know it."""
+    entered = WorkEntry.objects.filter(labeler=user, activity=Activity.SCREENING).count()
+    tries = Screening.objects.filter(user=user, submitted_at__isnull=False).order_by("number")
+    for seconds in tries.annotate(worked=Sum("attempts__active_seconds")).values_list("worked", flat=True)[entered:]:
+        enter(activity=Activity.SCREENING, seconds=seconds or 0, by=user)
 
 
 @transaction.atomic

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling.actions import hours
 from labeling.errors import Conflict, Invalid
 from labeling.models import Decision, Invitation, Role, Screening, User, UserRole
 
@@ -79,6 +80,7 @@ def accept_applicant(
     user.save(update_fields=["group"])
     user.withdraw(Role.APPLICANT)
     user.grant(Role.LABELER, by=by)
+    hours.enter_screenings(user=user)
     return Decision.objects.create(
         user=user, screening=screening, verdict=Decision.Verdict.ACCEPTED, group=group,
         reason=reason or _("Accepted without a screening."), message=message, decided_by=by,

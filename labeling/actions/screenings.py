@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import exercise_answers
-from labeling.actions import exercises, people
+from labeling.actions import exercises, hours, people
 from labeling.actions.applications import rules_in_force, standing
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import clean_text
@@ -283,6 +283,8 @@ def decide(
         return people.accept_applicant(
             user=user, group=group, reason=reason, message=message, screening=screening, by=by
         )
+    if verdict == Decision.Verdict.DECLINED:
+        hours.enter_screenings(user=user)
     cooldown = rules.cooldown_days if verdict == Decision.Verdict.RETAKE else 0
     return Decision.objects.create(
         user=user, screening=screening, verdict=verdict, reason=reason, message=message, cooldown_days=cooldown, decided_by=by

@@ -3,14 +3,16 @@
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling.actions import hours
 from labeling.actions.drafts import Seen
+from labeling.actions.tasks import lock_labeler
 from labeling.answers import clean_text, problem
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
-from labeling.models import Author, Prompt, Response, UseCase, User, Writing
+from labeling.models import Activity, Author, Prompt, Response, UseCase, User, Writing
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
 
@@ -37,10 +39,16 @@ def read(fields, kind: str) -> dict:
     return {name: text for name in FIELDS[Prompt.Kind(kind)] if (text := clean_text(fields.get(name, "")))}
 
 
-def save(*, writing: Writing, content: dict, seen: Seen, by: User) -> Writing:
-    """Keep what is typed. Raises SavedElsewhere if another page has saved since: this is then kept as a draft of its own."""
+def save(*, writing: Writing, content: dict, seen: Seen, active_seconds: float = 0, by: User) -> Writing:
+    """Keep what is typed. Raises SavedElsewhere if another page has saved since: this is then kept as a draft of its own.
+
+    `active_seconds`: all time worked on this loading of the page.
+    """
     with transaction.atomic():
+        user = lock_labeler(by)
         locked = _lock(writing, by)
+        if locked.submitted_at is None:
+            _count(locked, seen.editor, active_seconds, user)
         said = {name: text for name, text in locked.content.items() if name != "editor"}
         if locked.submitted_at or said == content:
             return locked
@@ -57,6 +65,11 @@ def save(*, writing: Writing, content: dict, seen: Seen, by: User) -> Writing:
             return locked
     set_aside(writing=writing, content=content, by=by)
     raise SavedElsewhere(f"Writing {writing.uuid} was worked on elsewhere meanwhile.")
+
+
+def _count(writing: Writing, page: str, seconds: float, user: User) -> None:
+    hours.count(draft=writing, page=page, seconds=seconds, now=timezone.now(), by=user)
+    writing.save(update_fields=["active_seconds", "page_seconds"])
 
 
 @transaction.atomic
@@ -82,13 +95,14 @@ def _lock(writing: Writing, by: User) -> Writing:
 
 
 @transaction.atomic
-def hand_in(*, writing: Writing, content: dict, by: User) -> list[Prompt]:
+def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: float = 0, by: User) -> list[Prompt]:
     """The prompts made of a writing, in the pool as the labeler's own, split by author. Handing in twice changes nothing.
 
     Plain and user-based make one prompt. K query/response pairs of a few-shot prompt make K, each with the other pairs before its
     query, and the response as a demonstration (InstructGPT, appendix A). Raises Invalid naming what is wrong: empty, too long, or
-    a prompt that is here already; Conflict if another text of this writing was handed in.
+    a prompt that is here already; Conflict if another text of this writing was handed in. `active_seconds`: see save.
     """
+    user = lock_labeler(by)
     locked = _lock(writing, by)
     if locked.submitted_at:
         if {name: text for name, text in locked.content.items() if name != "editor"} != content:
@@ -101,7 +115,13 @@ def hand_in(*, writing: Writing, content: dict, by: User) -> list[Prompt]:
         raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
     key = f"labeler-{by.pk}"
     author, _made = Author.objects.get_or_create(user=by, defaults={"key": key, "split": split_of(key)})
-    prompts = [_make(locked, messages, answer, author, content) for messages, answer, _field in asked]
+    try:
+        with transaction.atomic():
+            prompts = [_make(locked, messages, answer, author, content) for messages, answer, _field in asked]
+    except IntegrityError:  # somebody has brought the same prompt in this very moment
+        raise Invalid(_("This prompt is in the pool already."), _duplicates(asked, by)) from None
+    _count(locked, page, active_seconds, user)
+    hours.enter(activity=Activity.PROMPT, seconds=locked.active_seconds, by=user)
     locked.content, locked.submitted_at = content, timezone.now()
     locked.save(update_fields=["content", "submitted_at"])
     return prompts

@@ -103,6 +103,8 @@ class Attempt(models.Model):
     content = models.JSONField(default=dict, blank=True)
     page = models.CharField(max_length=40, blank=True, help_text="The page that sent it last by a button")
     saved_at = models.DateTimeField(null=True, blank=True)
+    active_seconds = models.FloatField(default=0, help_text="Time worked, idle time excluded")
+    worked_at = models.DateTimeField(null=True, blank=True, help_text="The last sign of work: opened or saved")
     submitted_at = models.DateTimeField(null=True, blank=True)
     agreed = models.PositiveSmallIntegerField(null=True, blank=True)
     compared = models.PositiveSmallIntegerField(null=True, blank=True)

@@ -39,6 +39,8 @@ class Writing(models.Model):
     version = models.PositiveIntegerField(default=0, help_text="Rises with every save")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     saved_at = models.DateTimeField(default=timezone.now)
+    active_seconds = models.FloatField(default=0, help_text="Time worked, idle time excluded")
+    page_seconds = models.JSONField(default=dict, blank=True, help_text="Loading of the page → seconds it has claimed")
     submitted_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -89,6 +89,7 @@ def screening_item(request: Request, attempt_uuid: uuid.UUID) -> HttpResponse:
     """One item. Each button keeps what is typed; *next* goes on once it is complete."""
     attempt = _mine(request, attempt_uuid)
     if request.method == "GET":
+        exercises.opened(attempt=attempt)
         fields = kept_forms.unsent(request)
         return _item_page(request, attempt, sent_content(fields, attempt))
     content = exercise_answers.from_fields(request.POST, attempt.exercise, attempt.shown_order)

@@ -13,10 +13,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from labeling.actions import writings as actions
+from labeling.answers import clean_text
 from labeling.errors import Conflict, Invalid, OtherPerson, SavedElsewhere
 from labeling.models import Prompt, Role, UseCase, User, Writing
 from labeling.views.access import Request, role_required
-from labeling.views.drafts import clock, kept_here, seen_by
+from labeling.views.drafts import active_seconds, clock, kept_here, seen_by
 from labeling.views.working import go, problems_json, wants_json, words
 
 PER_PAGE = 25
@@ -92,7 +93,8 @@ def writing_draft(request: Request, writing_uuid: uuid.UUID) -> HttpResponse:
     found = _own(request, writing_uuid)
     content = actions.read(request.POST, found.kind)
     try:
-        saved = actions.save(writing=found, content=content, seen=seen_by(request), by=request.user)
+        seen, seconds = seen_by(request), active_seconds(request)
+        saved = actions.save(writing=found, content=content, seen=seen, active_seconds=seconds, by=request.user)
     except SavedElsewhere as conflict:
         found.refresh_from_db()
         return JsonResponse(_known(found) | {"code": conflict.code}, status=409)
@@ -122,8 +124,9 @@ def writing_submit(request: Request, writing_uuid: uuid.UUID) -> HttpResponse:
     if request.method == "GET":
         return redirect("writing", found.uuid)
     content = actions.read(request.POST, found.kind)
+    page, seconds = clean_text(request.POST.get("editor", ""))[:40], active_seconds(request)
     try:
-        actions.hand_in(writing=found, content=content, by=request.user)
+        actions.hand_in(writing=found, content=content, page=page, active_seconds=seconds, by=request.user)
     except Invalid as error:
         if wants_json(request):
             return problems_json(error.errors, status=422)

@@ -11,9 +11,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling.actions import drafts, hours, submissions, tasks
+from labeling.actions import drafts, exercises, hours, submissions, tasks
 from labeling.errors import Forbidden
-from labeling.models import Draft, PayRule, Submission, User, WorkEntry
+from labeling.models import Draft, PayRule, Submission, User, WorkEntry, Writing
 from tests.labeling.rows import make_demonstration_batch
 
 pytestmark = pytest.mark.django_db
@@ -298,3 +298,44 @@ def test_closed_to_everyone_else(name, client, applicant_client, reviewer_client
     assert client.get(url)["Location"].startswith(reverse("account_login"))
     assert applicant_client.get(url).status_code == reviewer_client.get(url).status_code == 403
     assert labeler_client.post(url).status_code == 405
+
+
+# ---- work that is no task -------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_written_is_entered_once_with_its_time(labeler_client, labeler):
+    address = labeler_client.post(reverse("writing_new"), {"kind": "plain"}).url
+    Writing.objects.update(created_at=timezone.now() - timedelta(seconds=600))
+    page = {"text": "Name a river.", "editor": "a", "revision": 0}
+    saved = {"version": 1, "active_seconds": "40"}
+    assert labeler_client.post(f"{address}draft", page | saved, HTTP_ACCEPT="application/json").status_code == 200
+    pass_time(labeler, 300)
+    for _twice in range(2):
+        labeler_client.post(f"{address}submit", page | {"active_seconds": "100"})
+    assert entries() == [("prompt", 100, False)]
+    assert hours_of(labeler_client)["prompts"] == "1"
+
+
+def test_practice_is_entered_once_with_the_time_between_signs_of_work(labeler_client, labeler):
+    row = {"purpose": "practice", "part": "demonstration", "prompt": "Hi", "reference": {"text": "Hello"}}
+    exercises.add(row=row | {"reference_by": "the team", "explanation": "Greet."}, by=None)
+    attempt = exercises.next_practice(kind="demonstration", by=labeler)
+    address = reverse("practice_item", args=[attempt.uuid])
+    labeler_client.get(address)
+
+    def worked(seconds: int) -> None:
+        moment = timezone.now() - timedelta(seconds=seconds)
+        type(attempt).objects.update(worked_at=moment)
+        User.objects.update(worked_until=None)
+
+    worked(25)
+    labeler_client.post(reverse("practice_save", args=[attempt.uuid]), {"text": "Hel"})
+    worked(3600)  # a long pause is a minute of work
+    for _twice in range(2):
+        labeler_client.post(address, {"text": "Hello there."})
+    assert [(name, pytest.approx(seconds, abs=2)) for name, seconds, _surplus in entries()] == [("practice", 85)]
+    assert hours_of(labeler_client)["practice"] == "1"
+
+
+def hours_of(client) -> dict:
+    return next(csv.DictReader(io.StringIO(client.get(reverse("hours_csv")).text)))

@@ -13,7 +13,7 @@ from labeling import exercise_answers
 from labeling.actions import applications, exercises
 from labeling.actions import screenings as actions
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Attempt, Decision, Exercise, Grade, Screening, ScreeningRules, User
+from labeling.models import Attempt, Decision, Exercise, Grade, Screening, ScreeningRules, User, WorkEntry
 
 pytestmark = pytest.mark.django_db
 ROWS = [
@@ -254,6 +254,17 @@ def test_who_it_is_is_shown_only_after_the_decision(handed_in, desk):
     assert "Ada Applicant" in desk.get(reverse("candidate", args=[handed_in.uuid])).text
     (message,) = mail.outbox
     assert message.to == ["applicant@example.org"] and "Welcome!" in message.body and "Careful." not in message.body
+
+
+def test_hours_of_the_screening_are_entered_only_when_they_have_a_name(applied, desk):
+    handed_in = actions.begin(by=applied)
+    fill(handed_in)
+    Attempt.objects.filter(position=1).update(active_seconds=90)
+    actions.hand_in(screening=handed_in, by=applied)
+    assert not WorkEntry.objects.exists() and "Ada" not in desk.get(reverse("hours_all")).text
+    decide(desk, handed_in, verdict="declined")
+    decide(desk, handed_in, seen=Decision.objects.get().pk)  # on second thoughts
+    assert list(WorkEntry.objects.values_list("activity", "seconds")) == [("screening", 90)]
 
 
 def test_a_decision_needs_a_reason_and_keeps_what_was_typed(handed_in, desk):
