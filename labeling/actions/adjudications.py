@@ -52,7 +52,7 @@ def adjudicate(
     """Append a reviewer's ranking of the task, and return submissions to their labelers; all of it, or nothing.
 
     `seen`: submission UUID → what was read of it. `returned`: submission UUID → comment to its labeler. Identical responses share
-    a tier; naming one of them is enough. The same `key` again answers with the first.
+    a tier; naming one of them is enough. The same ranking and comment under the same `key` again answer with the first.
 
     Raises Invalid for a ranking that is not whole, a return without a comment or a submission that is not of this task; Conflict
     if a ranking has come, was revised or was decided on since; Forbidden for anyone but a reviewer, and for one's own task.
@@ -61,12 +61,14 @@ def adjudicate(
         raise Forbidden(f"{by.email} is not a reviewer.")
     if task.kind != Kind.RANKING:
         raise Invalid(f"Task {task.uuid} asks for no ranking.")
-    if made := Adjudication.objects.filter(reviewer=by, key=key).first():
-        return made
     check_may(task=task, by=by)
     returned = returned or {}
     comment = _bounded(comment)
     submissions = {str(row.uuid): row for row in rankings_of(task).select_for_update(of=("self",))}
+    if made := Adjudication.objects.filter(reviewer=by, key=key).first():  # looked up under the locks: a double click
+        if (made.task_id, made.comment) != (task.pk, comment) or not _says(made, tiers, task):
+            raise Conflict(_("You have settled this from the same page already. Send it again to settle it anew."))
+        return made
     _check_seen(submissions, seen)
     if foreign := set(returned) - set(submissions):
         raise Invalid(_("Submission %s is not one of these rankings.") % min(foreign))
@@ -88,6 +90,10 @@ def adjudicate(
         )
     Task.objects.filter(pk=task.pk).update(adjudicated_at=timezone.now())
     return made
+
+
+def _says(made: Adjudication, tiers: list[list[str]], task: Task) -> bool:
+    return made.tiers == answers.checked_tiers(tiers, drafts.cards_of(task.pk, response_ids(task)))
 
 
 def response_ids(task: Task) -> list[str]:

@@ -1,12 +1,13 @@
 """Questions: asking, answering, and making an answer known to every labeler."""
 
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
+from labeling.actions.tasks import lock_labeler
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Kind, Question, QuestionMessage, Role, Submission, Task, User
 
@@ -15,15 +16,18 @@ MAX_CHARS = 5_000
 
 @transaction.atomic
 def ask(*, text: str, key: UUID, kind: str = "", task: Task | None = None, by: User) -> Question:
-    """A new thread, on a task that was given to this labeler or on the instructions of a kind. `key` again: the same thread.
+    """A new thread, on a task that was given to this labeler or on the instructions of a kind. The same text under the same
+    `key` again: the same thread. Another text under it, from a form that was gone back to, is a thread of its own.
 
     Raises Invalid for an empty or too long text or an unknown kind, Forbidden for a task that is not theirs.
     """
     if not by.is_labeler:
         raise Forbidden(f"{by} is not a labeler.")
-    if sent := _sent(key, by):
-        return sent.question
+    lock_labeler(by)  # of a double click the second waits here
     text = _checked(text)
+    key, sent = _sent(key, text, by)
+    if sent:
+        return sent.question
     if task is not None:
         _check_given(task, by)
     elif kind not in Kind.values:
@@ -37,14 +41,16 @@ def ask(*, text: str, key: UUID, kind: str = "", task: Task | None = None, by: U
 def reply(*, question: Question, text: str, key: UUID, by: User) -> QuestionMessage:
     """Go on with a thread: the asker asks on, and it is open again; a reviewer or researcher answers, and the asker is told.
 
-    Raises Forbidden for anyone else, Invalid for an empty or too long text. The same `key` again changes nothing.
+    Raises Forbidden for anyone else, Invalid for an empty or too long text. The same text under the same `key` again changes nothing.
     """
     is_answer = question.asker_id != by.pk
     if is_answer:
         _check_team(by)
-    if sent := _sent(key, by):
-        return sent
+    lock_labeler(by)
     text = _checked(text)
+    key, sent = _sent(key, text, by)
+    if sent:
+        return sent
     question = Question.objects.select_for_update().get(pk=question.pk)
     message = QuestionMessage.objects.create(question=question, author=by, is_answer=is_answer, text=text, key=key)
     question.is_open, question.is_unread = not is_answer, is_answer
@@ -83,8 +89,14 @@ def mark_read(*, question: Question, by: User) -> None:
     Question.objects.filter(pk=question.pk, asker=by, is_unread=True).update(is_unread=False)
 
 
-def _sent(key: UUID, by: User) -> QuestionMessage | None:
-    return QuestionMessage.objects.select_related("question").filter(author=by, key=key).first()
+def _sent(key: UUID, text: str, by: User) -> tuple[UUID, QuestionMessage | None]:
+    """The key to keep this text under, and the message if it arrived before. A used key with another text makes a key of both."""
+    rows = QuestionMessage.objects.select_related("question").filter(author=by)
+    first = rows.filter(key=key).first()
+    if first is None or first.text == text:
+        return key, first
+    key = uuid5(key, text)
+    return key, rows.filter(key=key).first()
 
 
 def _check_team(by: User) -> None:

@@ -214,12 +214,12 @@ def question_answer(request: Request, uuid: uuid.UUID) -> HttpResponse:
     if found.asker_id == request.user.pk:
         return _thread(request, found, Invalid(_("This question is your own: somebody else answers it.")))
     key = _key(request)
-    is_repeated = found.messages.filter(author=request.user, key=key).exists()
+    said = set(found.messages.values_list("pk", flat=True))
     try:
-        actions.reply(question=found, text=request.POST.get("text", ""), key=key, by=request.user)
+        made = actions.reply(question=found, text=request.POST.get("text", ""), key=key, by=request.user)
     except Invalid as error:
         return _thread(request, found, error)
-    if not is_repeated:
+    if made.pk not in said:
         link = request.build_absolute_uri(reverse("question", args=[found.uuid]))
         mail.send("questions/answered_mail.txt", _("Your question was answered"), found.asker.email,
                   {"person": found.asker, "link": link})  # fmt: skip

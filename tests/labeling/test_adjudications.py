@@ -88,6 +88,15 @@ def test_the_same_form_twice_is_once(task, reviewer, third):
     assert (Adjudication.objects.count(), Review.objects.count()) == (1, 1)
 
 
+def test_another_ranking_from_a_page_that_was_gone_back_to_is_not_passed_over_in_silence(task, reviewer):
+    key, (a, b, c) = uuid.uuid4(), adjudications.response_ids(task)
+    settle(task, reviewer, key=key)
+    for changed in ({"tiers": [[a], [b], [c]]}, {"comment": "On second thoughts."}):
+        with pytest.raises(Conflict):
+            settle(task, reviewer, key=key, **changed)
+    assert settle(task, reviewer, tiers=[[a], [b], [c]]).tiers == [[a], [b], [c]]
+
+
 @pytest.mark.parametrize("wrong", ["short", "twice", "foreign"])
 def test_a_ranking_must_be_whole(task, reviewer, wrong):
     a, b, c = adjudications.response_ids(task)

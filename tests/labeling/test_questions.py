@@ -1,5 +1,6 @@
 """Questions: threads between a labeler and the team, and what all labelers may read of them."""
 
+import threading
 import uuid
 
 import pytest
@@ -258,3 +259,33 @@ def test_nobody_answers_their_own(client_for, question, labeler):
     data = {"text": "Yes.", "key": str(uuid.uuid4())}
     assert client.post(reverse("question_answer", args=[question.uuid]), data).status_code == 422
     assert question.messages.count() == 1
+
+
+def test_what_is_written_on_a_page_that_was_gone_back_to_is_not_lost(labeler_client, reviewer_client, labeler):
+    key = str(uuid.uuid4())
+    for text in ("Are ties fine?", "Are skips fine?", "Are skips fine?"):  # sent, gone back and changed, sent twice
+        labeler_client.post(reverse("question_ask"), {"kind": "ranking", "text": text, "key": key})
+    asked = Question.objects.order_by("id")
+    assert [str(each.messages.get().text) for each in asked] == ["Are ties fine?", "Are skips fine?"]
+    for text in ("Yes.", "Yes, all.", "Yes, all."):
+        reviewer_client.post(reverse("question_answer", args=[asked[0].uuid]), {"text": text, "key": key})
+    assert [m.text for m in asked[0].messages.order_by("id")][1:] == ["Yes.", "Yes, all."]
+    assert len(mail.outbox) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_double_click_asks_once(make_user):
+    asker, key = make_user("double@example.org", "labeler"), uuid.uuid4()
+    barrier, asked = threading.Barrier(6), []
+
+    def ask():
+        barrier.wait()
+        try:
+            asked.append(questions.ask(text="Why?", key=key, kind="ranking", by=asker).pk)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(asked) == 6 and set(asked) == {Question.objects.get().pk}
