@@ -1,7 +1,9 @@
 """A gateway to test: the real application under uvicorn on a loopback port, on the test's own database connection."""
 
+import asyncio
 import threading
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,6 +18,12 @@ from labeling.gateway.admission import Database
 from labeling.gateway.app import make_app
 from labeling.models import ModelVersion, Promotion
 from tests.labeling.policy_server import StubPolicy
+
+
+def run_apart(coroutine: Coroutine):
+    """Run it in a thread of its own: the browser of earlier tests has left an event loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 class SharedDatabase(Database):

@@ -8,6 +8,7 @@ from django.db import InterfaceError, OperationalError
 from labeling.gateway import afterwards
 from labeling.gateway.afterwards import Afterwards, Note
 from labeling.models.gateway_keys import Amounts
+from tests.labeling.gateways import run_apart
 
 
 class Database:
@@ -43,7 +44,7 @@ def run(notes: list[Note], database: Database) -> tuple[Afterwards, list[float]]
         writer.cancel()
         return made
 
-    return asyncio.new_event_loop().run_until_complete(main()), pauses
+    return run_apart(main()), pauses
 
 
 def test_notes_are_written_in_order():

@@ -1,6 +1,5 @@
 """The gateway, asked by the official `openai` client over HTTP, before a policy server that is quick, slow, dead or wrong."""
 
-import asyncio
 import json
 import logging
 import threading
@@ -14,7 +13,7 @@ from django.utils import timezone
 
 from labeling.actions import gateway_keys
 from labeling.models import GatewayKey, GatewayUsage, ModelVersion, Prompt
-from tests.labeling.gateways import client, gateway, policy, promote_stub, secret, serving  # noqa: F401 fixtures
+from tests.labeling.gateways import client, gateway, policy, promote_stub, run_apart, secret, serving  # noqa: F401 fixtures
 from tests.labeling.policy_server import END, Cut, endless
 
 # ruff: noqa: F811 (fixtures that are imported)
@@ -104,7 +103,7 @@ def test_the_asynchronous_client_streams(gateway, secret):
             stream = await client.chat.completions.create(model="heed", messages=HELLO, stream=True)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-    assert asyncio.new_event_loop().run_until_complete(run()) == "Hello."
+    assert run_apart(run()) == "Hello."
 
 
 def test_models_are_those_that_serve(client):
