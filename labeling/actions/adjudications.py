@@ -58,9 +58,9 @@ def adjudicate(
     if a ranking has come, was revised or was decided on since; Forbidden for anyone but a reviewer, and for one's own task.
     """
     if not by.is_reviewer:
-        raise Forbidden(f"{by.email} is not a reviewer.")
+        raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
     if task.kind != Kind.RANKING:
-        raise Invalid(f"Task {task.uuid} asks for no ranking.")
+        raise Invalid(_("Task %(task)s asks for no ranking.") % {"task": task.uuid})
     check_may(task=task, by=by)
     returned = returned or {}
     comment = _bounded(comment)

@@ -90,7 +90,7 @@ def save(
     """
     user = lock_labeler(by)
     if not user.has_role(Role.APPLICANT):
-        raise Forbidden(f"{user} is no applicant.")
+        raise Forbidden(_("%(user)s is no applicant.") % {"user": user})
     if standing(user).is_decided:
         raise Conflict(_("Your application has been decided and can no longer be changed."))
     application = Application.objects.filter(user=user).first() or Application(user=user)

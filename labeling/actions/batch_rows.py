@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 from django.db import connection
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from labeling.errors import Invalid
 from labeling.models import Batch, Kind, Prompt
 
 # Why a prompt gets no task, in the words shown to people.
 LEFT_OUT = {
-    "without_model": "have no response of a model that every task must include",
-    "too_few_responses": "have fewer responses than K",
-    "identical_texts": "have responses that are all alike",
-    "beyond_limit": "are beyond the limit",
+    "without_model": gettext_lazy("have no response of a model that every task must include"),
+    "too_few_responses": gettext_lazy("have fewer responses than K"),
+    "identical_texts": gettext_lazy("have responses that are all alike"),
+    "beyond_limit": gettext_lazy("are beyond the limit"),
 }
 
 # `choice` numbers a prompt's responses in the order in which they are taken: what must be in, then texts not seen yet
@@ -147,6 +149,9 @@ def _count(cursor) -> dict[str, int]:
 
 def _nothing_left(counts: dict[str, int]) -> str:
     if not counts["prompts"]:
-        return "Nothing matches: no prompt passes the filters."
+        return _("Nothing matches: no prompt passes the filters.")
     reasons = [f"{counts[name]} {words}" for name, words in LEFT_OUT.items() if counts[name]]
-    return f"Nothing matches: of {counts['prompts']} prompts, {', '.join(reasons)}."
+    return _("Nothing matches: of %(n)d prompts, %(reasons)s.") % {
+        "n": counts["prompts"],
+        "reasons": ", ".join(reasons),
+    }

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.translation import gettext as _
 
 from labeling.actions import batch_rows
 from labeling.errors import Conflict, Invalid
@@ -258,7 +259,8 @@ def _same_order(batch: Batch, order: Order) -> Batch:
         return batch
     differing = sorted(key for key in {*batch.query, *asked} if batch.query.get(key) != asked.get(key))
     raise Conflict(
-        f"There is a batch named {batch.name!r} already, made by another order (different: {', '.join(differing)})."
+        _("There is a batch named %(batch)r already, made by another order (different: %(differing)s).")
+        % {"batch": batch.name, "differing": ", ".join(differing)}
     )
 
 

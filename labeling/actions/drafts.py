@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from labeling import answers
 from labeling.actions import hours
@@ -50,7 +51,8 @@ class Seen:
         revisions = submission.revision_count if submission else 0
         if self.is_behind(draft.content.get("editor"), draft.version, revisions):
             raise SavedElsewhere(
-                f"Task {draft.task.uuid} was worked on elsewhere meanwhile: version {draft.version}, yours began at {self.base}."
+                _("Task %(task)s was worked on elsewhere meanwhile: version %(version)s, yours began at %(base)s.")
+                % {"task": draft.task.uuid, "version": draft.version, "base": self.base}
             )
 
 
@@ -117,7 +119,7 @@ def _said(answer: object) -> object:
 def _late_save(task: Task, content: dict, version: int, submission: Submission | None, user: User) -> Draft:
     """A save that arrives after its submit: what was handed in needs no draft; anything else is kept, as a correction begun."""
     if submission is None:
-        raise Forbidden(f"Task {task.uuid} is not open before you.")
+        raise Forbidden(_("Task %(task)s is not open before you.") % {"task": task.uuid})
     draft = Draft(task=task, labeler=user, shown_order=submission.shown_order, content=content, version=version)
     if not says_the_same(content, submission):
         draft.save()
@@ -167,7 +169,7 @@ def set_aside(*, task: Task, content: dict, by: User) -> DraftCopy | None:
     draft = Draft.objects.filter(task=task, labeler=user).first()
     submission = Submission.objects.filter(task=task, labeler=user).first()
     if draft is None and submission is None:
-        raise Forbidden(f"Task {task.uuid} was not given to you.")
+        raise Forbidden(_("Task %(task)s was not given to you.") % {"task": task.uuid})
     if draft and _is_same(content, draft.content):
         return None
     if submission and says_the_same(content, submission):
@@ -213,17 +215,17 @@ def use_copy(*, copy: DraftCopy, by: User) -> Draft:
     """
     user = lock_labeler(by)
     if copy.labeler_id != user.pk:
-        raise Forbidden(f"Copy {copy.pk} is not yours.")
+        raise Forbidden(_("Copy %(copy)s is not yours.") % {"copy": copy.pk})
     submission = Submission.objects.filter(task_id=copy.task_id, labeler=user).first()
     if submission and not submission.is_open_to_change:
-        raise Conflict("This has been reviewed and can no longer be changed.")
+        raise Conflict(_("This has been reviewed and can no longer be changed."))
     draft = Draft.objects.select_for_update().filter(task_id=copy.task_id, labeler=user).first()
     if draft is not None:
         keep_copy(draft)
     elif submission is not None:
         draft = Draft(task_id=copy.task_id, labeler=user, shown_order=submission.shown_order)
     else:
-        raise Forbidden(f"Task {copy.task_id} is not open before you.")
+        raise Forbidden(_("Task %(task)s is not open before you.") % {"task": copy.task_id})
     draft.content, draft.version, draft.saved_at = copy.content, draft.version + 1, timezone.now()
     draft.save()
     return draft

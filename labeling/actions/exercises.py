@@ -124,7 +124,7 @@ def _reference_ratings(given: Any, ids: list[str]) -> dict:
 
 def _check_researcher(by: User | None) -> None:
     if by is not None and not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
 
 
 @transaction.atomic
@@ -234,7 +234,7 @@ def save_attempt(*, attempt: Attempt, content: dict, page: str = "", is_automati
     user = lock_labeler(by)
     locked = Attempt.objects.select_for_update().get(pk=attempt.pk)
     if locked.user_id != by.pk:
-        raise Forbidden(f"Attempt {locked.uuid} is not yours.")
+        raise Forbidden(_("Attempt %(attempt)s is not yours.") % {"attempt": locked.uuid})
     if locked.submitted_at is not None:
         if locked.content == content:
             return locked

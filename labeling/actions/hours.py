@@ -4,6 +4,7 @@ from datetime import datetime
 
 from django.db import transaction
 from django.db.models import Sum
+from django.utils.translation import gettext as _
 
 from labeling.errors import Forbidden
 from labeling.models import Activity, Attempt, Draft, PayRule, Revision, Screening, Skip, User, WorkEntry, Writing
@@ -79,7 +80,7 @@ def enter_screenings(*, user: User) -> None:
 def set_rule(*, pays_skips: bool, pays_practice: bool, pays_screening: bool, by: User) -> PayRule:
     """From now on (and for every period looked at) these are paid too. The same rule again changes nothing. Raises Forbidden."""
     if not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
     wanted = {"pays_skips": pays_skips, "pays_practice": pays_practice, "pays_screening": pays_screening}
     current = PayRule.current()
     if current.pk and all(getattr(current, name) == value for name, value in wanted.items()):

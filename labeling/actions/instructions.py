@@ -77,14 +77,14 @@ def publish(
 
 def _check_kind(kind: str) -> None:
     if kind not in Kind.values:
-        raise Invalid(f"Unknown kind of task: {kind}")
+        raise Invalid(_("Unknown kind of task: %(kind)s") % {"kind": kind})
 
 
 def _locked_draft(kind: str, seen: int | None, by: User) -> InstructionsDraft:
     """The draft's row, locked: whoever writes or publishes a kind's instructions does so in order."""
     _check_kind(kind)
     if not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
     InstructionsDraft.objects.get_or_create(kind=kind)
     draft = InstructionsDraft.objects.select_for_update().get(kind=kind)
     if seen is not None and draft.version != seen:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from django.db import connection, transaction
+from django.utils.translation import gettext as _
 
 from labeling.errors import Conflict, Invalid
 from labeling.models import Evaluation, Export, ModelVersion, Promotion, User
@@ -83,8 +84,10 @@ def _free_name(name: str) -> ModelVersion:
         return ModelVersion(name=name)
     if existing.manifest is not None:
         raise Conflict(
-            f"A model named {name!r} is registered with another manifest (sha256 {(existing.manifest_sha256 or '')[:12]}…): "
-            "give this one a name of its own."
+            _(
+                "A model named %(name)r is registered with another manifest (sha256 %(sha256)s…): give this one a name of its own."
+            )
+            % {"name": name, "sha256": (existing.manifest_sha256 or "")[:12]}
         )
     return existing
 
@@ -161,7 +164,10 @@ def promote(*, model_version: ModelVersion, reason: str, metrics: dict | None = 
     _lock(SERVING)
     model_version = ModelVersion.objects.select_for_update().get(pk=model_version.pk)
     if not model_version.is_policy:
-        raise Invalid(f"{model_version.name} is no policy ({model_version.get_stage_display()}): it cannot serve.")
+        raise Invalid(
+            _("%(model)s is no policy (%(stage)s): it cannot serve.")
+            % {"model": model_version.name, "stage": model_version.get_stage_display()}
+        )
     serving = serving_policy()
     if serving == model_version:
         return model_version.promotions.order_by("-id")[0]
@@ -180,9 +186,12 @@ def rollback(*, reason: str, seen_serving: str | None = None, by: User | None) -
     _lock(SERVING)
     serving, previous = serving_policy(), rollback_target()
     if seen_serving is not None and seen_serving != (serving.name if serving else ""):
-        raise Conflict(f"{serving or 'No policy'} serves now, not {seen_serving or 'none'}: look again and decide.")
+        raise Conflict(
+            _("%(serving)s serves now, not %(seen)s: look again and decide.")
+            % {"serving": serving or _("No policy"), "seen": seen_serving or _("none")}
+        )
     if serving is None or previous is None:
-        raise Conflict("There is no earlier policy to go back to.")
+        raise Conflict(_("There is no earlier policy to go back to."))
     return _switch(serving, previous, reason.strip(), {"rollback_of": serving.name}, by)
 
 

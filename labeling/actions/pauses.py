@@ -104,7 +104,7 @@ def set_paused(*, labeler: User, is_paused: bool, reason: str, by: User) -> Labe
     Raises Invalid without a reason, Forbidden unless by a reviewer or researcher, and for oneself.
     """
     if not by.has_role(Role.REVIEWER, Role.RESEARCHER) or by.pk == labeler.pk:
-        raise Forbidden(f"{by} may not decide on {labeler}.")
+        raise Forbidden(_("%(by)s may not decide on %(labeler)s.") % {"by": by, "labeler": labeler})
     reason = reason.replace("\x00", "").strip()
     if not reason or len(reason) > REASON_MAX_CHARS:
         raise Invalid(_("Say why."), [{"place": "reason", "message": _("Say why.")}])

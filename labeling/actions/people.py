@@ -26,7 +26,7 @@ def invite(*, email: str, role: str, group: str, by: User) -> tuple[Invitation, 
     Raises Invalid if they have an account.
     """
     if User.objects.filter(email__iexact=email).exists():
-        raise Invalid(f"{email} already has an account: give the role there instead.")
+        raise Invalid(_("%(email)s already has an account: give the role there instead.") % {"email": email})
     Invitation.objects.filter(email__iexact=email, accepted_at=None, expires_at__gt=timezone.now()).update(
         expires_at=timezone.now()
     )
@@ -53,7 +53,7 @@ def admit(*, user: User, request) -> None:
         return
     invitation = Invitation.objects.select_for_update().get(pk=invitation.pk)
     if not invitation.is_open:
-        raise Conflict("This invitation has been used already.")
+        raise Conflict(_("This invitation has been used already."))
     invitation.accepted_by, invitation.accepted_at = user, timezone.now()
     invitation.save(update_fields=["accepted_by", "accepted_at"])
     user.group = invitation.group
@@ -74,7 +74,7 @@ def accept_applicant(
     if not UserRole.objects.filter(user=user, role=Role.APPLICANT).exists():
         accepted = Decision.objects.filter(user=user, verdict=Decision.Verdict.ACCEPTED).last()
         if accepted is None:
-            raise Conflict(f"{user} is no applicant.")
+            raise Conflict(_("%(user)s is no applicant.") % {"user": user})
         return accepted
     user.group = group
     user.save(update_fields=["group"])
@@ -101,9 +101,9 @@ def set_active(*, user: User, is_active: bool, by: User) -> None:
     Raises Invalid for oneself and for the last admin.
     """
     if not is_active and user.pk == by.pk:
-        raise Invalid("You cannot lock yourself out: ask another admin.")
+        raise Invalid(_("You cannot lock yourself out: ask another admin."))
     if not is_active and _is_last_admin(user):
-        raise Invalid(f"{user.email} is the last admin: name another one first.")
+        raise Invalid(_("%(user)s is the last admin: name another one first.") % {"user": user.email})
     user.is_active = is_active
     user.save(update_fields=["is_active"])
     if not is_active:
@@ -124,9 +124,9 @@ def _is_last_admin(user: User) -> bool:
 def set_roles(*, user: User, roles: set[str], group: str, by: User) -> None:
     """Replace a person's roles. Raises Invalid for an unknown role and when the last admin would go."""
     if unknown := roles - set(Role.values):
-        raise Invalid(f"Unknown role: {', '.join(sorted(unknown))}")
+        raise Invalid(_("Unknown role: %(roles)s") % {"roles": ", ".join(sorted(unknown))})
     if Role.ADMIN not in roles and _is_last_admin(user):
-        raise Invalid(f"{user.email} is the last admin: name another one first.")
+        raise Invalid(_("%(user)s is the last admin: name another one first.") % {"user": user.email})
     user.group = group
     user.save(update_fields=["group"])
     for role in Role.values:

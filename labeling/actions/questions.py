@@ -22,7 +22,7 @@ def ask(*, text: str, key: UUID, kind: str = "", task: Task | None = None, by: U
     Raises Invalid for an empty or too long text or an unknown kind, Forbidden for a task that is not theirs.
     """
     if not by.is_labeler:
-        raise Forbidden(f"{by} is not a labeler.")
+        raise Forbidden(_("%(by)s is not a labeler.") % {"by": by})
     lock_labeler(by)  # of a double click the second waits here
     text = _checked(text)
     key, sent = _sent(key, text, by)
@@ -101,13 +101,13 @@ def _sent(key: UUID, text: str, by: User) -> tuple[UUID, QuestionMessage | None]
 
 def _check_team(by: User) -> None:
     if not by.has_role(Role.REVIEWER, Role.RESEARCHER):
-        raise Forbidden(f"{by} neither reviews nor researches.")
+        raise Forbidden(_("%(by)s neither reviews nor researches.") % {"by": by})
 
 
 def _check_given(task: Task, by: User) -> None:
     mine = {"task": task, "labeler": by}
     if not (Draft.objects.filter(**mine).exists() or Submission.objects.filter(**mine).exists()):
-        raise Forbidden(f"Task {task.uuid} was not given to you.")
+        raise Forbidden(_("Task %(task)s was not given to you.") % {"task": task.uuid})
 
 
 def _checked(text: str, place: str = "", field: str = "text") -> str:

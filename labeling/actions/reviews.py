@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Max, Prefetch, Q, QuerySet
+from django.utils.translation import gettext as _
 
 from labeling.actions import priorities, second_reviews
 from labeling.errors import Conflict, Forbidden, Invalid
@@ -32,7 +33,7 @@ def review(
     _check_reviewer(by)
     submission = Submission.objects.select_for_update().get(pk=submission.pk)
     if submission.labeler_id == by.pk:
-        raise Forbidden("This submission is your own: another reviewer decides on it.")
+        raise Forbidden(_("This submission is your own: another reviewer decides on it."))
     current = submission.current
     newest = submission.reviews.order_by("-id").first()
     if newest and _is_repeated(newest, current.pk, verdict, comment, by):
@@ -94,16 +95,18 @@ def _check(verdict: str, comment: str) -> None:
     if verdict not in Review.Verdict.values:
         raise Invalid(f"verdict {verdict!r}: expected one of {', '.join(Review.Verdict.values)}")
     if verdict == Review.Verdict.RETURNED and not comment:
-        raise Invalid("A comment is needed: it tells the labeler what to change.")
+        raise Invalid(_("A comment is needed: it tells the labeler what to change."))
     if "\x00" in comment:
-        raise Invalid("The comment holds a NUL character, which cannot be stored.")
+        raise Invalid(_("The comment holds a NUL character, which cannot be stored."))
     if len(comment) > MAX_COMMENT_CHARS:
-        raise Invalid(f"The comment has {len(comment)} characters; {MAX_COMMENT_CHARS} at most.")
+        raise Invalid(
+            _("The comment has %(n)d characters; %(most)d at most.") % {"n": len(comment), "most": MAX_COMMENT_CHARS}
+        )
 
 
 def _check_reviewer(by: User) -> None:
     if not by.is_reviewer:
-        raise Forbidden(f"{by.email} is not a reviewer.")
+        raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
 
 
 def _is_repeated(newest: Review, revision_id: int, verdict: str, comment: str, by: User) -> bool:
@@ -114,10 +117,14 @@ def _is_repeated(newest: Review, revision_id: int, verdict: str, comment: str, b
 def _check_seen(submission: Submission, current: int, seen: int, newest: Review | None, seen_review: int) -> None:
     if current != seen:
         raise Conflict(
-            f"{submission.labeler} has revised this since you opened it: you saw revision {seen}, now it is {current}."
+            _("%(who)s has revised this since you opened it: you saw revision %(seen)s, now it is %(current)s.")
+            % {"who": submission.labeler, "seen": seen, "current": current}
         )
     if newest and newest.pk != seen_review:
-        raise Conflict(f"{newest.reviewer} has decided on this since you opened it: {newest.verdict}.")
+        raise Conflict(
+            _("%(who)s has decided on this since you opened it: %(verdict)s.")
+            % {"who": newest.reviewer, "verdict": newest.verdict}
+        )
 
 
 def _balance_seats(task: Task) -> None:

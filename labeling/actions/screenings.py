@@ -46,7 +46,7 @@ def begin(*, by: User) -> Screening:
     """The applicant's open try; a new one where one may begin, its items dealt. Raises Conflict where none may begin now."""
     user = lock_labeler(by)
     if not user.has_role(Role.APPLICANT):
-        raise Forbidden(f"{user} is no applicant.")
+        raise Forbidden(_("%(user)s is no applicant.") % {"user": user})
     where = standing(user)
     if where.step != "screen":
         raise Conflict(_("There is no screening for you to begin now."))
@@ -227,7 +227,7 @@ def grade(*, attempt: Attempt, grade: int, comment: str = "", by: User) -> Grade
     Raises Forbidden (no researcher, or their own text), Invalid, Conflict (graded otherwise by them before, or by enough others).
     """
     if not by.is_researcher or attempt.user_id == by.pk:
-        raise Forbidden(f"{by} may not grade this.")
+        raise Forbidden(_("%(by)s may not grade this.") % {"by": by})
     if grade not in exercise_answers.QUALITY:
         raise Invalid(_("Choose a grade from 1 to 7."))
     comment = clean_text(comment)[:COMMENT_MAX_CHARS]
@@ -260,7 +260,7 @@ def decide(
     reason, no group, no try left), Conflict (somebody decided meanwhile, or they withdrew).
     """
     if not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
     user = lock_labeler(screening.user)
     if user.pk == by.pk:
         raise Forbidden(_("Nobody decides about themselves."))
@@ -318,7 +318,7 @@ def _check_verdict(verdict: str, group: str, reason: str, tries: int, rules: Scr
 def set_rules(*, by: User, **fields) -> ScreeningRules:
     """New rules, in force from now on; tries that were begun keep theirs. The same again changes nothing. Raises Forbidden, Invalid."""
     if not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
     rules_in_force()
     newest = ScreeningRules.objects.select_for_update().order_by("-version")[0]
     if all(getattr(newest, name) == value for name, value in fields.items()):

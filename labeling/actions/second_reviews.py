@@ -32,7 +32,7 @@ def decide(*, second: SecondReview, verdict: str, comment: str = "", by: User) -
     long comment, Conflict if somebody has given it since.
     """
     if not by.is_reviewer:
-        raise Forbidden(f"{by.email} is not a reviewer.")
+        raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
     comment = answers.clean_text(comment).strip()
     if verdict not in Review.Verdict.values:
         raise Invalid(_("Choose a verdict."))
@@ -55,7 +55,7 @@ def decide(*, second: SecondReview, verdict: str, comment: str = "", by: User) -
 def set_rate(*, percent: int, by: User) -> None:
     """From now on this share of verdicts is sampled. The same again changes nothing. Raises Forbidden, Invalid."""
     if not by.is_researcher:
-        raise Forbidden(f"{by} is not a researcher.")
+        raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
     if not 0 <= percent <= 100:
         raise Invalid(_("%s is not a percentage from 0 to 100.") % percent)
     if SecondReviewRate.current() != percent:

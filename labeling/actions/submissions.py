@@ -41,7 +41,7 @@ def submit(
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     submission = Submission.objects.select_for_update().filter(task=task, labeler=user).first()
     if draft is None and submission is None:
-        raise Forbidden(f"Task {task.uuid} was not given to you.")
+        raise Forbidden(_("Task %(task)s was not given to you.") % {"task": task.uuid})
     schema = submission.schema if submission else task.batch.schema
     cards = drafts.cards_of(task.pk, (submission or draft).shown_order)  # type: ignore[union-attr]
     fields = answers.checked(answer, kind=task.kind, cards=cards, schema=schema, problems=problems)
@@ -116,11 +116,14 @@ def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft
     """A correction: waits for review again."""
     if not submission.is_open_to_change:
         raise Conflict(
-            "This has been reviewed meanwhile and can no longer be changed. What you typed is kept in your draft."
+            _("This has been reviewed meanwhile and can no longer be changed. What you typed is kept in your draft.")
         )
     is_used = submission.revisions.filter(submit_key=submit_key).exists()
     if is_used or (seen and seen.revision != submission.revision_count):
-        raise HandedInElsewhere(f"Submission {submission.uuid} has {submission.revision_count} revisions by now.")
+        raise HandedInElsewhere(
+            _("Submission %(submission)s has %(n)d revisions by now.")
+            % {"submission": submission.uuid, "n": submission.revision_count}
+        )
     submission.revision_count += 1
     submission.status, submission.updated_at = Submission.Status.SUBMITTED, timezone.now()
     seconds = draft.active_seconds if draft else 0
@@ -139,9 +142,9 @@ def reopen(*, submission: Submission, by: User) -> Draft:
     user = lock_labeler(by)
     submission = Submission.objects.select_for_update().get(pk=submission.pk)
     if submission.labeler_id != user.pk:
-        raise Forbidden(f"Submission {submission.uuid} is not yours.")
+        raise Forbidden(_("Submission %(submission)s is not yours.") % {"submission": submission.uuid})
     if not submission.is_open_to_change:
-        raise Conflict("This has been reviewed and can no longer be changed.")
+        raise Conflict(_("This has been reviewed and can no longer be changed."))
     draft, _made = Draft.objects.get_or_create(
         task_id=submission.task_id,
         labeler=user,

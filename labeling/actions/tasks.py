@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from labeling import answers
 from labeling.actions import gold, hours
@@ -44,7 +45,7 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     NotPrepared if new work would be given and something comes before it (instructions, practice).
     """
     if not by.is_labeler:
-        raise Forbidden(f"{by} is not a labeler.")
+        raise Forbidden(_("%(by)s is not a labeler.") % {"by": by})
     user, now = lock_labeler(by), timezone.now()
     wanted = Q(kind=kind) if kind else Q()
     wanted &= Q(batch_id=batch_id) if batch_id else Q()
@@ -200,7 +201,7 @@ def renew(*, task: Task, page: str = "", active_seconds: float = 0, by: User) ->
 def _draft(task: Task, user: User) -> Draft:
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     if draft is None:
-        raise Forbidden(f"Task {task.uuid} is not open before you.")
+        raise Forbidden(_("Task %(task)s is not open before you.") % {"task": task.uuid})
     return draft
 
 
@@ -249,14 +250,18 @@ def skip(
     Raises Invalid for an unknown reason or "other" without a comment, Conflict after a submission, Forbidden if it was never theirs.
     """
     if reason not in Skip.Reason.values:
-        raise Invalid("Choose a reason for skipping.", [answers.problem("Reason", "is missing", "reason")])
+        raise Invalid(_("Choose a reason for skipping."), [answers.problem(_("Reason"), _("is missing"), "reason")])
     if reason == Skip.Reason.OTHER and not comment.strip():
-        raise Invalid("Say in a few words why you skip.", [answers.problem("Comment", "is empty", "skip_comment")])
+        raise Invalid(
+            _("Say in a few words why you skip."), [answers.problem(_("Comment"), _("is empty"), "skip_comment")]
+        )
     user = lock_labeler(by)
     if existing := Skip.objects.filter(task=task, labeler=user).first():
         return existing
     if Submission.objects.filter(task=task, labeler=user).exists():
-        raise Conflict(f"Task {task.uuid} is submitted already; it can be corrected from the history.")
+        raise Conflict(
+            _("Task %(task)s is submitted already; it can be corrected from the history.") % {"task": task.uuid}
+        )
     draft = _draft(task, user)
     hours.count(draft=draft, page=page, seconds=active_seconds, now=timezone.now(), by=user)
     draft.save(update_fields=["active_seconds", "page_seconds"])

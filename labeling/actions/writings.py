@@ -64,7 +64,7 @@ def save(*, writing: Writing, content: dict, seen: Seen, active_seconds: float =
                 locked.save(update_fields=["content", "version", "saved_at"])
             return locked
     set_aside(writing=writing, content=content, by=by)
-    raise SavedElsewhere(f"Writing {writing.uuid} was worked on elsewhere meanwhile.")
+    raise SavedElsewhere(_("Writing %(writing)s was worked on elsewhere meanwhile.") % {"writing": writing.uuid})
 
 
 def _count(writing: Writing, page: str, seconds: float, user: User) -> None:
@@ -90,7 +90,7 @@ def _keep(writing: Writing, content: dict) -> Writing:
 def _lock(writing: Writing, by: User) -> Writing:
     locked = Writing.objects.select_for_update().get(pk=writing.pk)
     if locked.labeler_id != by.pk:
-        raise Forbidden(f"Writing {writing.uuid} is not yours.")
+        raise Forbidden(_("Writing %(writing)s is not yours.") % {"writing": writing.uuid})
     return locked
 
 
