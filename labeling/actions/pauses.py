@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from django.db import transaction
 from django.db.models import Avg, Case, Count, F, FloatField, OuterRef, Q, Subquery, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, NullIf
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -61,13 +61,15 @@ def _measured(rule: LabelerRule):
 
 
 def _skip_rates(rule: LabelerRule):
-    skips = _since(rule, Skip.objects.filter(labeler=OuterRef("labeler")), "created_at").order_by().values("labeler")
-    skipped = Coalesce(Subquery(skips.annotate(n=Count("pk")).values("n"), output_field=FloatField()), 0.0)
-    rows = _since(rule, SubmissionNumbers.objects.all(), "submitted_at").values("labeler")
-    rows = rows.annotate(done=Count("pk"), skipped=skipped)
-    return rows.annotate(count=F("done") + F("skipped"), value=F("skipped") / (F("done") + F("skipped"))).order_by(
-        "labeler"
-    )
+    """By person, since who skips all that they are given has handed in nothing."""
+
+    def counted(rows, when: str) -> Coalesce:
+        found = _since(rule, rows.filter(labeler=OuterRef("pk")), when).order_by().values("labeler")
+        return Coalesce(Subquery(found.annotate(n=Count("pk")).values("n"), output_field=FloatField()), 0.0)
+
+    done, skipped = counted(SubmissionNumbers.objects, "submitted_at"), counted(Skip.objects, "created_at")
+    rows = User.objects.annotate(labeler=F("pk"), skipped=skipped, count=done + F("skipped")).order_by("pk")
+    return rows.annotate(value=F("skipped") / NullIf("count", 0.0))
 
 
 def _since(rule: LabelerRule, rows, when: str):

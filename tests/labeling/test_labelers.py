@@ -161,6 +161,17 @@ def test_what_rules_measure(ranked, researcher, labeler, heldout_labeler, metric
     assert pauses.beyond(made) == [], "outside of the window"
 
 
+def test_who_skips_all_that_they_are_given_is_paused_by_the_rule_of_skips(labeler, researcher):
+    made = pauses.make_rule(metric="skip_rate", threshold=0.5, minimum=3, window_days=14, by=researcher)
+    skipped = rows.make_ranking_batch("skipped", prompts=3).tasks.all()
+    for task in skipped[:2]:
+        labeler.skips.create(task=task, reason="unclear")
+    assert pauses.beyond(made) == [], "too few to act on"
+    labeler.skips.create(task=skipped[2], reason="unclear")
+    (found,) = pauses.beyond(made)
+    assert (found.labeler, found.value, found.count) == (labeler, 1.0, 3)
+
+
 def test_who_is_paused_finishes_what_is_open_and_gets_nothing_new(ranked, rule, heldout_labeler, client_for, reviewer):
     rows.make_ranking_batch("open", prompts=2, k=2)
     held = tasks.claim_next(by=heldout_labeler)
