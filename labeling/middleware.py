@@ -15,6 +15,8 @@ from labeling.errors import HeedError
 from labeling.views import kept_forms
 from labeling.views.working import problems_json, wants_json
 
+NOT_TYPED = kept_forms.OF_THE_PAGE | {"kind", "batch"}  # what a button alone sends
+
 
 class DomainErrors:
     """Translates domain errors of HTML views once: 403, 409 or 422 with the message, as a page, an HTMX fragment or JSON."""
@@ -87,10 +89,23 @@ class LoginRequired(LoginRequiredMiddleware):
             return redirect_to_login(request.path)
         is_task = match is not None and match.view_name in {"task_submit", "task_release", "task_skip"}
         if request.method != "POST" or not is_task or wants_json(request):
+            if _is_typed(request) and kept_forms.keep_for_later(request):
+                return redirect_to_login(reverse("unsent_form"))
             return super().handle_no_permission(request, view_func)
         task_uuid = match.kwargs["task_uuid"]  # type: ignore[union-attr]
         request.session["unsent"] = {"task": str(task_uuid), "fields": request.POST.dict()}
         return redirect_to_login(reverse("task", args=[task_uuid]))
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        return kept_forms.remember(request, response)
+
+
+def _is_typed(request: HttpRequest) -> bool:
+    """True for a form that a person sent from a page of ours; not what a script asks for, nor a file, nor about accounts."""
+    is_script = wants_json(request) or "HX-Request" in request.headers
+    is_elsewhere = request.path.startswith(("/accounts/", "/admin/", "/api/"))
+    is_form = request.method == "POST" and not is_script and not is_elsewhere and not request.FILES
+    return is_form and any(str(value).strip() and name not in NOT_TYPED for name, value in request.POST.items())
 
 
 class RequireSecondFactor:

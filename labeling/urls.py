@@ -22,6 +22,7 @@ from labeling.views import (
     hours,
     imports,
     instructions,
+    kept_forms,
     label_schemas,
     labelers,
     model_versions,
@@ -175,6 +176,7 @@ urlpatterns = [
     path("console/keys/<int:pk>/", gateway_keys.gateway_key, name="gateway_key"),
     path("console/keys/<int:pk>/revoke", gateway_keys.gateway_key_revoke, name="gateway_key_revoke"),
     path("api/v1/", include("labeling.api.urls")),
+    path("accounts/unsent/", kept_forms.unsent_form, name="unsent_form"),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]

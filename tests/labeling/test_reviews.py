@@ -12,6 +12,7 @@ from django.utils import timezone
 from labeling.actions import reviews
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import ModelVersion, Review, Slot, Submission
+from tests.conftest import PASSWORD
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
 
 pytestmark = pytest.mark.django_db
@@ -293,6 +294,35 @@ def test_a_double_click_counts_once(reviewer_client, submission):
     for _ in range(2):
         assert post_decision(reviewer_client, submission, "returned", comment="Shorter.\r\nPlease.").status_code == 302
     assert Review.objects.get().comment == "Shorter.\nPlease."
+
+
+def test_a_comment_sent_after_the_session_ended_waits_for_its_writer_alone(client, submission, reviewer, make_user):
+    other, address = make_user("r2@example.org", "reviewer"), reverse("review_decide", args=[submission.uuid])
+    sent = {"verdict": "returned", "comment": "Say <b>why</b>, at length.", "revision": "1", "seen_review": "0"}
+
+    def ended(person) -> None:
+        client.force_login(person)
+        client.get(reverse("reviews"))
+        del client.cookies["sessionid"]
+
+    def log_in(person, url: str) -> None:
+        assert client.post(url, {"login": person.email, "password": PASSWORD}).url == reverse("unsent_form")
+
+    ended(reviewer)
+    log_in(other, client.post(address + "?batch=1", sent).url)  # somebody else sits down at this computer
+    answer = client.get(reverse("unsent_form"))
+    assert answer.url == reverse("home") and "at length" not in client.get(reverse("unsent_form"), follow=True).text
+    ended(reviewer)
+    log_in(reviewer, client.post(address + "?batch=1", sent).url)
+    page = client.get(reverse("unsent_form"))
+    assert "Say &lt;b&gt;why&lt;/b&gt;, at length." in page.text and f'action="{address}?batch=1"' in page.text
+    assert client.post(page.context["path"], dict(page.context["fields"])).status_code == 302
+    assert Review.objects.get().comment == sent["comment"]
+    assert client.post(reverse("unsent_form")).url == reverse("home")
+    assert client.get(reverse("unsent_form")).url == reverse("home")
+    del client.cookies["sessionid"], client.cookies["heed_owner"]
+    assert client.post(address, sent).url.endswith("decide")  # a stranger's is not kept
+    assert reverse("unsent_form") not in client.post(reverse("task_next"), {"kind": "ranking"}).url
 
 
 def test_refusals_say_why(reviewer_client, submission, reviewer, client_for):
