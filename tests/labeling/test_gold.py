@@ -335,3 +335,11 @@ def test_what_makes_no_gold_answer(db, researcher):
     gold.make(task=task, tiers=[[a], [b, c]], explanation="x", by=researcher)
     with pytest.raises(Conflict):
         gold.make(task=task, tiers=[[a], [b, c]], explanation="x", by=researcher)
+
+
+def test_a_researcher_makes_gold_from_a_submissions_page(researcher_client, reviewer_client, labeler, labeler2):
+    task = rows.make_ranking_batch(k=3, overlap=2).tasks.get()
+    first, _second = [hand_in(tasks.claim_next(by=each), each) for each in (labeler, labeler2)]
+    page, address = reverse("review", args=[first.uuid]), reverse("gold_new", args=[task.uuid])
+    assert address in researcher_client.get(page).text and researcher_client.get(address).status_code == 200
+    assert address not in reviewer_client.get(page).text
