@@ -332,7 +332,7 @@ def policy_pair(request: Request, first: int, second: int) -> HttpResponse:
             Exists(TaskResponse.objects.filter(task=OuterRef("task_id"), response__model_version_id=model.pk))
         )
     before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit():
+    if before.isascii() and before.isdigit() and len(before) < 19:
         rows = rows.filter(pk__lt=int(before))
     newest = Revision.objects.filter(submission=OuterRef("pk"), number=OuterRef("revision_count")).values("tiers")[:1]
     page = list(

@@ -143,6 +143,7 @@ def test_a_cell_leads_to_its_rankings(ranked, reviewer_client, labeler_client):
     pair = reviewer_client.get(path).content.decode()
     assert all(str(submission.uuid) in pair for submission in Submission.objects.all())
     newest, _middle, oldest = Submission.objects.order_by("-pk")
+    assert reviewer_client.get(path, {"before": "9" * 5000}).status_code == 200
     behind = reviewer_client.get(path, {"before": newest.pk}).content.decode()
     assert str(newest.uuid) not in behind and str(oldest.uuid) in behind
     assert labeler_client.get(path).status_code == 403

@@ -49,6 +49,7 @@ def test_the_next_task_waits_for_the_acknowledgement(two_tasks, published, label
     assert not labeler.slots.exists()
     page = labeler_client.get(read_url())
     assert "<em>kind</em>" in page.text and "Examples" in page.text
+    assert acknowledge(labeler_client, "9" * 5000).status_code == 404
     refused = acknowledge(labeler_client, 1, read="")
     assert refused.status_code == 422 and "Tick the box" in refused.text
     for _ in range(2):  # a double click
