@@ -89,7 +89,7 @@ def save_self_assessment(*, screening: Screening, groups: dict, topics: dict, co
     said = {
         "groups": {name: groups[name] for name in locked.rules.groups if groups.get(name) in ABILITIES},
         "topics": {name: topics[name] for name in locked.rules.topics if topics.get(name) in ABILITIES},
-        "comment": clean_text(comment)[:COMMENT_MAX_CHARS],
+        "comment": clean_text(comment),
     }
     if locked.submitted_at is not None:
         if locked.self_assessment == said:

@@ -99,11 +99,13 @@ def test_through_all_four_parts_by_plain_forms(applied, applicant_client):
     missing = applicant_client.post(about, {"group-0": "partly", "comment": "I sail."})
     assert missing.status_code == 422 and "Weather" in missing.text and "I sail." in missing.text
     assert "I sail." in applicant_client.get(about).text
-    assert applicant_client.post(about, {"group-0": "partly", "topic-0": "no"}).url == "/screening/"
+    said = {"group-0": "partly", "topic-0": "no", "comment": "I sail. " * 1000}
+    assert applicant_client.post(about, said).url == "/screening/"
     for _ in range(2):
         assert applicant_client.post("/screening/submit").url == "/"
     screening.refresh_from_db()
     assert screening.submitted_at and screening.self_assessment["groups"] == {"Sailors": "partly"}
+    assert screening.self_assessment["comment"].strip() == said["comment"].strip()  # whole, however long
     assert "You handed the screening in" in applicant_client.get("/").text
     assert applicant_client.get(about).url == "/"
     late = applicant_client.post(reverse("screening_item", args=[attempt.uuid]), {"text": "other"})
