@@ -100,8 +100,9 @@ def tell(pause: LabelerPause) -> None:
 
 
 @transaction.atomic
-def set_paused(*, labeler: User, is_paused: bool, reason: str, by: User) -> LabelerPause | None:
-    """Pause or resume, with a reason that is kept. What is so already stays so, and nothing is written.
+def set_paused(*, labeler: User, is_paused: bool, reason: str, by: User) -> LabelerPause:
+    """Pause or resume, with a reason that is kept. Of who is so already, another reason or another person's is kept beside the first;
+    the same person's same reason again changes nothing, and answers with what stands.
 
     Raises Invalid without a reason, Forbidden unless by a reviewer or researcher, and for oneself.
     """
@@ -111,8 +112,9 @@ def set_paused(*, labeler: User, is_paused: bool, reason: str, by: User) -> Labe
     if not reason or len(reason) > REASON_MAX_CHARS:
         raise Invalid(_("Say why."), [{"place": "reason", "message": _("Say why.")}])
     user = lock_labeler(labeler)
-    if user.is_paused == is_paused:
-        return None
+    newest = user.pauses.last()
+    if newest and (newest.is_pause, newest.reason, newest.by_id) == (is_paused, reason, by.pk):
+        return newest
     user.is_paused = is_paused
     user.save(update_fields=["is_paused"])
     return LabelerPause.objects.create(labeler=user, is_pause=is_paused, reason=reason, by=by)

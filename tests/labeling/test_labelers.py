@@ -207,6 +207,21 @@ def test_a_person_decides_with_a_reason(labeler, reviewer, reviewer_client, labe
     assert [each.is_pause for each in LabelerPause.objects.all()] == [True, False]
 
 
+def test_a_second_reason_to_pause_is_kept_beside_the_first(labeler, reviewer_client, researcher_client):
+    """Two people with the page open, and a rule that was first."""
+    address, page = (reverse(name, args=[labeler.pk]) for name in ("labeler_pause", "labeler"))
+    for client, reason in ((reviewer_client, "Pastes."), (researcher_client, "Pastes."), (reviewer_client, "Hurries.")):
+        for _twice in range(2):
+            assert client.post(address, {"paused": "yes", "reason": reason}).status_code == 302
+    shown = text(reviewer_client.get(page))
+    assert (shown.count("Pastes."), shown.count("Hurries.")) == (2, 1)
+    for client in (reviewer_client, researcher_client):
+        client.post(address, {"paused": "no", "reason": "Talked it over."})
+    labeler.refresh_from_db()
+    assert not labeler.is_paused
+    assert [each.is_pause for each in LabelerPause.objects.all()] == [True] * 3 + [False] * 2
+
+
 def test_rules_over_http(researcher_client, reviewer_client):
     wanted = {"metric": "skip_rate", "threshold": "40", "minimum": "10", "window_days": "7"}
     assert researcher_client.post(reverse("labeler_rule_new"), wanted | {"threshold": "140"}).status_code == 422
