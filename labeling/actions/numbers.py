@@ -146,7 +146,8 @@ def _compare(
 
 
 def _measure_gold(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:
-    """Against the gold answer in force, on whatever seat the ranking was made; once it is released, by what was said before."""
+    """Against the gold answer in force, the rankings that were tests: given on a gold seat, or handed in since the answer was made.
+    What was said earlier may have made the answer, and agrees with it for that. Once it is released, by what was said before."""
     tasks = {row["submission__task_id"] for row in rows}
     gold = {each.task_id: each for each in GoldAnswer.objects.filter(task__in=tasks, withdrawn_at=None)}
     before = Q(submission__task__in=[each.task_id for each in gold.values() if each.released_at])
@@ -155,7 +156,7 @@ def _measure_gold(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:
     said_before = dict(said.values_list("submission_id", "tiers")) if gold else {}
     for row in rows:
         answer = gold.get(row["submission__task_id"])
-        if answer is None:
+        if answer is None or not _is_test(row, answer):
             continue
         tiers = said_before.get(row["submission_id"]) if answer.released_at else row["tiers"]
         if tiers is None:
@@ -164,6 +165,12 @@ def _measure_gold(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:
         numbers.gold_share = compared.share
         numbers.gold_passed = compared.agreed >= (1 - answer.tolerance) * compared.comparisons - 1e-9
         numbers.gold_agreed_untied, numbers.gold_untied = compared.agreed_untied, compared.untied
+
+
+def _is_test(row: dict, answer: GoldAnswer) -> bool:
+    if row["submission_id"] == answer.adopted_from_id:
+        return False
+    return row["submission__is_gold"] or row["submission__submitted_at"] >= answer.made_at
 
 
 def _measure_signs(made: dict[int, SubmissionNumbers], rows: list[dict]) -> None:

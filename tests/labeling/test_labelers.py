@@ -245,7 +245,7 @@ def test_what_was_decided_is_kept(labeler, reviewer, change):
 # Gold in the console ---------------------------------------------------------------------------------------------------
 
 
-def test_gold_is_made_of_what_labelers_settled_on(ranked, researcher_client, reviewer_client):
+def test_gold_is_made_of_what_labelers_settled_on(ranked, researcher_client, reviewer_client, make_user, labeler):
     task = ranked.tasks.first()
     address = reverse("gold_new", args=[task.uuid])
     page = researcher_client.get(address)
@@ -260,9 +260,22 @@ def test_gold_is_made_of_what_labelers_settled_on(ranked, researcher_client, rev
     assert researcher_client.post(address, sent).status_code == 409, "sent twice"
     made = GoldAnswer.objects.get()
     assert made.tiers == [[pk] for pk in rows.response_ids(task)] and made.tolerance == 0.4
-    numbers.measure()
-    listed = reviewer_client.get(reverse("gold"), {"batch": ranked.pk}).context["page"].object_list[0]
-    assert (listed.done, listed.passed, round(listed.share, 3)) == (3, 2, 0.667)
+
+    def listed() -> GoldAnswer:
+        numbers.measure()
+        return reviewer_client.get(reverse("gold"), {"batch": ranked.pk}).context["page"].object_list[0]
+
+    assert (listed().done, listed().share) == (None, None), "what was ranked before is what it was made of, and no test"
+    behind = reviewer_client.get(reverse("labeler", args=[labeler.pk]), {"rows": "gold"})
+    assert behind.context["page"].paginator.count == 0
+    for name, order in (("right", 1), ("wrong", -1)):
+        tiers = [[pk] for pk in rows.response_ids(task)][::order]
+        rows.submit(task, make_user(f"{name}@example.org", "labeler"), tiers=tiers)
+    assert (listed().done, listed().passed, listed().share) == (2, 1, 0.5)
+    earlier = Submission.objects.get(task=task, labeler=labeler)
+    Submission.objects.filter(pk=earlier.pk).update(is_gold=True)  # a test under an answer that was withdrawn since
+    numbers.forget(task_id=task.pk)
+    assert listed().done == 3
     for how in ("release", "withdraw"):
         assert researcher_client.post(reverse("gold_end", args=[made.pk]), {"how": how}).status_code == 302
     made.refresh_from_db()
