@@ -28,8 +28,8 @@ def sample(*, made: Iterable[Review]) -> None:
 def decide(*, second: SecondReview, verdict: str, comment: str = "", by: User) -> SecondReview:
     """Give the second verdict, once; the submission stays as the first decided. The same again changes nothing.
 
-    Raises Forbidden for anyone but another reviewer than the first and for one's own work, Invalid for an unknown verdict or a too
-    long comment, Conflict if somebody has given it since.
+    Raises Forbidden for anyone but another reviewer than the first, for one's own work, and while one holds a seat on the same task;
+    Invalid for an unknown verdict or a too long comment, Conflict if somebody has given it since.
     """
     if not by.is_reviewer:
         raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
@@ -41,7 +41,7 @@ def decide(*, second: SecondReview, verdict: str, comment: str = "", by: User) -
             _("The comment has %(n)d characters; %(most)d at most.") % {"n": len(comment), "most": MAX_COMMENT_CHARS}
         )
     second = SecondReview.objects.select_for_update(of=("self",)).select_related("review__submission").get(pk=second.pk)
-    if by.pk in (second.first_reviewer_id, second.review.submission.labeler_id):
+    if not SecondReview.objects.lookable_by(by).filter(pk=second.pk).exists():
         raise Forbidden(_("This is for somebody else to look at."))
     if second.verdict:
         if (second.reviewer_id, second.verdict, second.comment) == (by.pk, verdict, comment):

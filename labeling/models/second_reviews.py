@@ -6,6 +6,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from labeling.models.reviews import Review
+from labeling.models.tasks import Slot
 
 USUAL_PERCENT = 5
 
@@ -31,10 +32,15 @@ class SecondReviewRate(models.Model):
 
 
 class SecondReviewQuerySet(models.QuerySet):
+    def lookable_by(self, reviewer) -> "SecondReviewQuerySet":
+        """Not of this reviewer's own first verdict, nor of their own work, nor of a task that they hold a seat on."""
+        working = Slot.objects.filter(labeler=reviewer, status=Slot.Status.LEASED)
+        rows = self.exclude(first_reviewer=reviewer).exclude(review__submission__labeler=reviewer)
+        return rows.exclude(review__submission__task__in=working.values("task"))
+
     def open_to(self, reviewer) -> "SecondReviewQuerySet":
-        """Waiting for a second verdict that this reviewer may give: not of their own first verdict, nor of their own work."""
-        rows = self.filter(verdict="").exclude(first_reviewer=reviewer)
-        return rows.exclude(review__submission__labeler=reviewer)
+        """Waiting for a second verdict that this reviewer may give."""
+        return self.filter(verdict="").lookable_by(reviewer)
 
     def decided(self) -> "SecondReviewQuerySet":
         return self.exclude(verdict="")

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_POST
 from labeling import agreement, answers
 from labeling.actions import adjudications, second_reviews, submissions
 from labeling.errors import Conflict, HeedError, Invalid
-from labeling.models import Kind, Review, Revision, SecondReview, SecondReviewRate, Slot, Submission, User
+from labeling.models import Kind, Review, Revision, SecondReview, SecondReviewRate, Submission, User
 from labeling.views import drafts, readings
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, query_without
@@ -91,16 +91,13 @@ def second_review(request: Request, pk: int) -> HttpResponse:
 
 def _mine(request: Request, pk: int) -> SecondReview:
     """One that waits for this reviewer or that they have given; 404 for any other."""
-    rows = SecondReview.objects.select_related(
+    rows = SecondReview.objects.lookable_by(request.user).select_related(
         "review__revision", "review__submission__labeler", "review__submission__schema",
         "review__submission__task__prompt", "review__submission__task__batch",
     )  # fmt: skip
     found = get_object_or_404(rows, pk=pk)
-    theirs = (found.first_reviewer_id, found.review.submission.labeler_id)
-    if request.user.pk in theirs or (found.verdict and found.reviewer_id != request.user.pk):
+    if found.verdict and found.reviewer_id != request.user.pk:
         raise Http404
-    if Slot.objects.filter(task=found.review.submission.task, labeler=request.user, status=Slot.Status.LEASED).exists():
-        raise Http404  # they work on this task themselves
     return found
 
 

@@ -4,10 +4,11 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from labeling.actions import reviews, second_reviews
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import SecondReview, SecondReviewRate, Submission
+from labeling.models import SecondReview, SecondReviewRate, Slot, Submission
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
 
 pytestmark = pytest.mark.django_db
@@ -81,7 +82,7 @@ def test_a_second_verdict_is_final_and_decides_nothing(second, rita, reviewer):
             change()
 
 
-def test_who_may_not(second, reviewer, labeler, researcher, rita):
+def test_who_may_not(second, reviewer, labeler, researcher, rita, client_for):
     labeler.grant("reviewer")
     for person in (reviewer, labeler, researcher):
         with pytest.raises(Forbidden):
@@ -90,6 +91,14 @@ def test_who_may_not(second, reviewer, labeler, researcher, rita):
         second_reviews.decide(second=second, verdict="maybe", by=rita)
     with pytest.raises(IntegrityError), transaction.atomic():
         SecondReview.objects.update(verdict="accepted", reviewer=reviewer, decided_at=second.sampled_at)
+    task = second.review.submission.task  # they work on it themselves
+    seat = Slot(task=task, seat=2, batch=task.batch, kind=task.kind)
+    seat.lease(rita, timezone.now())
+    seat.save()
+    with pytest.raises(Forbidden):
+        second_reviews.decide(second=second, verdict="accepted", by=rita)
+    assert client_for(rita).get(reverse("second_review", args=[second.pk])).status_code == 404
+    assert "Nothing waits" in client_for(rita).get(reverse("second_review_next"), follow=True).text
     assert not SecondReview.objects.decided().exists()
 
 
