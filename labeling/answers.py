@@ -218,6 +218,15 @@ def checked(
     return fields
 
 
+def bounded(text: str, limit: int, place: str, field: str) -> str:
+    """The text as it can be kept, and whole. Raises Invalid naming place and field if it is longer: nothing typed is ever cut."""
+    problems: list[dict] = []
+    text = _bounded(text, limit, place, field, problems)
+    if problems:
+        raise Invalid(f"{place} {problems[0]['message']}.", problems)
+    return text
+
+
 def _bounded(text: object, limit: int, place: str, field: str, problems: list[dict]) -> str:
     if not isinstance(text, str):
         problems.append(problem(place, _("must be text"), field))

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling.actions.tasks import lock_labeler
-from labeling.answers import clean_text
+from labeling.answers import bounded
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Application, Decision, Exercise, Purpose, Role, Screening, ScreeningRules, User
 
@@ -86,7 +86,8 @@ def save(
 ) -> Application:  # fmt: skip
     """Keep what an applicant says; with `send`, hand it in. One that was sent stays sent.
 
-    Raises Forbidden unless they apply, Conflict once it is decided, Invalid (`errors` by field) if it is sent with something missing.
+    Raises Forbidden unless they apply, Conflict once it is decided, Invalid (`errors` by field) if it is sent with
+    something missing, or something is too long.
     """
     user = lock_labeler(by)
     if not user.has_role(Role.APPLICANT):
@@ -95,11 +96,10 @@ def save(
         raise Conflict(_("Your application has been decided and can no longer be changed."))
     application = Application.objects.filter(user=user).first() or Application(user=user)
     was_sent = application.status == Application.Status.SUBMITTED
-    user.name, user.statement = clean_text(name).strip()[:150], clean_text(why)[:5000]
-    application.languages, application.availability = (
-        clean_text(languages).strip()[:500],
-        clean_text(availability)[:500],
-    )
+    user.name = bounded(name.strip(), 150, _("Name"), "name")
+    user.statement = bounded(why, 5000, _("Why you would like to label"), "why")
+    application.languages = bounded(languages.strip(), 500, _("Languages"), "languages")
+    application.availability = bounded(availability, 500, _("When"), "availability")
     application.hours_per_week = hours_per_week
     now = timezone.now()
     if send or was_sent:

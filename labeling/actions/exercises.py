@@ -41,9 +41,10 @@ def checked(row: dict) -> dict[str, Any]:
         "part": part,
         "messages": _messages(row),
         "responses": _responses(row.get("responses") or {}),
-        "reference_by": _text(row, "reference_by")[:200],
+        "reference_by": _text(row, "reference_by"),
         "explanation": _text(row, "explanation"),
     }
+    _require(len(fields["reference_by"]) <= 200, "reference_by: has more than 200 characters")
     fields["reference"] = _reference(row.get("reference") or {}, str(part), fields["responses"], str(purpose))
     digest = json.dumps({**fields, "reference_by": ""}, sort_keys=True, ensure_ascii=False)
     return fields | {"content_sha256": hashlib.sha256(digest.encode()).hexdigest()}

@@ -5,11 +5,12 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from labeling.answers import clean_text
+from labeling.answers import bounded, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Acknowledgement, Instructions, InstructionsDraft, Kind, User
 
 MAX_CHARS = 100_000
+NOTE_MAX_CHARS = 500
 DEFAULTS = settings.BASE_DIR / "labeling" / "defaults"
 
 
@@ -40,10 +41,14 @@ def draft_of(kind: str) -> InstructionsDraft:
 def save_draft(*, kind: str, text: str, examples: str, note: str, seen: int, by: User) -> InstructionsDraft:
     """Keep what is being written. Raises Conflict if somebody saved or published since version `seen` of the draft."""
     draft = _locked_draft(kind, seen, by)
-    draft.text, draft.examples, draft.note = clean_text(text), clean_text(examples), clean_text(note)[:500]
+    draft.text, draft.examples, draft.note = clean_text(text), clean_text(examples), _note(note)
     draft.version, draft.is_open, draft.saved_by, draft.saved_at = draft.version + 1, True, by, timezone.now()
     draft.save()
     return draft
+
+
+def _note(note: str) -> str:
+    return bounded(note, NOTE_MAX_CHARS, _("What changed"), "note")
 
 
 @transaction.atomic
@@ -55,7 +60,7 @@ def publish(
     `seen`: the version of the draft that its writer saw; None publishes whatever others are writing. Publishing what is in force
     already changes nothing. Raises Forbidden, Conflict (somebody saved or published meanwhile), Invalid (no text, too long).
     """
-    text, examples, note = clean_text(text), clean_text(examples), clean_text(note)
+    text, examples, note = clean_text(text), clean_text(examples), _note(note)
     _check_kind(kind)
     newest = current(kind)
     if newest and (newest.text, newest.examples) == (text, examples):

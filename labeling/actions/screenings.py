@@ -17,7 +17,7 @@ from labeling import exercise_answers
 from labeling.actions import exercises, hours, people
 from labeling.actions.applications import rules_in_force, standing
 from labeling.actions.tasks import lock_labeler
-from labeling.answers import clean_text
+from labeling.answers import bounded, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import (
     Application,
@@ -230,7 +230,7 @@ def grade(*, attempt: Attempt, grade: int, comment: str = "", by: User) -> Grade
         raise Forbidden(_("%(by)s may not grade this.") % {"by": by})
     if grade not in exercise_answers.QUALITY:
         raise Invalid(_("Choose a grade from 1 to 7."))
-    comment = clean_text(comment)[:COMMENT_MAX_CHARS]
+    comment = bounded(comment, COMMENT_MAX_CHARS, _("Comment"), "comment")
     locked = (
         Attempt.objects.select_for_update(of=["self"]).select_related("screening__rules", "exercise").get(pk=attempt.pk)
     )

@@ -247,7 +247,8 @@ def skip(
 ) -> Skip:
     """Pass the task on for good, with a reason; it is not given to this labeler again. Doing it twice changes nothing.
 
-    Raises Invalid for an unknown reason or "other" without a comment, Conflict after a submission, Forbidden if it was never theirs.
+    Raises Invalid for an unknown reason, "other" without a comment or a comment too long, Conflict after a submission, Forbidden if it was
+    never theirs.
     """
     if reason not in Skip.Reason.values:
         raise Invalid(_("Choose a reason for skipping."), [answers.problem(_("Reason"), _("is missing"), "reason")])
@@ -255,6 +256,7 @@ def skip(
         raise Invalid(
             _("Say in a few words why you skip."), [answers.problem(_("Comment"), _("is empty"), "skip_comment")]
         )
+    comment = answers.bounded(comment, answers.COMMENT_MAX_CHARS, _("Comment"), "skip_comment")
     user = lock_labeler(by)
     if existing := Skip.objects.filter(task=task, labeler=user).first():
         return existing
@@ -266,7 +268,6 @@ def skip(
     hours.count(draft=draft, page=page, seconds=active_seconds, now=timezone.now(), by=user)
     draft.save(update_fields=["active_seconds", "page_seconds"])
     _free(task, user)
-    comment = answers.clean_text(comment)[: answers.COMMENT_MAX_CHARS]
     made = Skip.objects.create(task=task, labeler=user, reason=reason, comment=comment, prompt_flags=prompt_flags or {})
     hours.enter_skip(skip=made, seconds=draft.active_seconds, by=user)
     return made

@@ -10,12 +10,13 @@ from django.utils.translation import gettext as _
 from labeling.actions import hours
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler
-from labeling.answers import clean_text, problem
+from labeling.answers import bounded, clean_text, problem
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
 from labeling.models import Activity, Author, Prompt, Response, UseCase, User, Writing
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
 
+DESCRIPTION_MAX_CHARS = 500
 PAIRS = range(1, 11)
 FIELDS = {
     Prompt.Kind.PLAIN: ("text",),
@@ -205,13 +206,12 @@ def _duplicates(asked: list[tuple[list[dict], str, str]], by: User) -> list[dict
 
 
 def add_use_case(*, name: str, description: str, by: User) -> UseCase:
-    """One more to write for. Raises Invalid if it has no name, or one that is there."""
+    """One more to write for. Raises Invalid if it has no name, one that is there, or too long a text."""
     name = clean_text(name).strip()
     if not name or len(name) > 50:
         raise Invalid(_("A use case needs a name of at most 50 characters."))
-    case, is_new = UseCase.objects.get_or_create(
-        name=name, defaults={"description": clean_text(description).strip()[:500], "created_by": by}
-    )
+    description = bounded(description.strip(), DESCRIPTION_MAX_CHARS, _("What it is, for the labelers:"), "description")
+    case, is_new = UseCase.objects.get_or_create(name=name, defaults={"description": description, "created_by": by})
     if not is_new:
         raise Invalid(_("There is a use case of that name: %s") % name)
     return case

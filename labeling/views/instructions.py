@@ -144,7 +144,7 @@ class InstructionsForm(forms.Form):
         help_text=gettext_lazy("Markdown, shown below the instructions. A few good and bad answers say more than rules."),
     )  # fmt: skip
     note = forms.CharField(
-        label=gettext_lazy("What changed"), required=False, max_length=500,
+        label=gettext_lazy("What changed"), required=False, max_length=actions.NOTE_MAX_CHARS,
         help_text=gettext_lazy("Shown to labelers who knew the version before."),
     )  # fmt: skip
     seen = forms.IntegerField(min_value=0, widget=forms.HiddenInput)

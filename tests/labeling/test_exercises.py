@@ -61,6 +61,7 @@ def test_the_set_that_ships_loads_once_and_covers_every_part(capsys):
         ({"reference": {"tiers": [["a", "b", "c"]], "ratings": {"a": {"quality": 3}}}}, "reference.ratings"),
         ({"part": "flagging"}, "reference.prompt_flags"),
         ({"part": "demonstration"}, "reference.text"),
+        ({"reference_by": "x" * 201}, "reference_by"),
     ],
 )
 def test_what_is_wrong_is_named(change, field):

@@ -189,7 +189,8 @@ def test_graders_see_neither_the_author_nor_each_other(handed_in, desk, client_f
     assert desk.post(url, {"grade": "8"}).status_code == 422
     for _ in range(2):
         assert desk.post(url, {"grade": "6", "comment": "Warm-hearted."}).status_code == 302
-    assert desk.post(url, {"grade": "2"}).status_code == 409
+    late = desk.post(url, {"grade": "2", "comment": "On second thoughts."})
+    assert late.status_code == 409 and "On second thoughts." in late.text
     assert Grade.objects.get().grade == 6
     second = client_for(researcher2)
     assert "Warm-hearted" not in second.get(url).text
@@ -216,6 +217,8 @@ def test_no_more_graders_than_the_rules_say_and_never_oneself(handed_in, researc
     flagged = handed_in.attempts.filter(exercise__part="flagging").first()
     with pytest.raises(Conflict):
         actions.grade(attempt=flagged, grade=7, by=researcher)
+    with pytest.raises(Invalid, match="Comment has 5001 characters"):
+        actions.grade(attempt=other, grade=7, comment="x" * 5001, by=researcher)
 
 
 def test_another_one_may_be_graded_first(handed_in, desk):

@@ -695,6 +695,9 @@ def test_skip_over_http(labeler_client, labeler, demonstration):
     claimed(demonstration, labeler)
     refused = labeler_client.post(url("task_skip", demonstration), {"text": "typed so far"})
     assert refused.status_code == 422 and "typed so far" in refused.text
+    long = {"reason": "unclear", "skip_comment": "x" * 10_001}
+    refused = labeler_client.post(url("task_skip", demonstration), long)
+    assert refused.status_code == 422 and "10001 characters" in refused.text and "x" * 10_001 in refused.text
     assert not Skip.objects.exists()
     fields = {"reason": "unclear", "skip_comment": "which fruit?", "prompt-ambiguous": "yes"}
     for _ in range(2):  # a double click

@@ -113,6 +113,8 @@ def test_use_cases_are_a_list_that_researchers_keep(researcher_client, labeler_c
     assert researcher_client.post(address, {"name": "recipes", "description": "cook"}).status_code == 302
     refused = researcher_client.post(address, {"name": "recipes", "description": "again"})
     assert refused.status_code == 422 and "again" in refused.text
+    long = researcher_client.post(address, {"name": "long", "description": "x" * 501})
+    assert long.status_code == 422 and "501 characters; the limit is 500" in long.text and "x" * 501 in long.text
     writing = begun(labeler_client, "user_based")
     assert "recipes: cook" in labeler_client.get(reverse("writing", args=[writing.uuid])).text
     researcher_client.post(address, {"use_case": UseCase.objects.get(name="recipes").pk, "open": "0"})
