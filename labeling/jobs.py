@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, numbers, pauses, priorities, statistics, tasks
+from labeling.actions import exports, hours, numbers, pauses, priorities, statistics, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -89,3 +89,10 @@ def measure_quality(timestamp: int = 0) -> None:
 def measure_quality_anew(timestamp: int = 0) -> None:
     """Every night: all of it, so that each consensus is weighted with today's reliabilities."""
     numbers.measure(everything=True)
+
+
+@app.periodic(cron="10 3 * * *")
+@app.task(name="enter_lapsed_retakes", queueing_lock="enter_lapsed_retakes")
+def enter_lapsed_retakes(timestamp: int = 0) -> None:
+    """Every night: hours of those who were asked to try the screening again and have not come back."""
+    hours.enter_lapsed_retakes()

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling.actions import hours
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import bounded
 from labeling.errors import Conflict, Forbidden, Invalid
@@ -135,6 +136,8 @@ def withdraw(*, by: User) -> None:
     user = lock_labeler(by)
     if standing(user).is_decided:
         raise Conflict(_("Your application has been decided and can no longer be withdrawn."))
-    Application.objects.filter(user=user, status=Application.Status.SUBMITTED).update(
+    changed = Application.objects.filter(user=user, status=Application.Status.SUBMITTED).update(
         status=Application.Status.WITHDRAWN, updated_at=timezone.now()
     )
+    if changed:
+        hours.enter_screenings(user=user)

@@ -17,7 +17,7 @@ from labeling.actions import hours
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import LETTERS, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Activity, Attempt, Exercise, Part, Prompt, Purpose, User
+from labeling.models import Attempt, Exercise, Part, Prompt, Purpose, Screening, User
 
 DEFAULT_FILE = settings.BASE_DIR / "labeling" / "defaults" / "exercises.jsonl"
 FIELDS = {"purpose", "part", "prompt", "messages", "responses", "reference", "reference_by", "explanation"}
@@ -221,9 +221,9 @@ def begin(*, exercise: Exercise, user: User, screening=None, position: int = 0) 
     return Attempt.objects.get_or_create(exercise=exercise, user=user, screening=screening, defaults=made)[0]
 
 
-def opened(*, attempt: Attempt) -> None:
+def opened(*, work: Attempt | Screening) -> None:
     """The person has it before them: from here on time counts. Opening it again while they work changes nothing."""
-    Attempt.objects.filter(pk=attempt.pk, submitted_at=None, worked_at=None).update(worked_at=timezone.now())
+    type(work).objects.filter(pk=work.pk, submitted_at=None, worked_at=None).update(worked_at=timezone.now())
 
 
 @transaction.atomic
@@ -243,7 +243,7 @@ def save_attempt(*, attempt: Attempt, content: dict, page: str = "", is_automati
     if is_automatic and page and clean_text(page)[:40] == locked.page:
         return locked
     locked.content, locked.saved_at = content, timezone.now()
-    hours.sign(attempt=locked, now=locked.saved_at, by=user)
+    hours.sign(work=locked, now=locked.saved_at, by=user)
     locked.page = locked.page if is_automatic else clean_text(page)[:40]
     locked.save(update_fields=["content", "saved_at", "page", "active_seconds", "worked_at"])
     return locked
@@ -258,7 +258,7 @@ def submit_practice(*, attempt: Attempt, content: dict, page: str = "", by: User
         locked = Attempt.objects.select_for_update(of=["self"]).select_related("exercise").get(pk=attempt.pk)
         if locked.submitted_at is None:
             hand_in(locked)
-            hours.enter(activity=Activity.PRACTICE, seconds=locked.active_seconds, by=by)
+            hours.enter_practice(attempt=locked)
     return locked
 
 

@@ -1,16 +1,30 @@
 """Hours: counting the time that labelers work, entering it for what they did, and the rule of what is paid."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Exists, OuterRef, Sum
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling.errors import Forbidden
-from labeling.models import Activity, Attempt, Draft, PayRule, Revision, Screening, Skip, User, WorkEntry, Writing
+from labeling.models import (
+    Activity,
+    Attempt,
+    Decision,
+    Draft,
+    PayRule,
+    Revision,
+    Screening,
+    Skip,
+    User,
+    WorkEntry,
+    Writing,
+)
 
 PAGES_KEPT = 20  # loadings of a task's page whose claims are remembered
 PAUSE_SECONDS = 60  # so much of a longer pause counts as work
+LAPSED_DAYS = 30  # who has not begun a retake so long after they might is entered as one who will not
 
 
 def count(*, draft: Draft | Writing, page: str, seconds: float, now: datetime, by: User) -> None:
@@ -30,17 +44,16 @@ def count(*, draft: Draft | Writing, page: str, seconds: float, now: datetime, b
     by.save(update_fields=["worked_until"])
 
 
-def sign(*, attempt: Attempt, now: datetime, by: User) -> None:
-    """A sign of work on an exercise (unsaved): the time since the one before counts, of a pause a minute. `by`: their locked row.
-
-    What was counted on other work meanwhile does not count twice.
+def sign(*, work: Attempt | Screening, now: datetime, by: User) -> None:
+    """A sign of work on an exercise, or on a self-assessment (unsaved): the time since the one before counts, of a pause a minute.
+    `by`: their locked row. What was counted on other work meanwhile does not count twice.
     """
-    if attempt.worked_at is not None:
-        since = max(attempt.worked_at, by.worked_until or attempt.worked_at)
-        attempt.active_seconds += max(0.0, min(PAUSE_SECONDS, (now - since).total_seconds()))
+    if work.worked_at is not None:
+        since = max(work.worked_at, by.worked_until or work.worked_at)
+        work.active_seconds += max(0.0, min(PAUSE_SECONDS, (now - since).total_seconds()))
         by.worked_until = max(now, since)
         by.save(update_fields=["worked_until"])
-    attempt.worked_at = now
+    work.worked_at = now
 
 
 def enter_revision(*, revision: Revision, activity: str, seconds: float, is_surplus: bool, by: User) -> None:
@@ -62,18 +75,44 @@ def enter_skip(*, skip: Skip, seconds: float, by: User) -> None:
     )
 
 
-def enter(*, activity: str, seconds: float, by: User) -> None:
-    """The entry for work that is neither a revision nor a skip: practice, screening, a prompt written."""
-    WorkEntry.objects.create(labeler=by, activity=activity, seconds=max(0, round(seconds)))
+def enter_practice(*, attempt: Attempt) -> None:
+    """The entry for a practice exercise that was handed in."""
+    seconds = round(attempt.active_seconds)
+    WorkEntry.objects.create(labeler=attempt.user, activity=Activity.PRACTICE, seconds=seconds, attempt=attempt)
+
+
+def enter_writing(*, writing: Writing) -> None:
+    """The entry for a prompt that was written, however many prompts its pairs make."""
+    seconds = round(writing.active_seconds)
+    WorkEntry.objects.create(labeler=writing.labeler, activity=Activity.PROMPT, seconds=seconds, writing=writing)
 
 
 def enter_screenings(*, user: User) -> None:
-    """The entries for the tries that a person has handed in, in their order; once. Made when they are no candidate any more:
-    an entry bears their name, and who decides must not know it."""
-    entered = WorkEntry.objects.filter(labeler=user, activity=Activity.SCREENING).count()
-    tries = Screening.objects.filter(user=user, submitted_at__isnull=False).order_by("number")
-    for seconds in tries.annotate(worked=Sum("attempts__active_seconds")).values_list("worked", flat=True)[entered:]:
-        enter(activity=Activity.SCREENING, seconds=seconds or 0, by=user)
+    """Entries for what a person has worked on their tries, handed in or not: what was not entered before. `user`: their locked row.
+
+    Made when they are no candidate any more: an entry bears their name, and who decides must not know it.
+    """
+    tries = Screening.objects.filter(user=user).annotate(items=Sum("attempts__active_seconds")).order_by("number")
+    entered = dict(
+        WorkEntry.objects.filter(screening__user=user).values_list("screening").annotate(Sum("seconds")).order_by()
+    )
+    for each in tries:
+        due = round((each.items or 0) + each.active_seconds) - entered.get(each.pk, 0)
+        if due > 0 or (each.submitted_at and each.pk not in entered):
+            WorkEntry.objects.create(labeler=user, activity=Activity.SCREENING, seconds=max(due, 0), screening=each)
+
+
+def enter_lapsed_retakes() -> int:
+    """Enter the tries of those who were asked to try again and have not come back; how many people."""
+    newest = ~Exists(Screening.objects.filter(user=OuterRef("user"), number__gt=OuterRef("number")))
+    asked = Screening.objects.filter(newest, decisions__verdict=Decision.Verdict.RETAKE, work_entries=None)
+    last = Decision.objects.filter(screening__in=asked).select_related("user").order_by("user", "-id").distinct("user")
+    lapsed = timezone.now() - timedelta(days=LAPSED_DAYS)
+    found = [each for each in last if each.verdict == Decision.Verdict.RETAKE and each.retake_from < lapsed]
+    for each in found:
+        with transaction.atomic():
+            enter_screenings(user=User.objects.select_for_update(no_key=True).get(pk=each.user_id))
+    return len(found)
 
 
 @transaction.atomic

@@ -72,7 +72,7 @@ def publish(
         raise Invalid(_("The instructions are too long: %(n)d characters at most.") % {"n": MAX_CHARS})
     newest = current(kind)
     published = Instructions.objects.create(
-        kind=kind, version=newest.version + 1 if newest else 1, text=text, examples=examples, note=note[:500], published_by=by
+        kind=kind, version=newest.version + 1 if newest else 1, text=text, examples=examples, note=note, published_by=by
     )  # fmt: skip
     draft.text = draft.examples = draft.note = ""
     draft.version, draft.is_open, draft.saved_by, draft.saved_at = draft.version + 1, False, by, timezone.now()

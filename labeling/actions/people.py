@@ -129,6 +129,8 @@ def set_roles(*, user: User, roles: set[str], group: str, by: User) -> None:
         raise Invalid(_("%(user)s is the last admin: name another one first.") % {"user": user.email})
     user.group = group
     user.save(update_fields=["group"])
+    if Role.APPLICANT not in roles:  # a candidate no more
+        hours.enter_screenings(user=User.objects.select_for_update(no_key=True).get(pk=user.pk))
     for role in Role.values:
         if role in roles:
             user.grant(role, by=by)

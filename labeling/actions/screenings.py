@@ -84,7 +84,7 @@ def open_try(user: User) -> Screening | None:
 @transaction.atomic
 def save_self_assessment(*, screening: Screening, groups: dict, topics: dict, comment: str, by: User) -> Screening:
     """Keep part four: for each group and topic yes, partly, no, unsaid (rather not say), or nothing yet. Raises Conflict once handed in."""
-    lock_labeler(by)
+    user = lock_labeler(by)
     locked = Screening.objects.select_for_update().get(pk=screening.pk, user=by)
     said = {
         "groups": {name: groups[name] for name in locked.rules.groups if groups.get(name) in ABILITIES},
@@ -96,7 +96,8 @@ def save_self_assessment(*, screening: Screening, groups: dict, topics: dict, co
             return locked
         raise Conflict(_("This was handed in already and can no longer be changed."))
     locked.self_assessment = said
-    locked.save(update_fields=["self_assessment"])
+    hours.sign(work=locked, now=timezone.now(), by=user)
+    locked.save(update_fields=["self_assessment", "active_seconds", "worked_at"])
     return locked
 
 

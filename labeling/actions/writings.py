@@ -12,7 +12,7 @@ from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import bounded, clean_text, problem
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
-from labeling.models import Activity, Author, Prompt, Response, UseCase, User, Writing
+from labeling.models import Author, Prompt, Response, UseCase, User, Writing
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
 
@@ -122,7 +122,7 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
     except IntegrityError:  # somebody has brought the same prompt in this very moment
         raise Invalid(_("This prompt is in the pool already."), _duplicates(asked, by)) from None
     _count(locked, page, active_seconds, user)
-    hours.enter(activity=Activity.PROMPT, seconds=locked.active_seconds, by=user)
+    hours.enter_writing(writing=locked)
     locked.content, locked.submitted_at = content, timezone.now()
     locked.save(update_fields=["content", "submitted_at"])
     return prompts

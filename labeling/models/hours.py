@@ -103,6 +103,15 @@ class WorkEntry(models.Model):
     seconds = models.PositiveIntegerField()
     revision = models.OneToOneField("Revision", on_delete=models.PROTECT, null=True, related_name="work_entry")
     skip = models.OneToOneField("Skip", on_delete=models.CASCADE, null=True, related_name="work_entry")
+    attempt = models.OneToOneField("Attempt", on_delete=models.PROTECT, null=True, related_name="work_entry")
+    writing = models.OneToOneField("Writing", on_delete=models.PROTECT, null=True, related_name="work_entry")
+    screening = models.ForeignKey(
+        "Screening",
+        on_delete=models.PROTECT,
+        null=True,
+        related_name="work_entries",
+        help_text="Several entries where somebody withdrew, and went on later",
+    )
     ended_at = models.DateTimeField(default=timezone.now)
 
     objects = WorkEntryQuerySet.as_manager()
@@ -112,6 +121,13 @@ class WorkEntry(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(activity__in=Activity.values), name="work_entry_activity_valid"),
             models.CheckConstraint(condition=Q(activity="skip") | Q(skip=None), name="work_entry_skip_is_skip"),
+            models.CheckConstraint(
+                condition=(Q(activity="practice") | Q(attempt=None))
+                & (Q(activity="prompt") | Q(writing=None))
+                & (Q(activity="screening") | Q(screening=None))
+                & (Q(activity__in=["demonstration", "ranking", "correction"]) | Q(revision=None)),
+                name="work_entry_of_its_activity",
+            ),
         ]
         indexes = [
             # A period is summed from the index alone.

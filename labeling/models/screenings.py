@@ -119,6 +119,8 @@ class Screening(models.Model):
     self_assessment = models.JSONField(default=dict, blank=True)
     started_at = models.DateTimeField(default=timezone.now, editable=False)
     submitted_at = models.DateTimeField(null=True, blank=True)
+    active_seconds = models.FloatField(default=0, help_text="Time worked on the self-assessment, idle time excluded")
+    worked_at = models.DateTimeField(null=True, blank=True, help_text="The last sign of work on it: opened or saved")
 
     class Meta:
         constraints = [

@@ -70,7 +70,7 @@ def practice_item(request: Request, attempt_uuid: uuid.UUID) -> HttpResponse:
             return _form(request, attempt, content, found, status=422)
         return redirect("practice_item", attempt.uuid)
     if attempt.submitted_at is None:
-        actions.opened(attempt=attempt)
+        actions.opened(work=attempt)
         fields = kept_forms.unsent(request)
         return _form(request, attempt, sent_content(fields, attempt))
     return render(request, "practice/result.html", result_of(attempt) | {"kind": _kind_of(attempt)})

@@ -89,7 +89,7 @@ def screening_item(request: Request, attempt_uuid: uuid.UUID) -> HttpResponse:
     """One item. Each button keeps what is typed; *next* goes on once it is complete."""
     attempt = _mine(request, attempt_uuid)
     if request.method == "GET":
-        exercises.opened(attempt=attempt)
+        exercises.opened(work=attempt)
         fields = kept_forms.unsent(request)
         return _item_page(request, attempt, sent_content(fields, attempt))
     content = exercise_answers.from_fields(request.POST, attempt.exercise, attempt.shown_order)
@@ -141,6 +141,7 @@ def screening_self(request: Request) -> HttpResponse:
     if shown is None:
         return redirect("home")
     if request.method == "GET":
+        exercises.opened(work=shown)
         fields = kept_forms.unsent(request)
         return _self_page(request, shown, _sent(fields, shown) if fields else shown.self_assessment)
     sent = _sent(request.POST, shown)

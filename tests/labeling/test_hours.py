@@ -314,6 +314,9 @@ def test_a_prompt_written_is_entered_once_with_its_time(labeler_client, labeler)
         labeler_client.post(f"{address}submit", page | {"active_seconds": "100"})
     assert entries() == [("prompt", 100, False)]
     assert hours_of(labeler_client)["prompts"] == "1"
+    assert WorkEntry.objects.get().writing == Writing.objects.get()
+    with pytest.raises(IntegrityError, match="work_entry_of_its_activity"), transaction.atomic():
+        WorkEntry.objects.create(labeler=labeler, activity="practice", seconds=1, writing=Writing.objects.get())
 
 
 def test_practice_is_entered_once_with_the_time_between_signs_of_work(labeler_client, labeler):
@@ -335,6 +338,7 @@ def test_practice_is_entered_once_with_the_time_between_signs_of_work(labeler_cl
         labeler_client.post(address, {"text": "Hello there."})
     assert [(name, pytest.approx(seconds, abs=2)) for name, seconds, _surplus in entries()] == [("practice", 85)]
     assert hours_of(labeler_client)["practice"] == "1"
+    assert WorkEntry.objects.get().attempt == attempt
 
 
 def hours_of(client) -> dict:

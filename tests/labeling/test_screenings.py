@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 from django.core import mail
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling import exercise_answers
+from labeling import exercise_answers, jobs
 from labeling.actions import applications, exercises
 from labeling.actions import screenings as actions
 from labeling.errors import Conflict, Forbidden, Invalid
@@ -269,7 +269,47 @@ def test_hours_of_the_screening_are_entered_only_when_they_have_a_name(applied, 
     assert not WorkEntry.objects.exists() and "Ada" not in desk.get(reverse("hours_all")).text
     decide(desk, handed_in, verdict="declined")
     decide(desk, handed_in, seen=Decision.objects.get().pk)  # on second thoughts
-    assert list(WorkEntry.objects.values_list("activity", "seconds")) == [("screening", 90)]
+    assert entered() == [90]
+    assert WorkEntry.objects.get().screening == handed_in
+
+
+def entered() -> list[int]:
+    return list(WorkEntry.objects.filter(activity="screening").order_by("id").values_list("seconds", flat=True))
+
+
+def test_hours_of_who_withdraws_are_entered_with_the_self_assessment_and_go_on_when_they_come_back(
+    applied, applicant_client
+):
+    applicant_client.post("/screening/begin")
+    applicant_client.get("/screening/about-you/")
+    Screening.objects.update(worked_at=timezone.now() - timedelta(seconds=40))
+    User.objects.update(worked_until=None)
+    applicant_client.post("/screening/about-you/", {"group-0": "yes", "topic-0": "no", "later": "1"})
+    screening = Screening.objects.get()
+    assert screening.active_seconds == pytest.approx(40, abs=2) and entered() == []
+    Attempt.objects.filter(position=1).update(active_seconds=20)
+    for _twice in range(2):
+        assert applicant_client.post(reverse("application_withdraw")).status_code == 302
+    assert entered() == [pytest.approx(60, abs=2)]
+    sent = {"name": "Ada", "why": "Because.", "languages": "Twi", "hours_per_week": 9, "consents": True}
+    applications.save(**sent, send=True, by=applied)
+    fill(screening)
+    Attempt.objects.filter(position=1).update(active_seconds=50)
+    actions.hand_in(screening=screening, by=applied)
+    applications.withdraw(by=applied)
+    assert entered() == [pytest.approx(60, abs=2), pytest.approx(30, abs=2)]
+
+
+def test_hours_of_who_does_not_come_back_to_a_retake_are_entered_after_a_month(handed_in, desk):
+    decide(desk, handed_in, verdict="retake")
+    cooldown = ScreeningRules.objects.latest("version").cooldown_days
+    assert jobs.enter_lapsed_retakes() is None and entered() == [], "they may still come, and are to stay nameless"
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL heed.erasure = 'on'")
+    Decision.objects.update(decided_at=timezone.now() - timedelta(days=cooldown + 31))
+    for _twice in range(2):
+        jobs.enter_lapsed_retakes()
+    assert entered() == [0]
 
 
 def test_a_decision_needs_a_reason_and_keeps_what_was_typed(handed_in, desk):
