@@ -1,6 +1,5 @@
 """The console's agreement: reports per batch and of all, by group and between groups, and the rows behind each figure."""
 
-import csv
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from labeling.models import (
     Task,
 )
 from labeling.views.access import Request, role_required
+from labeling.views.csv_files import csv_file
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
 
 RANKINGS = {
@@ -137,16 +137,15 @@ def agreement_report(request: Request) -> HttpResponse:
 @require_GET
 def agreement_csv(request: Request) -> HttpResponse:
     """A report's figures as CSV."""
-    response = HttpResponse(content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="agreement.csv"'
-    writer = csv.writer(response)
-    writer.writerow(["measure", "between", "value", "low", "high", "tasks", "count", "computed_at"])
+    head = ["measure", "between", "value", "low", "high", "tasks", "count", "computed_at"]
+    rows: list[list] = []
     if report := Scope(request.GET).report():
-        for f in report.figures.order_by("id"):
-            writer.writerow(
-                [f.measure, f.between, f.value, f.low, f.high, f.tasks, f.count, report.computed_at.isoformat()]
-            )
-    return response
+        moment = report.computed_at.isoformat()
+        rows = [
+            [f.measure, f.between, f.value, f.low, f.high, f.tasks, f.count, moment]
+            for f in report.figures.order_by("id")
+        ]
+    return csv_file("agreement", head, rows)
 
 
 @role_required("reviewer", "researcher")
@@ -175,8 +174,11 @@ def agreement_rows(request: Request) -> HttpResponse:
         "query": query_without(request, "page"),
     }
     if measure in RANKINGS:
-        return render(request, "agreement/pairs.html", context | {"page": paginate(request, _pairs(rows))})
-    page = paginate(request, _shared_tasks(rows), per_page=20)
+        people = ("first_labeler", "second_labeler", "first", "second")
+        full = AgreementPair.objects.select_related(*people).annotate(prompt_preview=prompt_preview("task__prompt__"))
+        return render(request, "agreement/pairs.html", context | {"page": paginate(request, _pairs(rows), full=full)})
+    shown = Task.objects.annotate(prompt_preview=prompt_preview("prompt__"))
+    page = paginate(request, _shared_tasks(rows), per_page=20, full=shown)
     return render(
         request, "agreement/judgments.html", context | {"page": page, "tasks": _judged(list(page), measure, rows)}
     )
@@ -193,8 +195,6 @@ def _pairs(rows: Rows):
         found = found.filter(batch=rows.chosen["batch"])
     if rows.chosen.get("between", Between.ALL) != Between.ALL:
         found = found.filter(between=rows.chosen["between"])
-    people = ("first_labeler", "second_labeler", "first", "second")
-    found = found.select_related(*people).annotate(prompt_preview=prompt_preview("task__prompt__"))
     return found.order_by("share", "id")
 
 
@@ -211,7 +211,7 @@ def _shared_tasks(rows: Rows):
             handed_in = handed_in.filter(labeler_group=between)
         twice = handed_in.order_by().values("task").annotate(n=Count("pk")).filter(n__gt=1)
         found = found.filter(Exists(twice))
-    return found.annotate(prompt_preview=prompt_preview("prompt__")).order_by("-id")
+    return found.order_by("-id")
 
 
 def _judged(tasks: list[Task], measure: str, rows: Rows) -> list[dict]:

@@ -1,9 +1,9 @@
 """The console's dashboards: how far batches are, what is done per day and by whom, who agrees, which policy wins.
 
 What is counted over many labels comes from statistics that a job has computed (actions/statistics.py); the page says when.
+The same figures as CSV: views/dashboard_files.py.
 """
 
-import csv
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -14,7 +14,7 @@ from django import forms
 from django.contrib import messages
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Subquery
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
@@ -139,14 +139,14 @@ def dashboards(request: Request) -> HttpResponse:
     scope = Scope({})
     statistic = scope.statistic(Statistic.Kind.THROUGHPUT)
     context = {
-        "outlooks": outlooks(_active(), timezone.now()),
+        "outlooks": outlooks(active_batches(), timezone.now()),
         "statistic": statistic,
         "figure": _throughput_figure(statistic.content, scope) if statistic.content is not None else None,
     }
     return render(request, "dashboards/overview.html", context)
 
 
-def _active():
+def active_batches():
     rows = Batch.objects.filter(status=Batch.Status.ACTIVE).defer("query", "instructions", "counts")
     return rows.order_by("-priority", "id")[:50]
 
@@ -164,19 +164,19 @@ def throughput(request: Request) -> HttpResponse:
     if statistic.content is not None:
         context |= {
             "figure": _throughput_figure(statistic.content, scope),
-            "labelers": _labeler_rows(statistic.content, scope),
+            "labelers": labeler_rows(statistic.content, scope),
         }
     return render(request, "dashboards/throughput.html", context)
 
 
-def _days(content: dict) -> list[date]:
+def days_of(content: dict) -> list[date]:
     first = date.fromisoformat(content["first"])
     return [first + timedelta(days=i) for i in range(len(next(iter(content["days"].values()))))]
 
 
 def _throughput_figure(content: dict, scope: Scope) -> charts.Figure:
     """The last ten weeks; the CSV holds all days."""
-    days = _days(content)[-70:]
+    days = days_of(content)[-70:]
     series = [charts.Series(str(kind.label), content["days"][kind][-len(days) :]) for kind in Kind]
     urls = [scope.rows_url(since=day.isoformat(), until=day.isoformat()) for day in days]
     total = sum(sum(content["days"][kind][-len(days) :]) for kind in Kind)
@@ -194,7 +194,7 @@ def _throughput_figure(content: dict, scope: Scope) -> charts.Figure:
     )
 
 
-def _labeler_rows(content: dict, scope: Scope) -> list[dict]:
+def labeler_rows(content: dict, scope: Scope) -> list[dict]:
     rows = content["labelers"]
     people = User.objects.only("name", "email").in_bulk([row["id"] for row in rows])
     return [
@@ -226,7 +226,7 @@ def agreement(request: Request) -> HttpResponse:
     return render(request, "dashboards/agreement.html", context)
 
 
-def _agreement_names() -> dict[str, str]:
+def agreement_names() -> dict[str, str]:
     return {
         "all": _("all"),
         "training": _("among training labelers"),
@@ -237,7 +237,7 @@ def _agreement_names() -> dict[str, str]:
 
 def _agreement_figure(content: dict, scope: Scope) -> charts.Figure:
     weeks = [date.fromisoformat(week) for week in content["weeks"]]
-    shown = {key: name for key, name in _agreement_names().items() if any(f["value"] is not None for f in content[key])}
+    shown = {key: name for key, name in agreement_names().items() if any(f["value"] is not None for f in content[key])}
     series = [
         charts.Series(name, *([_percent(f[end]) for f in content[key]] for end in ("value", "low", "high")))
         for key, name in shown.items()
@@ -285,11 +285,11 @@ def policies(request: Request) -> HttpResponse:
     statistic = scope.statistic(Statistic.Kind.POLICIES)
     context = {"scope": scope, "statistic": statistic, "query": scope.query()}
     if statistic.content is not None:
-        context |= _policy_tables(statistic.content)
+        context |= policy_tables(statistic.content)
     return render(request, "dashboards/policies.html", context)
 
 
-def _policy_tables(content: dict) -> dict:
+def policy_tables(content: dict) -> dict:
     models = ModelVersion.objects.only("name").in_bulk(content["models"])
     ordered = [models[pk] for pk in content["models"]]
     ends = [end for s in content["scores"] for end in (s["low"], s["high"], s["score"]) if end is not None]
@@ -361,103 +361,3 @@ def _outcomes(page: list, one: ModelVersion, other: ModelVersion) -> list[dict]:
         a, b = ([place_of[name] for name in names.get((row.task_id, model.pk), [])] for model in (one, other))
         made.append({"submission": row, "first": a, "second": b})
     return made
-
-
-# CSV -----------------------------------------------------------------------------------------------------------
-
-
-@role_required("reviewer", "researcher")
-@require_GET
-def dashboard_csv(request: Request, name: str) -> HttpResponse:
-    """The rows of a figure. 404 for a figure that there is not, 409 while it is being computed."""
-    scope = Scope(request.GET)
-    if name not in TABLES:
-        raise Http404
-    rows = TABLES[name](scope)
-    if rows is None:
-        return HttpResponse(_("Not computed yet: try again in a minute."), status=409, content_type="text/plain")
-    answer = HttpResponse(content_type="text/csv; charset=utf-8")
-    answer["Content-Disposition"] = f'attachment; filename="{name}.csv"'
-    csv.writer(answer).writerows([[_plain(cell) for cell in row] for row in rows])
-    return answer
-
-
-def _plain(cell: Any) -> Any:
-    """A spreadsheet must not take a name for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t") else cell
-
-
-def _progress_csv(scope: Scope) -> list[list]:
-    head = ["batch", "kind", "seats", "submitted", "open", "leased", "waiting", "accepted", "returned", "rejected",
-            "per_day", "done_at", "earliest", "latest"]  # fmt: skip
-    rows: list[list] = [head]
-    for each in outlooks(_active(), timezone.now()):
-        p, f = each.progress, each.forecast
-        ends = [end.isoformat(timespec="minutes") if end else "" for end in (f.done_at, f.earliest, f.latest)]
-        rows.append([each.batch.name, each.batch.kind, p.seats, p.submitted, p.open, p.leased, p.waiting, p.accepted,
-                     p.returned, p.rejected, round(f.pace, 3), *ends])  # fmt: skip
-    return rows
-
-
-def _throughput_csv(scope: Scope) -> list[list] | None:
-    content = scope.statistic(Statistic.Kind.THROUGHPUT).content
-    if not content:
-        return None
-    counts = zip(*(content["days"][kind] for kind in Kind.values), strict=True)
-    return [["day", *Kind.values], *([day.isoformat(), *n] for day, n in zip(_days(content), counts, strict=True))]
-
-
-def _labelers_csv(scope: Scope) -> list[list] | None:
-    statistic = scope.statistic(Statistic.Kind.THROUGHPUT)
-    if statistic.content is None:
-        return None
-    head = ["labeler", "email", *Kind.values, "active_hours", "last_28_days", "last_day"]
-    return [head, *([
-        str(row["person"]), row["person"].email, *(row[kind] for kind in Kind.values), round(row["hours"], 2),
-        row["recent_sum"], row["last"],
-    ] for row in _labeler_rows(statistic.content, scope))]  # fmt: skip
-
-
-def _policies_csv(scope: Scope) -> list[list] | None:
-    content = scope.statistic(Statistic.Kind.POLICIES).content
-    if not content:
-        return None
-    head = ["policy", "score", "low", "high", "share_of_points", "comparisons"]
-    return [head, *(
-        [row["model"].name, *(row[name] for name in ("score", "low", "high", "share", "count"))]
-        for row in _policy_tables(content)["table"]
-    )]  # fmt: skip
-
-
-def _pairs_csv(scope: Scope) -> list[list] | None:
-    content = scope.statistic(Statistic.Kind.POLICIES).content
-    if not content:
-        return None
-    models = _policy_tables(content)["models"]
-    rows: list[list] = [["policy", "against", "points", "comparisons", "ties"]]
-    for i, model in enumerate(models):
-        for j, other in enumerate(models):
-            if count := round(content["points"][i][j] + content["points"][j][i]):
-                rows.append([model.name, other.name, content["points"][i][j], count, content["ties"][i][j]])
-    return rows
-
-
-def _agreement_csv(scope: Scope) -> list[list] | None:
-    content = scope.statistic(Statistic.Kind.AGREEMENT).content
-    if not content:
-        return None
-    rows: list[list] = [["week", "among", "share", "low", "high", "tasks", "pairs"]]
-    for key in _agreement_names():
-        for week, f in zip(content["weeks"], content[key], strict=True):
-            rows.append([week, key, f["value"], f["low"], f["high"], f["tasks"], f["pairs"]])
-    return rows
-
-
-TABLES = {
-    "progress": _progress_csv,
-    "throughput": _throughput_csv,
-    "labelers": _labelers_csv,
-    "policies": _policies_csv,
-    "pairs": _pairs_csv,
-    "agreement": _agreement_csv,
-}

@@ -1,6 +1,5 @@
 """Hours: a labeler's own, day by day; in the console everybody's, by period, as a page and as CSV."""
 
-import csv
 from collections.abc import Iterable
 from datetime import date
 
@@ -21,6 +20,7 @@ from labeling.actions import hours as actions
 from labeling.models import PayRule, Role, User, WorkEntry
 from labeling.models.hours import WorkEntryQuerySet, sums
 from labeling.views.access import Request, role_required
+from labeling.views.csv_files import csv_file
 from labeling.views.listing import ROWS_PER_PAGE, FilterForm, paginate, query_without
 
 TEAM = (Role.REVIEWER, Role.RESEARCHER)
@@ -152,25 +152,18 @@ COUNTS = ["demonstrations", "rankings", "corrections", "prompts", "surplus", "sk
 
 
 def _csv(rows: Iterable[dict], columns: tuple[str, ...], people: dict[int, User]) -> HttpResponse:
-    """A file of rows: who and when, paid time in seconds and in hours, time apart, counts. Names never begin a formula."""
-    response = HttpResponse(content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="hours.csv"'
-    writer = csv.writer(response)
+    """A file of rows: who and when, paid time in seconds and in hours, time apart, counts."""
     who = ["email", "name", "group"] if "labeler" in columns else []
     when = ["day"] if "day" in columns else []
-    writer.writerow([*who, *when, "paid_seconds", "paid_hours", "unpaid_seconds", "skip_seconds", *COUNTS])
-    for row in rows:
+
+    def cells(row: dict) -> list:
         person = people.get(row.get("labeler", 0))
-        cells = [_text(person.email), _text(person.name), person.group] if person else []
-        cells += [row["day"].isoformat()] if when else []
-        cells += [row["paid_seconds"], f"{row['paid_seconds'] / 3600:.4f}", row["unpaid_seconds"], row["skip_seconds"]]
-        writer.writerow([*cells, *(row[name] for name in COUNTS)])
-    return response
+        named = [person.email, person.name, person.group] if person else []
+        paid = [row["paid_seconds"], f"{row['paid_seconds'] / 3600:.4f}", row["unpaid_seconds"], row["skip_seconds"]]
+        return named + ([row["day"].isoformat()] if when else []) + paid + [row[name] for name in COUNTS]
 
-
-def _text(value: str) -> str:
-    """What a spreadsheet would take for a formula, as text."""
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t")) else value
+    head = [*who, *when, "paid_seconds", "paid_hours", "unpaid_seconds", "skip_seconds", *COUNTS]
+    return csv_file("hours", head, map(cells, rows))
 
 
 @role_required(Role.RESEARCHER)

@@ -1,6 +1,5 @@
 """The console's labelers: their numbers with the rows behind each, pauses, and the rules that pause."""
 
-import csv
 from typing import Any
 
 from django import forms
@@ -16,6 +15,7 @@ from labeling.actions import pauses
 from labeling.errors import HeedError
 from labeling.models import Group, LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers, User
 from labeling.views.access import Request, role_required
+from labeling.views.csv_files import csv_file
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
 
 SORTS = {
@@ -31,7 +31,6 @@ COLUMNS = (
     "consensus_count", "gold", "gold_low", "gold_high", "gold_count", "gold_passed", "ranking_seconds",
     "demonstration_seconds", "too_fast", "pasted", "near_copies",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a name that begins so
 
 
 class Filters(FilterForm):
@@ -80,16 +79,14 @@ def labelers_list(request: Request) -> HttpResponse:
 @require_GET
 def labelers_csv(request: Request) -> HttpResponse:
     """The same table as CSV, all of it."""
-    response = HttpResponse(content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="labelers.csv"'
-    writer = csv.writer(response)
-    writer.writerow(["labeler", "email", "group", "is_paused", *COLUMNS, "computed_at"])
-    for row in Filters(request.GET).rows():
-        person = row.labeler
-        names = [f"'{text}" if text.startswith(FORMULA) else text for text in (str(person), person.email)]
-        numbers = [getattr(row, column) for column in COLUMNS]
-        writer.writerow([*names, person.group, person.is_paused, *numbers, row.computed_at.isoformat()])
-    return response
+    head = ["labeler", "email", "group", "is_paused", *COLUMNS, "computed_at"]
+    rows = (
+        [str(row.labeler), row.labeler.email, row.labeler.group, row.labeler.is_paused]
+        + [getattr(row, column) for column in COLUMNS]
+        + [row.computed_at.isoformat()]
+        for row in Filters(request.GET).rows()
+    )
+    return csv_file("labelers", head, rows)
 
 
 # One labeler ---------------------------------------------------------------------------------------------------------
