@@ -58,11 +58,10 @@ def _candidates(**within) -> QuerySet[Consensus]:
     """Tasks without a gold answer on which labelers agree best: good ones to look at first."""
     rows = Consensus.objects.filter(task__is_gold=False, rankings__gte=2, **within)
     rows = rows.exclude(task__gold_answers__withdrawn_at=None, task__gold_answers__isnull=False)
-    return (
-        rows.select_related("task__batch")
-        .annotate(prompt_preview=prompt_preview("task__prompt__"))
-        .order_by("-support", "-rankings", "task_id")[:20]
-    )
+    order = ("-support", "-rankings", "task_id")
+    best = Consensus.objects.filter(pk__in=rows.order_by(*order).values("pk")[:20])  # only of these are prompts read
+    shown = best.select_related("task__batch").annotate(prompt_preview=prompt_preview("task__prompt__"))
+    return shown.order_by(*order)
 
 
 class GoldForm(forms.Form):
