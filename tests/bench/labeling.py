@@ -32,12 +32,16 @@ def run(folder: Path, tasks: int, runs: int, submissions: list[int]) -> list[dic
 
 
 def all_pages(sizes: list[int]) -> Iterator[dict]:
-    """Every page of console and labelers, in this process, with so many submissions by 200 labelers."""
+    """Every page of console and labelers, in this process, with so many submissions by 200 labelers, all measured."""
+    from labeling.actions import numbers
     from labeling.models import Submission
     from tests.bench import load, pages
 
     for size in sizes:
-        load.fill(submissions=max(0, size - Submission.objects.count()))
+        new = max(0, size - Submission.objects.count())
+        load.fill(submissions=new)
+        took = timed(numbers.measure)
+        yield row("numbers of new submissions", {"submissions": size, "new": new}, "submissions/s", new / took, 1)
         yield from pages.measure(size)
 
 
