@@ -52,10 +52,11 @@ def adjudicate(
     """Append a reviewer's ranking of the task, and return submissions to their labelers; all of it, or nothing.
 
     `seen`: submission UUID → what was read of it. `returned`: submission UUID → comment to its labeler. Identical responses share
-    a tier; naming one of them is enough. The same ranking and comment under the same `key` again answer with the first.
+    a tier; naming one of them is enough. The same ranking, comment and returns under the same `key` again answer with the first.
 
     Raises Invalid for a ranking that is not whole, a return without a comment or a submission that is not of this task; Conflict
-    if a ranking has come, was revised or was decided on since; Forbidden for anyone but a reviewer, and for one's own task.
+    if a ranking has come, was revised or was decided on since, or if something else was said under this key; Forbidden for anyone
+    but a reviewer, and for one's own task.
     """
     if not by.is_reviewer:
         raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
@@ -66,7 +67,7 @@ def adjudicate(
     comment = _bounded(comment)
     submissions = {str(row.uuid): row for row in rankings_of(task).select_for_update(of=("self",))}
     if made := Adjudication.objects.filter(reviewer=by, key=key).first():  # looked up under the locks: a double click
-        if (made.task_id, made.comment) != (task.pk, comment) or not _says(made, tiers, task):
+        if (made.task_id, made.comment) != (task.pk, comment) or not _says(made, tiers, task, returned):
             raise Conflict(_("You have settled this from the same page already. Send it again to settle it anew."))
         return made
     _check_seen(submissions, seen)
@@ -92,7 +93,17 @@ def adjudicate(
     return made
 
 
-def _says(made: Adjudication, tiers: list[list[str]], task: Task) -> bool:
+def _says(made: Adjudication, tiers: list[list[str]], task: Task, returned: Mapping[str, str]) -> bool:
+    """Whether this was settled so, and these returned with it."""
+    back = Review.objects.filter(
+        reviewer=made.reviewer, revision__in=made.compared.all(), verdict=Review.Verdict.RETURNED
+    )
+    back = back.filter(created_at__gte=made.created_at).order_by(
+        "-id"
+    )  # the earliest of one submission is the one made here
+    said = {str(uuid): comment for uuid, comment in back.values_list("submission__uuid", "comment")}
+    if said != {uuid: reviews.cleaned(comment) for uuid, comment in returned.items()}:
+        return False
     return made.tiers == answers.checked_tiers(tiers, drafts.cards_of(task.pk, response_ids(task)))
 
 

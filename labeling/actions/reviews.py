@@ -28,7 +28,7 @@ def review(
     Raises Conflict when the labeler has revised or another reviewer has decided since, Forbidden for one's own
     submission, Invalid for an unknown verdict or a return without a comment.
     """
-    comment = comment.strip().replace("\r\n", "\n")
+    comment = cleaned(comment)
     _check(verdict, comment)
     _check_reviewer(by)
     submission = Submission.objects.select_for_update().get(pk=submission.pk)
@@ -47,6 +47,11 @@ def review(
     submission.save(update_fields=["status", "has_unread_feedback"])
     _balance_seats(submission.task)
     return made
+
+
+def cleaned(comment: str) -> str:
+    """A comment as it is kept."""
+    return comment.strip().replace("\r\n", "\n")
 
 
 @transaction.atomic
@@ -82,18 +87,22 @@ def why_passed_over(*, seen: Mapping[str, int], by: User) -> list[tuple[Submissi
 
 def _why_passed_over(submission: Submission, seen: int, by: User) -> str:
     if submission.labeler_id == by.pk:
-        return "it is your own"
+        return _("it is your own")
     last = list(submission.reviews.all())[-1:]
     if submission.revision_count != seen:
-        return f"revised since: you saw revision {seen}, now it is {submission.revision_count}"
+        said = _("revised since: you saw revision %(seen)d, now it is %(now)d")
+        return said % {"seen": seen, "now": submission.revision_count}
     if last and (last[0].reviewer_id, last[0].verdict) != (by.pk, Review.Verdict.ACCEPTED):
-        return f"{last[0].reviewer} has decided: {last[0].verdict}"
+        return _("%(who)s has decided: %(verdict)s") % {
+            "who": last[0].reviewer,
+            "verdict": last[0].get_verdict_display(),
+        }
     return ""
 
 
 def _check(verdict: str, comment: str) -> None:
     if verdict not in Review.Verdict.values:
-        raise Invalid(f"verdict {verdict!r}: expected one of {', '.join(Review.Verdict.values)}")
+        raise Invalid(_("Choose a verdict."))
     if verdict == Review.Verdict.RETURNED and not comment:
         raise Invalid(_("A comment is needed: it tells the labeler what to change."))
     if "\x00" in comment:

@@ -88,12 +88,21 @@ def test_the_same_form_twice_is_once(task, reviewer, third):
     assert (Adjudication.objects.count(), Review.objects.count()) == (1, 1)
 
 
-def test_another_ranking_from_a_page_that_was_gone_back_to_is_not_passed_over_in_silence(task, reviewer):
+def test_other_words_from_a_page_that_was_gone_back_to_are_not_passed_over_in_silence(task, reviewer, third, labeler):
     key, (a, b, c) = uuid.uuid4(), adjudications.response_ids(task)
-    settle(task, reviewer, key=key)
-    for changed in ({"tiers": [[a], [b], [c]]}, {"comment": "On second thoughts."}):
+    wrong, other = (str(Submission.objects.get(labeler=each).uuid) for each in (third, labeler))
+    returned, before = {wrong: "C is made up."}, seen(task)
+    settle(task, reviewer, key=key, returned=returned, seen=before)
+    for changed in (
+        {"tiers": [[a], [b], [c]]},
+        {"comment": "On second thoughts."},
+        {"returned": {}},
+        {"returned": {wrong: "Say why."}},
+        {"returned": returned | {other: "You too."}},
+    ):
         with pytest.raises(Conflict):
-            settle(task, reviewer, key=key, **changed)
+            settle(task, reviewer, key=key, **{"returned": returned, "seen": before} | changed)
+    assert (Adjudication.objects.count(), Review.objects.count()) == (1, 1)
     assert settle(task, reviewer, tiers=[[a], [b], [c]]).tiers == [[a], [b], [c]]
 
 
@@ -192,7 +201,7 @@ def test_settled_from_the_page(reviewer_client, task, third):
     assert refused.status_code == 422
     assert "A alone is right.</textarea>" in refused.text
     assert [row["place"] for row in refused.context["responses"]] == ["1", "3", "3"]
-    assert f'value="{wrong.uuid}" checked' in refused.text
+    assert f'value="{wrong.uuid}" checked' in " ".join(refused.text.split())
     data["return_comment"] = "Why is C best?"
     for _ in range(2):  # a double click
         assert reviewer_client.post(url, data)["Location"] == reverse("adjudications")
