@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from labeling.actions import hours
 from labeling.actions.drafts import Seen
@@ -17,6 +18,9 @@ from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
 
 DESCRIPTION_MAX_CHARS = 500
+PAUSED = gettext_lazy(
+    "You are paused: for the moment you are given no new work. Somebody of the team is looking at your recent work and will decide."
+)
 PAIRS = range(1, 11)
 FIELDS = {
     Prompt.Kind.PLAIN: ("text",),
@@ -26,13 +30,24 @@ FIELDS = {
 
 
 def begin(*, kind: str, by: User) -> Writing:
-    """A draft of this kind: an empty one of theirs, where there is one. Raises Forbidden, Invalid."""
+    """A draft of this kind: an empty one of theirs, where there is one. Raises Forbidden, Invalid, Conflict while they are paused."""
     if not by.is_labeler:
         raise Forbidden(_("Only labelers write prompts."))
     if kind not in FIELDS:
         raise Invalid(_("Unknown kind of prompt: %s") % kind)
+    if by.is_paused:
+        raise Conflict(PAUSED)
     empty = Writing.objects.filter(labeler=by, kind=kind, version=0, submitted_at=None).first()
     return empty or Writing.objects.create(labeler=by, kind=kind)
+
+
+def is_new_work(writing: Writing, by: User) -> bool:
+    """True of a draft begun since its labeler was paused. What was begun before may be finished, as a task may."""
+    if not by.is_paused:
+        return False
+    resumed = by.pauses.filter(is_pause=False).last()
+    pause = by.pauses.filter(is_pause=True, pk__gt=resumed.pk if resumed else 0).first()
+    return pause is not None and writing.created_at > pause.at
 
 
 def read(fields, kind: str) -> dict:
@@ -101,7 +116,8 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
 
     Plain and user-based make one prompt. K query/response pairs of a few-shot prompt make K, each with the other pairs before its
     query, and the response as a demonstration (InstructGPT, appendix A). Raises Invalid naming what is wrong: empty, too long, or
-    a prompt that is here already; Conflict if another text of this writing was handed in. `active_seconds`: see save.
+    a prompt that is here already; Conflict if another text of this writing was handed in, or if it was begun since they were paused.
+    `active_seconds`: see save.
     """
     user = lock_labeler(by)
     locked = _lock(writing, by)
@@ -109,6 +125,8 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
         if {name: text for name, text in locked.content.items() if name != "editor"} != content:
             raise Conflict(_("This prompt was handed in already. Write another."))
         return list(Prompt.objects.filter(author__user=by, metadata__writing=str(locked.uuid)))
+    if is_new_work(locked, user):
+        raise Conflict(PAUSED)
     problems = _problems(locked.kind, content)
     asked = [] if problems else _asked(locked.kind, content)
     problems += _duplicates(asked, by)

@@ -3,7 +3,7 @@
 import pytest
 from django.urls import reverse
 
-from labeling.actions import tasks
+from labeling.actions import pauses, tasks
 from labeling.models import Prompt, Response, UseCase, Writing
 from tests import builders
 
@@ -105,6 +105,26 @@ def test_only_ones_own_and_only_labelers(labeler_client, labeler2_client, review
     assert reviewer_client.get(reverse("writings")).status_code == 403
     other = {"text": "x", "owner": "somebody else"}
     assert post(labeler_client, "draft", writing, other).json()["code"] == "other_person"
+
+
+def test_who_is_paused_begins_no_prompt_and_finishes_what_was_begun(labeler_client, labeler, reviewer):
+    old = begun(labeler_client)
+    post(labeler_client, "draft", old, {"text": "Name a"}, editor="e", version=1)
+    for reason in ("Pastes.", "Hurries."):
+        pauses.set_paused(labeler=labeler, is_paused=True, reason=reason, by=reviewer)
+        late = Writing.objects.create(labeler=labeler, kind="plain")  # of a page that was open just then
+    page = labeler_client.get(reverse("writings")).text
+    assert "You are paused" in page and "Write a plain prompt" not in page and "Pastes" not in page
+    refused = labeler_client.post(reverse("writing_new"), {"kind": "plain"})
+    assert refused.status_code == 409 and "You are paused" in refused.text
+    post(labeler_client, "submit", late, {"text": "New work."})
+    assert not Prompt.objects.exists() and "New work." in labeler_client.get(reverse("writings")).text
+    assert post(labeler_client, "submit", old, {"text": "Name a river.", "next": "1"}).status_code == 200
+    assert Prompt.objects.get().text == "Name a river."
+    pauses.set_paused(labeler=labeler, is_paused=False, reason="Talked.", by=reviewer)
+    kept = Writing.objects.get(content__text="New work.")
+    assert post(labeler_client, "submit", kept, {"text": "New work."}).status_code == 200
+    assert Prompt.objects.count() == 2
 
 
 def test_use_cases_are_a_list_that_researchers_keep(researcher_client, labeler_client):
