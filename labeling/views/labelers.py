@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.db.models import F
+from django.db.models import Exists, F, Model, OuterRef, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -13,7 +13,18 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import pauses
 from labeling.errors import HeedError
-from labeling.models import Group, LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers, User
+from labeling.models import (
+    Group,
+    LabelerNumbers,
+    LabelerPause,
+    LabelerRule,
+    Role,
+    Skip,
+    Submission,
+    SubmissionNumbers,
+    User,
+    UserRole,
+)
 from labeling.views.access import Request, role_required
 from labeling.views.csv_files import csv_file
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
@@ -123,7 +134,17 @@ class ReasonForm(forms.Form):
 @require_GET
 def labeler(request: Request, pk: int) -> HttpResponse:
     """One labeler's numbers, week by week too, and the submissions behind each."""
-    return _labeler(request, get_object_or_404(User, pk=pk), ReasonForm())
+    return _labeler(request, _labeler_or_404(pk), ReasonForm())
+
+
+def _labeler_or_404(pk: int) -> User:
+    """Somebody who labels, or has: they hold the role, or there is something of theirs to show."""
+    people = User.objects.filter(pk=pk)
+    traces: tuple[type[Model], ...] = (Submission, Skip, LabelerPause)
+    is_labeler = Q(Exists(UserRole.objects.filter(user=OuterRef("pk"), role=Role.LABELER)))
+    for rows in traces:
+        is_labeler |= Q(Exists(rows.objects.filter(labeler=OuterRef("pk"))))  # type: ignore[attr-defined]
+    return get_object_or_404(people.filter(is_labeler))
 
 
 def _labeler(request: Request, person: User, form: forms.Form, status: int = 200) -> HttpResponse:
@@ -152,7 +173,7 @@ def _labeler(request: Request, person: User, form: forms.Form, status: int = 200
 @require_POST
 def labeler_pause(request: Request, pk: int) -> HttpResponse:
     """Pause or resume, with a reason."""
-    person = get_object_or_404(User, pk=pk)
+    person = _labeler_or_404(pk)
     form = ReasonForm(request.POST)
     is_paused = request.POST.get("paused") == "yes"
     if not form.is_valid():

@@ -59,6 +59,17 @@ def test_every_number_leads_to_its_rows(ranked, reviewer_client, labeler, shown,
     assert ("Unclear to me." in text(page)) == (shown == "skips")
 
 
+def test_who_is_no_labeler_has_no_such_page(labeler, applicant, reviewer, reviewer_client, make_user):
+    once = make_user("once@example.org", "labeler")
+    pauses.set_paused(labeler=once, is_paused=True, reason="Left.", by=reviewer)
+    once.withdraw("labeler")
+    for person, status in ((labeler, 200), (once, 200), (applicant, 404), (reviewer, 404)):
+        assert reviewer_client.get(reverse("labeler", args=[person.pk])).status_code == status
+    said = {"paused": "yes", "reason": "Not one."}
+    assert reviewer_client.post(reverse("labeler_pause", args=[applicant.pk]), said).status_code == 404
+    assert not LabelerPause.objects.filter(labeler=applicant).exists()
+
+
 def test_reports_of_batches_and_of_all_with_rows_behind_each_figure(ranked, reviewer_client):
     listed = text(reviewer_client.get(reverse("agreement_reports")))
     assert "All batches" in listed and ranked.name in listed
