@@ -2,6 +2,8 @@
 labels change; see actions/agreement.py."""
 
 from django.db import models
+from django.db.models import Avg, Count, Sum
+from django.db.models.functions import Greatest, Least
 from django.utils.translation import gettext_lazy as _
 
 from labeling.models.submissions import Origin
@@ -14,6 +16,15 @@ class Between(models.TextChoices):
     TRAINING = "training", _("training labelers")
     HELD_OUT = "held_out", _("held-out labelers")
     GROUPS = "between", _("training against held-out")
+
+
+class AgreementPairQuerySet(models.QuerySet):
+    def by_labelers(self) -> models.QuerySet:
+        """One row per two labelers who have ranked the same tasks: `one` and `other` (ids, the lesser first), how many `tasks`, the
+        `mean` over them of the share of comparisons agreed on, and the sums `agreed_on` and `compared`."""
+        two = (models.F("first_labeler"), models.F("second_labeler"))
+        rows = self.order_by().annotate(one=Least(*two), other=Greatest(*two)).values("one", "other")
+        return rows.annotate(tasks=Count("id"), mean=Avg("share"), agreed_on=Sum("agreed"), compared=Sum("comparisons"))
 
 
 class AgreementPair(models.Model):
@@ -33,6 +44,8 @@ class AgreementPair(models.Model):
     untied = models.PositiveSmallIntegerField()
     share = models.FloatField(help_text="agreed / comparisons")
     tau_b = models.FloatField(null=True, blank=True)
+
+    objects = AgreementPairQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["first", "second"], name="agreement_pair_once")]

@@ -1,5 +1,6 @@
 """The console's agreement: reports per batch and of all, by group and between groups, and the rows behind each figure."""
 
+import operator
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,17 +9,18 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling import jobs
+from labeling import charts, jobs
 from labeling.models import (
     AgreementFigure,
     AgreementPair,
@@ -29,10 +31,12 @@ from labeling.models import (
     Revision,
     Submission,
     Task,
+    User,
 )
+from labeling.models.agreement import AgreementPairQuerySet
 from labeling.views.access import Request, role_required
 from labeling.views.csv_files import csv_file
-from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
+from labeling.views.listing import ROWS_PER_PAGE, FilterForm, paginate, prompt_preview, query_without
 
 RANKINGS = {
     "share": gettext_lazy("Comparisons agreed on"),
@@ -56,11 +60,18 @@ class Scope(FilterForm):
         return AgreementReport.objects.filter(batch=self.chosen.get("batch")).first()
 
 
-class Rows(Scope):
-    """Which rows behind a figure."""
+class Groups(Scope):
+    """Whose rankings."""
 
     between = forms.ChoiceField(label=gettext_lazy("Labelers"), required=False, choices=Between.choices)
+
+
+class Rows(Groups):
+    """Which rows behind a figure. `one`, `other`: two labelers."""
+
     measure = forms.CharField(required=False, max_length=120, widget=forms.HiddenInput)
+    one = forms.IntegerField(required=False, min_value=1, max_value=2**31, widget=forms.HiddenInput)
+    other = forms.IntegerField(required=False, min_value=1, max_value=2**31, widget=forms.HiddenInput)
 
 
 def label_of(measure: str, flags: dict[str, str]) -> str:
@@ -171,6 +182,7 @@ def agreement_rows(request: Request) -> HttpResponse:
         "rows": rows,
         "measure": measure,
         "label": label_of(measure, flag_labels()),
+        "two": User.objects.filter(pk__in=[rows.chosen[name] for name in ("one", "other") if name in rows.chosen]),
         "query": query_without(request, "page"),
     }
     if measure in RANKINGS:
@@ -189,12 +201,21 @@ def _origin(scope: Scope) -> str:
     return report.origin if report else "person"
 
 
-def _pairs(rows: Rows):
+def _chosen_pairs(rows: Groups) -> AgreementPairQuerySet:
     found = AgreementPair.objects.filter(origin=_origin(rows))
     if "batch" in rows.chosen:
         found = found.filter(batch=rows.chosen["batch"])
     if rows.chosen.get("between", Between.ALL) != Between.ALL:
         found = found.filter(between=rows.chosen["between"])
+    return found
+
+
+def _pairs(rows: Rows):
+    found = _chosen_pairs(rows)
+    for pk in (rows.chosen[name] for name in ("one", "other") if name in rows.chosen):
+        found = found.filter(Q(first_labeler=pk) | Q(second_labeler=pk))
+    people = ("first_labeler", "second_labeler", "first", "second")
+    found = found.select_related(*people).annotate(prompt_preview=prompt_preview("task__prompt__"))
     return found.order_by("share", "id")
 
 
@@ -241,3 +262,93 @@ def _table(revisions: list[Revision], measure: str) -> dict:
 
     lines = [(each.submission, [value(each.ratings.get(response) or {}) for response in ids]) for each in revisions]
     return {"columns": [_("Response %d") % (i + 1) for i in range(len(ids))], "lines": lines}
+
+
+# Labeler by labeler ------------------------------------------------------------------------------------------------
+
+IN_MATRIX = 30  # labelers side by side: more than fit on a screen, fewer than make a page slow
+
+
+class Labelers(Groups):
+    """Whose agreement with each other; of one, that labeler's with everybody."""
+
+    labeler = forms.IntegerField(required=False, min_value=1, max_value=2**31, widget=forms.HiddenInput)
+
+
+@dataclass
+class Shared:
+    """How far two labelers agree, over the tasks that both have ranked."""
+
+    other: User
+    tasks: int
+    mean: float
+    agreed_on: int
+    compared: int
+    href: str
+
+    @property
+    def shade(self) -> str:
+        return charts.shade(self.mean)
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_labelers(request: Request) -> HttpResponse:
+    """How far each labeler agrees with each other one: those who share most tasks side by side, or one of them with everybody."""
+    scope = Labelers(request.GET)
+    by_labeler = _by_labeler(scope)
+    people = User.objects.in_bulk(list(by_labeler))
+    context: dict[str, Any] = {"scope": scope, "query": query_without(request, "page", "labeler")}
+    if "labeler" in scope.chosen:
+        person = get_object_or_404(User, pk=scope.chosen["labeler"])
+        rows = _shared(scope, person.pk, by_labeler.get(person.pk, {}), people)
+        rows.sort(key=lambda row: (row.mean, -row.tasks, row.other.pk))
+        page = Paginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
+        return render(
+            request,
+            "agreement/labeler.html",
+            context | {"person": person, "page": page, "page_query": query_without(request, "page")},
+        )
+    most = sorted(by_labeler, key=lambda pk: (-sum(row["tasks"] for row in by_labeler[pk].values()), pk))[:IN_MATRIX]
+    chosen = sorted((people[pk] for pk in most), key=lambda person: (str(person).casefold(), person.pk))
+    matrix = []
+    for person in chosen:
+        shared = {row.other.pk: row for row in _shared(scope, person.pk, by_labeler[person.pk], people)}
+        matrix.append((person, [(other.pk == person.pk, shared.get(other.pk)) for other in chosen]))
+    context |= {"people": chosen, "matrix": matrix, "count": len(by_labeler)}
+    return render(request, "agreement/labelers.html", context)
+
+
+def _by_labeler(scope: Labelers) -> dict[int, dict[int, dict]]:
+    """Labeler → other labeler → what both share; each two under either. One query."""
+    pairs = _chosen_pairs(scope)
+    if pk := scope.chosen.get("labeler"):
+        pairs = pairs.filter(Q(first_labeler=pk) | Q(second_labeler=pk))
+    found: dict[int, dict[int, dict]] = defaultdict(dict)
+    for row in pairs.by_labelers():
+        found[row["one"]][row["other"]] = found[row["other"]][row["one"]] = row
+    return found
+
+
+def _shared(scope: Labelers, pk: int, rows: dict[int, dict], people: dict[int, User]) -> list[Shared]:
+    batch = scope.chosen.get("batch")
+    query = {"batch": batch.pk if batch else None, "between": scope.chosen.get("between"), "one": pk}
+    return [
+        Shared(
+            people[other], row["tasks"], row["mean"], row["agreed_on"], row["compared"],
+            f"{reverse('agreement_rows')}?{urlencode({k: v for k, v in (query | {'other': other}).items() if v})}",
+        )
+        for other, row in rows.items()
+    ]  # fmt: skip
+
+
+@role_required("reviewer", "researcher")
+@require_GET
+def agreement_labelers_csv(request: Request) -> HttpResponse:
+    """Every two labelers who share tasks, as CSV: with the same filters, all of them."""
+    rows = list(_chosen_pairs(Labelers(request.GET)).by_labelers().order_by("one", "other"))
+    people = User.objects.in_bulk({row[name] for row in rows for name in ("one", "other")})
+    head = ["labeler", "other", "tasks", "mean_share", "agreed", "compared"]
+    emails = [[people[row[name]].email for name in ("one", "other")] for row in rows]
+    numbers = [[row["tasks"], f"{row['mean']:.4f}", row["agreed_on"], row["compared"]] for row in rows]
+    return csv_file("agreement_labelers", head, map(operator.add, emails, numbers))

@@ -165,6 +165,7 @@ class Site:
             "labeler": ["rows=agreement", "rows=skips", f"page={last}"],
             "labelers": ["sort=agreement&group=held_out", f"page={last}"],
             "agreement_report": [f"batch={batch}"],
+            "agreement_labelers": [f"batch={batch}", f"labeler={self.labeler.pk}"],
             "agreement_rows": [f"batch={batch}", f"batch={batch}&between=between&page={last}", f"measure=quality&batch={batch}"],
             "gold": [f"batch={batch}"],
             "adjudications": ["settled=1", f"page={last}"],

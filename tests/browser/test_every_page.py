@@ -18,7 +18,8 @@ from tests.browser.test_joining import EXERCISES, WIDE
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 # Answered with a file, a part of a page, or by leading on to another page.
 NO_PAGES = {
-    "account_inactive", "agreement_csv", "dashboard_csv", "hours_all_csv", "hours_csv", "labelers_csv", "playground_answer", "reviews_next",
+    "account_inactive", "agreement_csv", "agreement_labelers_csv", "dashboard_csv", "hours_all_csv", "hours_csv", "labelers_csv",
+    "playground_answer", "reviews_next",
     "second_review_next", "set_language", "task_compare", "task_submit", "writing_submit",
 }  # fmt: skip
 OWN_ACCOUNT = {"account_change_password", "account_email", "account_logout", "account_reauthenticate"}

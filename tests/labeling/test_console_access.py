@@ -42,6 +42,8 @@ ADDRESSES = {
     "agreement_report": ("GET", STAFF),
     "agreement_csv": ("GET", STAFF),
     "agreement_rows": ("GET", STAFF),
+    "agreement_labelers": ("GET", STAFF),
+    "agreement_labelers_csv": ("GET", STAFF),
     "agreement_measure": ("POST", STAFF),
     "gold": ("GET", STAFF),
     "gold_new": ("GET POST", RESEARCH),

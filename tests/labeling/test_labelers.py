@@ -92,11 +92,44 @@ def test_reports_of_batches_and_of_all_with_rows_behind_each_figure(ranked, revi
     assert found["prompt_flag:sensitive", "all"]["value"] == "", "all said the same: α is not defined"
 
 
+def test_labeler_by_labeler(ranked, reviewer_client, labeler, labeler2, heldout_labeler):
+    """Two agree on all of six tasks; the third with neither. On a seventh, the two differ on one comparison of three: 6.667 of 7."""
+    labeler.name = "=1+1"
+    labeler.save()
+    task = rows.make_ranking_batch("one more", k=3, overlap=2).tasks.get()
+    a, b, c = rows.response_ids(task)
+    rows.submit(task, labeler, tiers=[[a], [b], [c]])
+    rows.submit(task, labeler2, tiers=[[b], [a], [c]])
+    numbers.measure()
+    page = reviewer_client.get(reverse("agreement_labelers"))
+    said = {(str(person), str(cell.other)): (cell.mean, cell.tasks, cell.shade)
+            for person, cells in page.context["matrix"] for _self, cell in cells if cell}  # fmt: skip
+    assert said["=1+1", str(labeler2)] == (pytest.approx((6 + 2 / 3) / 7), 7, "shade-10")
+    assert said[str(labeler2), str(heldout_labeler)] == (0, 6, "shade-0") and len(said) == 6
+    assert "95 %" in text(page) and reverse("agreement") in page.text and reverse("agreement_reports") in page.text
+    (cell,) = [row for row in page.context["matrix"][0][1] if row[1] and row[1].other == labeler2]
+    behind = reviewer_client.get(cell[1].href)
+    assert behind.context["page"].paginator.count == 7 and f"Between =1+1 and {labeler2} alone" in text(behind)
+    own = reviewer_client.get(reverse("agreement_labelers"), {"labeler": labeler.pk, "batch": ranked.pk})
+    assert [(row.other, row.tasks, row.mean) for row in own.context["page"]] == [
+        (heldout_labeler, 6, 0),
+        (labeler2, 6, 1),
+    ]
+    between = reviewer_client.get(reverse("agreement_labelers"), {"between": "training"})
+    assert [str(person) for person in between.context["people"]] == ["=1+1", str(labeler2)]
+    lines = list(csv.reader(reviewer_client.get(reverse("agreement_labelers_csv")).text.splitlines()))
+    assert lines[1] == [labeler.email, labeler2.email, "7", "0.9524", "20", "21"] and len(lines) == 4
+    for path in ("?labeler=99999999", "?labeler=x&between=x&batch=9"):
+        assert reviewer_client.get(reverse("agreement_labelers") + path).status_code == (404 if "99" in path else 200)
+    assert reverse("agreement_labelers") in reviewer_client.get(reverse("agreement")).text
+
+
 def test_as_many_queries_for_more_rows(ranked, reviewer_client, make_user, researcher_client):
     paths = [
         reverse("labelers"), reverse("labeler", args=[Submission.objects.first().labeler_id]), reverse("gold"),
         reverse("agreement_reports"), reverse("agreement_report"), reverse("agreement_rows"),
-        reverse("agreement_rows") + "?measure=quality", reverse("labeler_rules"),
+        reverse("agreement_rows") + "?measure=quality", reverse("labeler_rules"), reverse("agreement_labelers"),
+        reverse("agreement_labelers") + f"?labeler={Submission.objects.first().labeler_id}",
     ]  # fmt: skip
 
     def count() -> list[int]:
