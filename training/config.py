@@ -101,7 +101,8 @@ def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
     """Add `--config FILE.toml` and a flag per field (`--kl-coef`, or `--kl_coef`), with the fields' help."""
     parser.add_argument("--config", metavar="FILE.toml", help="read settings from this file; flags win over it")
     hints = get_type_hints(config_type)
-    for field in dataclasses.fields(config_type):
+    own_first = sorted(dataclasses.fields(config_type), key=lambda field: field.kw_only is True)
+    for field in own_first:
         _add_flag(parser, field, hints[field.name])
 
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import generation, models, parallel, plan, precision, processes, rankings
+from training import generation, models, parallel, plan, processes, rankings
 from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
@@ -38,17 +38,16 @@ from training.data import (
 from training.errors import StageError
 from training.losses import ranking_loss
 from training.optimizers import adamw, cosine_schedule
-from training.parallel import Parallel
-from training.precision import Precision
 from training.ranking_metrics import Tally
 from training.rankings import Runner
 from training.report import SAMPLES, Sample
-from training.trackers import Track, open_log
+from training.run_settings import RunSettings
+from training.trackers import open_log
 from training.unembedding import unembedding_of
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Optimise a policy on an export's rankings directly (DPO)."""
 
     out: str = option(help="model folder to write")
@@ -77,13 +76,6 @@ class Config:
     seed: int = option(0, help="seed of the order, and of the answers that the KL is estimated on")
     log_every: int = option(5, help="steps between log rows")
     checkpoint_every: int = option(100, help="steps between checkpoints")
-    device: str = option("auto", help="auto, cpu or cuda")
-    threads: int = option(0, help="CPU threads of torch; 0: its default")
-    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
-    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
-    overwrite: bool = option(False, help="replace an existing output of another run")
-    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
-    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -110,9 +102,7 @@ def run(config: Config) -> Path:
     state = RunState(config.out, "dpo", to_dict(config), parents, export.ref)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
-    models.use_threads(config.threads)
-    device = models.pick_device(config.device)
-    precision.use(config.dtype, device)
+    device = config.set_up()
     tokenizer = models.load_tokenizer(config.policy)
     torch.manual_seed(config.seed)
     counts: Counter[str] = Counter()

@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, parallel, plan, precision, processes, ptx
+from training import corpus, models, parallel, plan, processes, ptx
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -29,18 +29,17 @@ from training.experience import Experience, Shaping, gain_experience
 from training.generation import side_by_side, transcripts
 from training.kl_control import KlController
 from training.optimizers import adamw, apply_step
-from training.parallel import Parallel
 from training.players import Players, load_players, share_frozen_weights
 from training.ppo_checks import check_finite, check_kl_is_zero, check_ratio_is_one
 from training.ppo_gradients import add_gradients, minibatches
-from training.precision import Precision
 from training.report import SAMPLES
 from training.rollouts import answers_to, measure, respond
-from training.trackers import Track, open_log
+from training.run_settings import RunSettings
+from training.trackers import open_log
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Optimise a policy against a reward model with PPO."""
 
     out: str = option(help="model folder to write")
@@ -95,13 +94,6 @@ class Config:
     merge: bool = option(False, help="publish the policy with the adapter merged in, instead of the adapter alone")
     seed: int = option(0, help="seed of order and sampling")
     checkpoint_every: int = option(10, help="iterations between checkpoints")
-    device: str = option("auto", help="auto, cpu or cuda")
-    threads: int = option(0, help="CPU threads of torch; 0: its default")
-    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
-    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
-    overwrite: bool = option(False, help="replace an existing output of another run")
-    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
-    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -168,9 +160,7 @@ def run(config: Config) -> Path:
     state = RunState(config.out, "ppo", to_dict(config), parents, export.ref)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
-    models.use_threads(config.threads)
-    device = models.pick_device(config.device)
-    precision.use(config.dtype, device)
+    device = config.set_up()
     torch.manual_seed(config.seed)
     players = load_players(config, device)
     adapter = attach(

@@ -14,18 +14,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import compiling, corpus, models, packing, parallel, plan, precision, processes
+from training import compiling, corpus, models, packing, parallel, plan, processes
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
 from training.optimizers import adamw, apply_step, cosine_schedule
-from training.parallel import Parallel
-from training.precision import Precision
-from training.trackers import Track, open_log
+from training.run_settings import RunSettings
+from training.trackers import open_log
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Train a tokenizer and a small base model from scratch."""
 
     out: str = option(help="model folder to write")
@@ -51,16 +50,9 @@ class Config:
     seed: int = option(0, help="seed of text, weights and order")
     log_every: int = option(50, help="steps between log rows")
     checkpoint_every: int = option(500, help="steps between checkpoints")
-    device: str = option("auto", help="auto, cpu or cuda")
-    threads: int = option(0, help="CPU threads of torch; 0: its default")
-    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
     compile: bool = option(
         False, help="compile the layers with torch.compile (minutes at the start; sampling stays eager)"
     )
-    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
-    overwrite: bool = option(False, help="replace an existing output of another run")
-    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
-    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -86,9 +78,7 @@ def run(config: Config) -> Path:
     state = RunState(config.out, "pretrain", to_dict(config), {}, None)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
-    models.use_threads(config.threads)
-    device = models.pick_device(config.device)
-    precision.use(config.dtype, device)
+    device = config.set_up()
     documents = list(corpus.read_documents(config.text, config.documents + config.valid_documents, config.seed))
     tokenizer = models.train_tokenizer(corpus.plain_texts(documents), config.vocab_size, config.max_tokens)
     counts: Counter[str] = Counter()

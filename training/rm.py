@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import models, parallel, plan, precision, processes, rankings
+from training import models, parallel, plan, processes, rankings
 from training.adapters import AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -37,15 +37,15 @@ from training.data import (
 from training.errors import StageError
 from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, cosine_schedule
-from training.parallel import Parallel
-from training.precision import Precision, in_precision
+from training.precision import in_precision
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
-from training.trackers import Track, open_log
+from training.run_settings import RunSettings
+from training.trackers import open_log
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Train a reward model on an export's rankings."""
 
     out: str = option(help="model folder to write")
@@ -79,13 +79,6 @@ class Config:
     seed: int = option(0, help="seed of head and order")
     log_every: int = option(5, help="steps between log rows")
     checkpoint_every: int = option(100, help="steps between checkpoints")
-    device: str = option("auto", help="auto, cpu or cuda")
-    threads: int = option(0, help="CPU threads of torch; 0: its default")
-    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
-    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
-    overwrite: bool = option(False, help="replace an existing output of another run")
-    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
-    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -117,9 +110,7 @@ def run(config: Config) -> Path:
     state = RunState(config.out, "rm", to_dict(config), parents, export.ref)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
-    models.use_threads(config.threads)
-    device = models.pick_device(config.device)
-    precision.use(config.dtype, device)
+    device = config.set_up()
     tokenizer = models.load_tokenizer(config.sft_model)
     counts: Counter[str] = Counter()
     train = read_comparisons(

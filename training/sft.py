@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from training import compiling, corpus, models, parallel, plan, precision, processes
+from training import compiling, corpus, models, parallel, plan, processes
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -39,16 +39,15 @@ from training.data import (
 from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, cosine_schedule
-from training.parallel import Parallel
-from training.precision import Precision
 from training.report import SAMPLES
 from training.response_loss import backward_mean, mean_loss
+from training.run_settings import RunSettings
 from training.selection import Best, Judge, epoch_ended
-from training.trackers import Track, open_log
+from training.trackers import open_log
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Fine-tune a base model on an export's demonstrations."""
 
     out: str = option(help="model folder to write")
@@ -88,16 +87,9 @@ class Config:
     seed: int = option(0, help="seed of order, dropout and selection")
     log_every: int = option(10, help="steps between log rows")
     checkpoint_every: int = option(200, help="steps between checkpoints")
-    device: str = option("auto", help="auto, cpu or cuda")
-    threads: int = option(0, help="CPU threads of torch; 0: its default")
-    dtype: Precision = option("float32", help="what forward passes compute in: float32, or bf16 over float32 weights")
     compile: bool = option(
         False, help="compile the layers with torch.compile (minutes at the start; sampling stays eager)"
     )
-    parallel: Parallel = option("ddp", help="how several processes share a model (accelerate launch): ddp or fsdp")
-    overwrite: bool = option(False, help="replace an existing output of another run")
-    track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
-    dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -140,9 +132,7 @@ def run(config: Config) -> Path:
     state = RunState(config.out, "sft", to_dict(config), parents, export.ref)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
-    models.use_threads(config.threads)
-    device = models.pick_device(config.device)
-    precision.use(config.dtype, device)
+    device = config.set_up()
     tokenizer = models.load_tokenizer(config.base_model)
     counts: Counter[str] = Counter()
     train = encode_demonstrations(tokenizer, read_demonstrations(export, "train", counts), config.limits, counts)
