@@ -24,7 +24,7 @@ PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 Row = dict[str, Any]
 Report = Callable[[str, str], None]
 """Takes (place, message) of something wrong; reading goes on where it can."""
-Progress = Callable[[int], None]
+BytesRead = Callable[[int], None]
 """Told how many bytes of the file have been read so far."""
 
 csv.field_size_limit(MAX_LINE_BYTES)  # the default, 131,072 characters, is shorter than a long prompt
@@ -111,7 +111,7 @@ def detect_format(file_name: str) -> str:
     return found
 
 
-def read_rows(path: Path, file_name: str, form: str, report: Report, progress: Progress) -> Iterator[tuple[str, Row]]:
+def read_rows(path: Path, file_name: str, form: str, report: Report, progress: BytesRead) -> Iterator[tuple[str, Row]]:
     """(place, row) for each row of the file. What cannot be read goes to `report`, and reading goes on if it can."""
     form = detect_format(file_name) if form == "auto" else form
     if form == "parquet":
@@ -132,13 +132,15 @@ class _Unreadable(Exception):
 
 
 def _decoded_lines(
-    file: BinaryIO, file_name: str, report: Report, progress: Progress
+    file: BinaryIO, file_name: str, report: Report, progress: BytesRead
 ) -> Iterator[tuple[int, str | None]]:
     """(number, text) of each line, its newline kept. Text is None where the line was reported instead."""
-    number = 0
+    number = read = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
-        progress(file.tell())
+        read += len(line)
+        if number % 1000 == 0:
+            progress(read)
         if len(line) > MAX_LINE_BYTES:
             report(f"{file_name} line {number}", f"longer than {MAX_LINE_BYTES:,} bytes; the rest was not read")
             return
@@ -158,7 +160,7 @@ def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report:
         place = f"{file_name} line {number}"
         try:
             row = msgspec.json.decode(text)
-            repeated = _repeated_key(text)
+            repeated = _repeated_key(text, row)
         except (msgspec.DecodeError, RecursionError) as error:
             report(place, _why_no_json(text, error))
             continue
@@ -185,8 +187,18 @@ def _why_no_json(text: str, error: Exception) -> str:
     return f"not JSON: {error}"
 
 
-def _repeated_key(text: str) -> str | None:
-    """A key that an object of this JSON has twice; None when there is none. The faster reader keeps the last and does not tell."""
+KEY = re.compile(r'"[ \t\r\n]*:')
+"""Ends every key of a JSON text, and may be found inside of strings too."""
+
+
+def _repeated_key(text: str, row: Any) -> str | None:
+    """A key that an object of this JSON, read as `row`, has twice; None when there is none.
+
+    The faster reader keeps the last and does not tell. Where the text has no more ends of keys than `row` has keys, none can
+    be repeated; only the other texts are read a second time.
+    """
+    if len(KEY.findall(text)) == _count_keys(row):
+        return None
     found: list[str] = []
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -198,6 +210,12 @@ def _repeated_key(text: str) -> str | None:
 
     json.loads(text, object_pairs_hook=check)
     return found[0][:100] if found else None
+
+
+def _count_keys(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_count_keys(one) for one in value.values() if isinstance(one, dict | list))
+    return sum(_count_keys(one) for one in value if isinstance(one, dict | list)) if isinstance(value, list) else 0
 
 
 def _read_csv(
@@ -246,7 +264,7 @@ def _check_header(header: list[str], file_name: str, report: Report) -> bool:
     return False
 
 
-def _read_parquet(path: Path, file_name: str, report: Report, progress: Progress) -> Iterator[tuple[str, Row]]:
+def _read_parquet(path: Path, file_name: str, report: Report, progress: BytesRead) -> Iterator[tuple[str, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -3,10 +3,10 @@
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
+from msgspec import Struct, field
 
 from labeling.models import Prompt, Split
 from labeling.models.prompts import content_digest
@@ -30,14 +30,14 @@ PROMPT_FIELDS = frozenset(
 RESPONSE_FIELDS = PROMPT_FIELDS | {
     "prompt_id", "model", "response", "responses", "response_external_id", "finish_reason", "sampling"
 }  # fmt: skip
+RESPONSE_PARTS = frozenset(("model", "text", "external_id", "finish_reason", "sampling"))
 SELF_INSTRUCT = {"instruction", "instances"}
 WHAT_FITS = (
     "these are Self-Instruct tasks (instruction, instances): import them as prompts in the format self_instruct, in the "
     "console or with `import_prompts --format self_instruct`; or map their columns. The API takes rows in Heed's own fields"
 )
 FINISH_REASONS = ("", "stop", "length")
-NAME_LIMITS = {"use_case": 50, "author": 200, "organization": 200, "external_id": 200, "response_external_id": 200}
-MODEL_NAME_LIMIT = 150
+PLAIN = Prompt.Kind.PLAIN.value
 MAX_MESSAGES = 1000
 MAX_JSON_BYTES = 100_000
 
@@ -45,8 +45,7 @@ Complain = Callable[[str, str], None]
 """Takes (field, message) of something wrong with the row."""
 
 
-@dataclass(frozen=True)
-class ResponseItem:
+class ResponseItem(Struct, frozen=True):
     """A response as it came in. `model` None: written by a person, a demonstration."""
 
     model: str | None
@@ -61,15 +60,14 @@ class ResponseItem:
         return text_digest(self.text)
 
 
-@dataclass(frozen=True)
-class PromptItem:
+class PromptItem(Struct, frozen=True):
     """A prompt as it came in: either its UUID, when it is here already, or its messages."""
 
     prompt_id: uuid.UUID | None
     messages: list[dict[str, str]]
     content_sha256: str
     external_id: str | None = None
-    kind: str = Prompt.Kind.PLAIN
+    kind: str = PLAIN
     use_case: str = ""
     author: str | None = None
     organization: str = ""
@@ -86,7 +84,8 @@ def check_row(
     A column that is unknown is told once, not in every row: `seen_unknown` remembers.
     """
     known = RESPONSE_FIELDS if with_responses else PROMPT_FIELDS
-    if unknown := set(row) - known:
+    if not row.keys() <= known:
+        unknown = set(row) - known
         if unknown >= SELF_INSTRUCT:
             if not seen_unknown & SELF_INSTRUCT:
                 complain("instances", WHAT_FITS)
@@ -117,12 +116,12 @@ def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
         prompt_id=prompt_id,
         messages=messages,
         content_sha256=content_digest(messages) if messages else "",
-        external_id=reader.read("external_id", _name("external_id")) or None,
-        kind=reader.read("kind", _choice(*Prompt.Kind.values)) or Prompt.Kind.PLAIN,
-        use_case=reader.read("use_case", _name("use_case")) or "",
-        author=reader.read("author", _name("author")) or None,
-        organization=reader.read("organization", _name("organization")) or "",
-        split=reader.read("split", _choice(*Split.values)),
+        external_id=reader.read("external_id", _id) or None,
+        kind=reader.read("kind", _kind) or PLAIN,
+        use_case=reader.read("use_case", _use_case) or "",
+        author=reader.read("author", _id) or None,
+        organization=reader.read("organization", _id) or "",
+        split=reader.read("split", _split),
         metadata=reader.read("metadata", _json_object) or {},
         responses=tuple(responses),
     )
@@ -194,7 +193,7 @@ class _Reader:
         items = []
         for number, one in enumerate(given):
             inner = _Reader(one if isinstance(one, dict) else {}, self._within(f"responses[{number}]"))
-            for name in sorted(set(inner.row) - {"model", "text", "external_id", "finish_reason", "sampling"}):
+            for name in sorted(inner.row.keys() - RESPONSE_PARTS):
                 inner.refuse(name, "unknown field")
             for name in ("model", "text"):
                 if not inner.has(name):
@@ -208,14 +207,14 @@ class _Reader:
 
     @staticmethod
     def _one(reader: "_Reader", text: str, external_id: str) -> ResponseItem:
-        finish_reason = reader.read("finish_reason", _choice(*FINISH_REASONS)) or ""
+        finish_reason = reader.read("finish_reason", _finish_reason) or ""
         # A model that stops at once has answered, badly, and people should say so; without a finish reason an empty
         # text is more likely a hole in the file.
         check = _text(settings.RESPONSE_MAX_CHARS, may_be_empty=bool(finish_reason))
         return ResponseItem(
-            model=reader.read("model", _limited(MODEL_NAME_LIMIT)) or "",
+            model=reader.read("model", _model_name) or "",
             text=reader.read(text, check) or "",
-            external_id=reader.read(external_id, _limited(200)) or None,
+            external_id=reader.read(external_id, _id) or None,
             finish_reason=finish_reason,
             sampling=reader.read("sampling", _json_object) or {},
         )
@@ -263,10 +262,6 @@ def _limited(max_chars: int) -> Callable[[Any], str]:
     return check
 
 
-def _name(field_name: str) -> Callable[[Any], str]:
-    return _limited(NAME_LIMITS[field_name])
-
-
 def _choice(*options: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in options:
@@ -275,6 +270,10 @@ def _choice(*options: str) -> Callable[[Any], str]:
         return value
 
     return check
+
+
+_id, _use_case, _model_name = _limited(200), _limited(50), _limited(150)
+_kind, _split, _finish_reason = _choice(*Prompt.Kind.values), _choice(*Split.values), _choice(*FINISH_REASONS)
 
 
 def _uuid(value: Any) -> uuid.UUID:

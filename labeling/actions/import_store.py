@@ -1,200 +1,197 @@
-"""The rows of an import in the database: chunk by chunk, in few queries, equal rows once."""
+"""Staged rows into the tables, set by set: authors, prompts, models, responses; equal rows once, in the file's order.
+
+Works on `heed_staged` (import_staging.py) within the caller's transaction. What contradicts the database, or an earlier row,
+is reported with its place.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
-from labeling.actions.import_rows import PromptItem, ResponseItem
-from labeling.models import Author, ModelVersion, Prompt, Response, User
-from labeling.models.prompts import split_of
+from labeling.actions.import_staging import Staging
+from labeling.models import ModelVersion, User
 
 Report = Callable[[str, str], None]
-PlacedItem = tuple[str, PromptItem]
+Progress = Callable[[float], None]
+"""Told which share of the work is done, 0 to 1."""
+
+SLICE_ROWS = 20_000
+MAX_FOUND = 100
+WORK_MEM = "64MB"
+
+NEW_AUTHORS = """
+INSERT INTO labeling_author (key, organization, split, created_at)
+SELECT DISTINCT ON (s.author) s.author, s.organization, coalesce(s.split, s.own_split), %(now)s
+  FROM heed_staged s
+ WHERE s.author IS NOT NULL AND s.messages IS NOT NULL
+   AND NOT EXISTS (SELECT FROM labeling_author a WHERE a.key = s.author)
+ ORDER BY s.author, s.row
+ON CONFLICT (key) DO NOTHING
+"""
+
+# Each finds (place, values …) of the rows that contradict something; (field, message) says what.
+CONTRADICTIONS: dict[str, tuple[str, str, str]] = {
+    "author": ("split", "author {!r} is in split {}; it never changes", """
+SELECT s.place, s.author, a.split FROM heed_staged s JOIN labeling_author a ON a.key = s.author
+ WHERE s.messages IS NOT NULL AND s.split <> a.split"""),
+    "prompt_id": ("prompt_id", "{1} {0}{2}", """
+SELECT s.place, s.prompt_id::text, CASE WHEN p.id IS NULL THEN 'there is no prompt' ELSE 'prompt' END,
+       CASE WHEN p.id IS NULL THEN '' ELSE ' has other messages than this row' END
+  FROM heed_staged s LEFT JOIN labeling_prompt p ON p.uuid = s.prompt_id
+ WHERE s.prompt_id IS NOT NULL AND (p.id IS NULL OR s.messages IS NOT NULL AND p.content_sha256 <> s.digest)"""),
+    "external_id": ("external_id", "{!r} names another prompt already", """
+SELECT s.place, s.external_id
+  FROM (SELECT row, place, external_id, digest, first_value(digest) OVER (PARTITION BY external_id ORDER BY row) AS first
+          FROM heed_staged WHERE external_id IS NOT NULL AND prompt_id IS NULL) s
+  LEFT JOIN labeling_prompt p ON p.external_id = s.external_id
+ WHERE s.digest <> coalesce(p.content_sha256, s.first)"""),
+    "split": ("split", "this prompt is in split {} already; it never changes", """
+SELECT s.place, p.split FROM heed_staged s JOIN labeling_prompt p ON p.content_sha256 = s.digest
+ WHERE s.split <> p.split AND s.prompt_id IS NULL"""),
+}  # fmt: skip
+
+# LATERAL … LIMIT 1 and not a plain join: the rows then come in the file's order without being sorted with their texts.
+NEW_PROMPTS = """
+WITH made AS (
+  INSERT INTO labeling_prompt (uuid, messages, content_sha256, kind, source, use_case, author_id, organization, split,
+                               external_id, metadata, created_at)
+  SELECT gen_random_uuid(), s.messages, s.digest, s.kind, 'import', s.use_case, a.id, s.organization,
+         coalesce(a.split, s.split, s.own_split), s.external_id, s.metadata, %(now)s
+    FROM heed_staged s
+    LEFT JOIN LATERAL (SELECT id, split FROM labeling_author WHERE key = s.author LIMIT 1) a ON true
+   WHERE s.row > %(after)s AND s.row <= %(upto)s AND s.part = 0 AND s.prompt_id IS NULL
+   ORDER BY s.row
+  ON CONFLICT (content_sha256) DO NOTHING RETURNING 1)
+SELECT count(*) FROM made
+"""
+
+PROMPTS_OF_ROWS = """
+CREATE TEMP TABLE heed_prompt_of ON COMMIT DROP AS
+SELECT s.row, p.id AS prompt_id
+  FROM heed_staged s JOIN labeling_prompt p ON p.content_sha256 = s.digest WHERE s.part = 0 AND s.prompt_id IS NULL
+UNION ALL
+SELECT s.row, p.id FROM heed_staged s JOIN labeling_prompt p ON p.uuid = s.prompt_id;
+CREATE INDEX ON heed_prompt_of (row);
+ANALYZE heed_prompt_of
+"""
+
+# A response that came without an id is known by its text, and by which time the text occurs in this import: so a repeated
+# file adds nothing, and K samples of which two are alike stay K.
+COPIES = """
+CREATE TEMP TABLE heed_copy ON COMMIT DROP AS
+WITH unnamed AS (
+  SELECT s.row, s.part, o.prompt_id, s.model, s.text_digest
+    FROM heed_staged s JOIN heed_prompt_of o USING (row)
+   WHERE s.part > 0 AND s.model IS NOT NULL AND s.response_external_id IS NULL
+), several AS (
+  SELECT prompt_id, model, text_digest FROM unnamed GROUP BY prompt_id, model, text_digest HAVING count(*) > 1
+)
+SELECT row, part, row_number() OVER (PARTITION BY prompt_id, model, text_digest ORDER BY row, part) AS number
+  FROM unnamed JOIN several USING (prompt_id, model, text_digest);
+CREATE INDEX ON heed_copy (row, part);
+ANALYZE heed_copy
+"""
+
+NEW_RESPONSES = """
+WITH made AS (
+  INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, origin, model_version_id, sampling, finish_reason,
+                                 external_id, created_at)
+  SELECT gen_random_uuid(), o.prompt_id, s.text, s.text_digest, CASE WHEN s.model IS NULL THEN 'person' ELSE 'model' END,
+         (%(models)s::bigint[])[s.model], s.sampling, s.finish_reason,
+         coalesce(s.response_external_id,
+                  'text:' || left(s.text_digest, 40)
+                  || CASE WHEN s.model IS NULL THEN '' ELSE ':' || coalesce(c.number, 1) END),
+         %(now)s
+    FROM heed_staged s
+   CROSS JOIN LATERAL (SELECT prompt_id FROM heed_prompt_of WHERE row = s.row LIMIT 1) o
+    LEFT JOIN LATERAL (SELECT number FROM heed_copy WHERE row = s.row AND part = s.part LIMIT 1) c ON true
+   WHERE s.row > %(after)s AND s.row <= %(upto)s AND s.part > 0
+   ORDER BY s.row, s.part
+  ON CONFLICT (prompt_id, model_version_id, external_id) DO NOTHING RETURNING origin)
+SELECT CASE origin WHEN 'person' THEN 'demonstrations' ELSE 'responses' END, count(*) FROM made GROUP BY origin
+"""
+
+DROP = "DROP TABLE IF EXISTS heed_staged, heed_prompt_of, heed_copy"
 
 
 class Store:
-    """Writes checked rows within the caller's transaction. Remembers models and authors between chunks."""
+    """Writes what was staged. Everything is stored with the same time, `now`."""
 
-    def __init__(self, report: Report, *, by: User | None):
+    def __init__(self, staged: Staging, report: Report, progress: Progress, *, by: User | None):
+        self.staged = staged
         self.report = report
+        self.progress = progress
         self.by = by
-        self.models: dict[str, int] = {}
-        self.made: set[int] = set()  # prompts of this import, so that a later row does not count them as present
-        self.present: set[int] = set()
-        self.occurrences: Counter[tuple[int, str | None, str]] = Counter()
+        self.now = timezone.now()
+        self.counts: Counter[str] = Counter(rows=staged.rows)
 
-    def write(self, chunk: list[PlacedItem], counts: Counter[str], *, is_dry: bool) -> None:
-        """Store a chunk; `is_dry` only checks it against what is stored. Adds to `counts`."""
-        authors = self._authors(chunk, counts, is_dry)
-        prompts = self._prompts(chunk, authors, counts, is_dry)
-        if prompts is not None:
-            self._responses(zip((item for _, item in chunk), prompts, strict=True), counts)
+    def check(self) -> None:
+        """Report what contradicts the database as it is. Makes the authors that are new: what they are checked by."""
+        self._execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
+        if "author" in self.staged.fields and (made := self._execute(NEW_AUTHORS, now=self.now).rowcount):
+            self.counts["authors_new"] = made
+        for field in ("author", "prompt_id", "external_id"):
+            self._report(field)
 
-    # ---- authors ----------------------------------------------------------------------------------------------------
+    def check_splits(self) -> None:
+        """Report rows that name another split than their prompt has, stored before or by an earlier row."""
+        self._report("split")
 
-    def _authors(self, chunk: list[PlacedItem], counts: Counter[str], is_dry: bool) -> dict[str, Author]:
-        """The authors of a chunk by key, made where they are new. An author's split is for ever: conflicts are reported."""
-        named = [(place, item) for place, item in chunk if item.author and item.messages]
-        keys = {item.author for _, item in named}
-        authors = {author.key: author for author in Author.objects.filter(key__in=keys)}
-        new: dict[str, Author] = {}
-        for place, item in named:
-            key = str(item.author)
-            author = authors.get(key) or new.get(key)
-            if author is None:
-                split = item.split or split_of(key)
-                author = new[key] = Author(key=key, organization=item.organization, split=split)
-            if item.split and item.split != author.split:
-                self.report(f"{place}: field split", f"author {key!r} is in split {author.split}; it never changes")
-        if new and not is_dry:
-            Author.objects.bulk_create(new.values(), ignore_conflicts=True)
-            new = {author.key: author for author in Author.objects.filter(key__in=new)}
-            counts["authors_new"] += len(new)
-        return authors | new
+    def write_prompts(self) -> None:
+        """Make the prompts that are new, the first of equal ones."""
+        made = sum(self._execute(NEW_PROMPTS, now=self.now, **part).fetchone()[0] for part in self._slices(0, 2))
+        self.counts["prompts_new"] = made
+        self.counts["prompts_present"] = 0
+        if made < self.staged.rows or self.staged.responses:
+            self._execute(PROMPTS_OF_ROWS)
+            named = self._execute("SELECT count(DISTINCT prompt_id) FROM heed_prompt_of").fetchone()[0]
+            self.counts["prompts_present"] = named - made
 
-    # ---- prompts ----------------------------------------------------------------------------------------------------
+    def write_responses(self) -> None:
+        """Make the responses that are new; one with the same prompt, model and external id is the same response."""
+        if not self.staged.responses:
+            return
+        models = self._models()
+        self._execute(COPIES)
+        made: Counter[str] = Counter()
+        for part in self._slices(1, 2):
+            made.update(dict(self._execute(NEW_RESPONSES, models=models, now=self.now, **part).fetchall()))
+        for kind, total in sorted(self.staged.responses.items(), reverse=True):
+            self.counts[f"{kind}_new"] = made[kind]
+            self.counts[f"{kind}_present"] = total - made[kind]
 
-    def _prompts(
-        self, chunk: list[PlacedItem], authors: dict[str, Author], counts: Counter[str], is_dry: bool
-    ) -> list[int] | None:
-        """The primary key of each item's prompt, made where it is new; None when something was reported."""
-        by_digest, by_external, by_uuid = self._known(chunk)
-        new: dict[str, Prompt] = {}
-        is_fine = True
-        for place, item in chunk:
-            problem = self._conflict(item, by_digest, by_external, by_uuid, new, authors)
-            if problem:
-                self.report(f"{place}: field {problem[0]}", problem[1])
-                is_fine = False
-            elif item.messages and item.content_sha256 not in by_digest and item.content_sha256 not in new:
-                made = new[item.content_sha256] = self._new_prompt(item, authors)
-                if made.external_id:
-                    by_external[made.external_id] = made
-        if not is_fine or is_dry:
-            return None
-        Prompt.objects.bulk_create(new.values(), batch_size=1000)
-        keys = [self._key_of(item, by_digest, by_uuid, new) for _, item in chunk]
-        self.made |= {prompt.pk for prompt in new.values()}
-        self.present |= set(keys) - self.made
-        counts["prompts_new"], counts["prompts_present"] = len(self.made), len(self.present)
-        return keys
+    def drop(self) -> None:
+        """Take the temporary tables away; the transaction may go on."""
+        self._execute(DROP)
 
-    def _known(self, chunk: list[PlacedItem]) -> tuple[dict[str, Prompt], dict[str, Prompt], dict[Any, Prompt]]:
-        """The prompts here already that a chunk's rows mean, by content, by external id and by UUID."""
-        fields = ("id", "uuid", "content_sha256", "external_id", "split")
-        prompts = Prompt.objects.only(*fields)
-        digests = {item.content_sha256 for _, item in chunk if item.messages}
-        externals = {item.external_id for _, item in chunk if item.external_id}
-        uuids = {item.prompt_id for _, item in chunk if item.prompt_id}
-        return (
-            {prompt.content_sha256: prompt for prompt in prompts.filter(content_sha256__in=digests)},
-            {str(prompt.external_id): prompt for prompt in prompts.filter(external_id__in=externals)},
-            {prompt.uuid: prompt for prompt in prompts.filter(uuid__in=uuids)},
-        )
-
-    @staticmethod
-    def _conflict(
-        item: PromptItem,
-        by_digest: dict[str, Prompt],
-        by_external: dict[str, Prompt],
-        by_uuid: dict[Any, Prompt],
-        new: dict[str, Prompt],
-        authors: dict[str, Author],
-    ) -> tuple[str, str] | None:
-        """(field, message) when the row contradicts what is here or what came before it."""
-        if item.prompt_id:
-            known = by_uuid.get(item.prompt_id)
-            if known is None:
-                return "prompt_id", f"there is no prompt {item.prompt_id}"
-            if item.messages and known.content_sha256 != item.content_sha256:
-                return "prompt_id", f"prompt {item.prompt_id} has other messages than this row"
-            return None
-        same_id = by_external.get(item.external_id or "")
-        if same_id and same_id.content_sha256 != item.content_sha256:
-            return "external_id", f"{item.external_id!r} names another prompt already"
-        same_text = by_digest.get(item.content_sha256) or new.get(item.content_sha256)
-        if same_text and item.split and item.split != same_text.split:
-            return "split", f"this prompt is in split {same_text.split} already; it never changes"
-        return None
-
-    @staticmethod
-    def _new_prompt(item: PromptItem, authors: dict[str, Author]) -> Prompt:
-        return Prompt.from_messages(
-            item.messages,
-            author=authors.get(item.author or ""),
-            split=item.split,
-            kind=item.kind,
-            use_case=item.use_case,
-            organization=item.organization,
-            external_id=item.external_id,
-            metadata=item.metadata,
-            source=Prompt.Source.IMPORT,
-        )
-
-    @staticmethod
-    def _key_of(
-        item: PromptItem, by_digest: dict[str, Prompt], by_uuid: dict[Any, Prompt], new: dict[str, Prompt]
-    ) -> int:
-        if item.prompt_id:
-            return by_uuid[item.prompt_id].pk
-        return (new.get(item.content_sha256) or by_digest[item.content_sha256]).pk
-
-    # ---- responses --------------------------------------------------------------------------------------------------
-
-    def _responses(self, items: Iterable[tuple[PromptItem, int]], counts: Counter[str]) -> None:
-        """Store the responses of a chunk; one with the same prompt, model and external id is the same response."""
-        pairs = [(prompt, response) for item, prompt in items for response in item.responses]
-        self._learn_models({response.model for _, response in pairs if response.model}, counts)
-        rows: dict[tuple[int, int | None, str], Response] = {}
-        for prompt, response in pairs:
-            row = self._row(prompt, response)
-            rows.setdefault((row.prompt_id, row.model_version_id, row.external_id), row)
-        known = Response.objects.filter(prompt_id__in={prompt for prompt, _ in pairs})
-        present = set(known.values_list("prompt_id", "model_version_id", "external_id")) & set(rows)
-        fresh = [row for key, row in rows.items() if key not in present]
-        Response.objects.bulk_create(fresh, batch_size=1000)
-        for kind, origin in (("responses", Response.Origin.MODEL), ("demonstrations", Response.Origin.PERSON)):
-            total = sum((response.model is None) == (origin == Response.Origin.PERSON) for _, response in pairs)
-            made = sum(row.origin == origin for row in fresh)
-            if total:
-                counts[f"{kind}_new"] += made
-                counts[f"{kind}_present"] += total - made
-
-    def _learn_models(self, names: set[str], counts: Counter[str]) -> None:
-        """Primary keys of models by name; a name not known yet becomes an outside model."""
-        missing = names - set(self.models)
-        self.models |= dict(ModelVersion.objects.filter(name__in=missing).values_list("name", "id"))
-        new = sorted(missing - set(self.models))
+    def _models(self) -> list[int]:
+        """Primary keys of the models, in the order in which they were staged; a name not known becomes an outside model."""
+        names = list(self.staged.models)
+        known = dict(ModelVersion.objects.filter(name__in=names).values_list("name", "id"))
+        new = sorted(set(names) - set(known))
         made = [ModelVersion(name=name, stage=ModelVersion.Stage.EXTERNAL, registered_by=self.by) for name in new]
-        for version in ModelVersion.objects.bulk_create(made):
-            self.models[version.name] = version.pk
+        known |= {version.name: version.pk for version in ModelVersion.objects.bulk_create(made)}
         if new:
-            counts["models_new"] += len(new)
+            self.counts["models_new"] = len(new)
+        return [known[name] for name in names]
 
-    def _row(self, prompt: int, response: ResponseItem) -> Response:
-        is_person = response.model is None
-        return Response(
-            prompt_id=prompt,
-            text=response.text,
-            text_sha256=response.text_sha256,
-            origin=Response.Origin.PERSON if is_person else Response.Origin.MODEL,
-            model_version_id=None if is_person else self.models[str(response.model)],
-            sampling=response.sampling,
-            finish_reason=response.finish_reason,
-            external_id=response.external_id or self._own_id(prompt, response),
-            created_at=timezone.now(),
-        )
+    def _slices(self, step: int, of: int) -> Iterator[dict[str, int]]:
+        """Ranges of rows; between them progress is told."""
+        rows = self.staged.rows
+        for after in range(0, rows, SLICE_ROWS):
+            self.progress((step + after / rows) / of)
+            yield {"after": after, "upto": after + SLICE_ROWS}
 
-    def _own_id(self, prompt: int, response: ResponseItem) -> str:
-        """An id for a response that came without: its text, and which time the text occurs in this import.
+    def _report(self, field: str) -> None:
+        name, message, sql = CONTRADICTIONS[field]
+        if field in self.staged.fields:
+            for place, *values in self._execute(f"{sql} ORDER BY s.row LIMIT {MAX_FOUND}").fetchall():
+                self.report(f"{place}: field {name}", message.format(*values))
 
-        So a repeated file adds nothing, and K samples of which two are alike stay K.
-        """
-        digest = response.text_sha256[:40]
-        if response.model is None:
-            return f"text:{digest}"
-        key = (prompt, response.model, digest)
-        self.occurrences[key] += 1
-        return f"text:{digest}:{self.occurrences[key]}"
+    def _execute(self, sql: str, **parameters: Any) -> Any:
+        cursor = connection.cursor()
+        cursor.execute(sql, parameters or None)
+        return cursor

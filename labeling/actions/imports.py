@@ -5,20 +5,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
-from labeling.actions.import_files import FORMATS, Columns, Progress, read_rows
+from labeling.actions.import_files import FORMATS, Columns, read_rows
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
-from labeling.actions.import_store import Store
+from labeling.actions.import_staging import Staging
+from labeling.actions.import_store import Progress, Store
 from labeling.errors import Conflict, Invalid
 from labeling.models import Import, User
 
-CHUNK_ROWS = 1000
 MAX_ERRORS = 100
 NO_COLUMNS = Columns()
 
@@ -35,7 +34,8 @@ def import_prompts(
     """Store a file's prompts, and the demonstrations beside them. Rows that are here already are counted as present.
 
     `file_name` is what errors call the file; `form` one of import_files.FORMATS. Raises Invalid with every error found
-    (100 at most); then nothing was stored.
+    (100 at most); then nothing was stored. `progress` is told which share of the work is done, 0 to 1: the first half
+    is reading and checking, the second storing.
     """
     return _import_file(Import.Kind.PROMPTS, Path(path), file_name, form, columns, progress, by)
 
@@ -65,7 +65,8 @@ def import_rows(*, kind: str, rows: Iterable[dict[str, Any]], name: str = "rows"
     found = Problems()
     checked = _checked(((f"{name}[{i}]", row) for i, row in enumerate(rows)), kind, NO_COLUMNS, found)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    return _store(checked, found, Import(kind=kind, file_name="API", file_sha256=digest, created_by=by)).counts
+    record = Import(kind=kind, file_name="API", file_sha256=digest, created_by=by)
+    return _store(checked, found, record, lambda done: None).counts
 
 
 class Problems:
@@ -117,7 +118,9 @@ def _import_file(
     _check_file(path, file_name, form)
     _check_columns(columns, _fields(kind))
     found = Problems()
-    rows = read_rows(path, file_name, form, found.add, progress or (lambda read: None))
+    told = progress or (lambda done: None)
+    size = max(path.stat().st_size, 1)
+    rows = read_rows(path, file_name, form, found.add, lambda read: told(0.5 * min(read / size, 1)))
     record = Import(
         kind=kind,
         file_name=file_name[:255],
@@ -125,7 +128,9 @@ def _import_file(
         mapping=columns.as_json() | ({} if form == "auto" else {"format": form}),
         created_by=by,
     )
-    return _store(_checked(rows, kind, columns, found), found, record)
+    made = _store(_checked(rows, kind, columns, found), found, record, lambda done: told(0.5 + 0.5 * done))
+    told(1)
+    return made
 
 
 def _check_file(path: Path, file_name: str, form: str) -> None:
@@ -175,27 +180,35 @@ def _checked(
             yield place, item
 
 
-def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import) -> Import:
-    """Write what was checked, chunk by chunk, in one transaction; once something is wrong only checking goes on."""
+def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> Import:
+    """Write what was checked, in one transaction; once something is wrong only checking goes on."""
     try:
-        return _store_whole(items, found, record)
+        return _store_whole(items, found, record, progress)
     except IntegrityError as error:  # another door made one of these prompts while we did
         raise Conflict(f"{record.file_name}: rows were added meanwhile by others; try again ({error})") from error
 
 
 @transaction.atomic
-def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import) -> Import:
-    counts: Counter[str] = Counter()
+def _store_whole(
+    items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress
+) -> Import:
+    staged = Staging()
+    staged.fill(items)
     _lock()
-    store = Store(found.add, by=record.created_by)
-    while chunk := list(islice(items, CHUNK_ROWS)):
-        counts["rows"] += len(chunk)
-        store.write(chunk, counts, is_dry=bool(found.errors))
+    store = Store(staged, found.add, progress, by=record.created_by)
+    store.check()
+    if found.errors:
+        store.check_splits()
     found.refuse()
-    if not counts["rows"]:
+    if not staged.rows:
         raise Invalid(f"{record.file_name}: there are no rows in it")
-    record.counts = dict(counts)
-    if record.file_name != "API" or any(count for name, count in counts.items() if name.endswith("_new")):
+    store.write_prompts()
+    store.check_splits()
+    found.refuse()
+    store.write_responses()
+    store.drop()
+    record.counts = dict(store.counts)
+    if record.file_name != "API" or any(count for name, count in record.counts.items() if name.endswith("_new")):
         record.save()
     return record
 

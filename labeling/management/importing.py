@@ -57,10 +57,10 @@ class ImportCommand(BaseCommand):
             self.stdout.write(f"{path.name}: {counts}")
 
     def _import(self, path: Path, form: str, columns: Columns, by: User | None) -> Import:
-        size = path.stat().st_size if path.exists() else 0
-        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None, leave=False) as bar:
+        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining}"
+        with tqdm(total=1.0, desc=path.name, bar_format=bar_format, disable=None, leave=False) as bar:
             return type(self).action(
-                path=path, form=form, columns=columns, progress=lambda read: bar.update(read - bar.n), by=by
+                path=path, form=form, columns=columns, progress=lambda done: bar.update(done - bar.n), by=by
             )
 
     def _person(self, email: str | None) -> User | None:

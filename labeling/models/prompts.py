@@ -1,9 +1,9 @@
 """Prompts and the authors by whom they are split."""
 
 import hashlib
-import json
 import uuid
 
+import msgspec
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -27,8 +27,8 @@ def split_of(key: str) -> Split:
 
 def content_digest(messages: list[dict]) -> str:
     """Hex SHA-256 of a prompt's messages; equal prompts have equal digests."""
-    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    canonical = msgspec.json.encode([[m["role"], m["content"]] for m in messages])  # UTF-8, no spaces
+    return hashlib.sha256(canonical).hexdigest()
 
 
 class Author(models.Model):

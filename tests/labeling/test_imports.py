@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from labeling.actions import imports
+from labeling.actions import import_store, imports
 from labeling.actions.import_files import Columns
 from labeling.errors import Invalid
 from labeling.models import Author, Import, ModelVersion, Prompt, Response
@@ -174,7 +174,7 @@ def test_equal_samples_of_one_model_stay_several_and_repeat_as_such(tmp_path):
 
 
 def test_chunks_do_not_matter(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(import_store, "SLICE_ROWS", 2)
     rows = [{"prompt": f"P{n % 3}", "author": f"a{n % 2}", "model": "m", "response": f"R{n}"} for n in range(9)]
     rows = [row | {"author": f"a{int(row['prompt'][1]) % 2}"} for row in rows]
     call_command("import_responses", str(write(tmp_path / "r.jsonl", rows)))
@@ -341,7 +341,7 @@ def test_all_errors_are_told_up_to_a_limit(tmp_path):
 
 
 def test_a_late_error_takes_everything_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(import_store, "SLICE_ROWS", 3)
     rows = [{"prompt": f"P{n}", "author": "a", "model": "m", "response": "r"} for n in range(10)] + [{"prompt": ""}]
     assert "line 11" in refused("import_responses", write(tmp_path / "r.jsonl", rows))
 
