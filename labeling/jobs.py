@@ -10,7 +10,7 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, hours, numbers, pauses, priorities, statistics, tasks
+from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LEASES_AT_ONCE = 1000
 PRIORITY_ROUNDS = 20
+CHECK_SECONDS = 15.0
 AGAIN = RetryStrategy(max_attempts=8, exponential_wait=4)  # a database or disk that is away comes back
 
 
@@ -49,6 +50,15 @@ def resume_exports() -> None:
     for export in Export.objects.filter(status=Export.Status.BUILDING, created_at__lt=a_while_ago):
         with suppress(AlreadyEnqueued):
             build_export.configure(queueing_lock=f"build_export {export.pk}").defer(export_id=export.pk)
+
+
+@app.periodic(cron="* * * * *")
+@app.task(name="check_prompts", queueing_lock="check_prompts", lock="check_prompts", retry=AGAIN)
+def check_prompts(timestamp: int = 0) -> None:
+    """Every minute, and when prompts come: what waits is checked. In turns, so that a million prompts hold up no other job."""
+    if not intake.check_waiting(seconds=CHECK_SECONDS):
+        with suppress(AlreadyEnqueued):
+            check_prompts.defer()
 
 
 @app.periodic(cron="*/5 * * * *")

@@ -19,6 +19,8 @@ POLICY_URL        optional   where the gateway finds the policy server; default 
 POLICY_MODEL, POLICY_API_KEY optional   what that server wants to hear as `model` (default nothing; {name}: the serving policy) and its key
 POLICY_CONNECT_SECONDS, POLICY_FIRST_SECONDS, POLICY_GAP_SECONDS   optional   how long it may take to connect (5), to the first piece
                              of an answer (60) and between pieces (30); POLICY_RESTART_SECONDS: how long a restart is waited for (30)
+PROMPTS_PER_AUTHOR, PROMPTS_PER_ORGANIZATION optional   how many prompts of one are let in unasked (labelers as authors: any number);
+                             default 200 each, as InstructGPT §3.2 and A.2; 0: no limit
 CAPTURE_MAX_CHARS optional   longer prompts of the gateway and the playground are not kept; default 4000 (about 1k tokens)
 """
 
@@ -263,6 +265,8 @@ POLICY_FIRST_SECONDS = float(os.environ.get("POLICY_FIRST_SECONDS", "60"))
 POLICY_GAP_SECONDS = float(os.environ.get("POLICY_GAP_SECONDS", "30"))
 POLICY_RESTART_SECONDS = float(os.environ.get("POLICY_RESTART_SECONDS", "30"))
 PLAYGROUND_REQUESTS_PER_MINUTE, PLAYGROUND_TOKENS_PER_MINUTE = 20, 20_000  # of each person
+PROMPTS_PER_AUTHOR = int(os.environ.get("PROMPTS_PER_AUTHOR", "200"))
+PROMPTS_PER_ORGANIZATION = int(os.environ.get("PROMPTS_PER_ORGANIZATION", "200"))
 CAPTURE_MAX_CHARS = int(os.environ.get("CAPTURE_MAX_CHARS", "4000"))
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_MB", "1024")) * 2**20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling.models import Batch, LabelSchema, ModelVersion, Prompt, Response, Slot, Task, TaskResponse
+from labeling.models import Batch, Intake, LabelSchema, ModelVersion, Prompt, Response, Slot, Task, TaskResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("HEED_SHARED_DATA") or ROOT.parent / "shared" / "data")
@@ -32,7 +32,7 @@ def label_schema() -> LabelSchema:
 def prompt(text: str | list[dict] = "Name a fruit.", **fields) -> Prompt:
     """A saved prompt of one user message (or of these messages)."""
     messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
-    made = Prompt.from_messages(messages, **fields)
+    made = Prompt.from_messages(messages, **{"intake": Intake.OPEN} | fields)
     made.save()
     return made
 

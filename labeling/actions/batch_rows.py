@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from labeling.errors import Invalid
-from labeling.models import Batch, Kind, Prompt
+from labeling.models import Batch, Intake, Kind, Prompt
 
 # Why a prompt gets no task, in the words shown to people.
 LEFT_OUT = {
@@ -149,6 +149,12 @@ def _count(cursor) -> dict[str, int]:
 
 def _nothing_left(counts: dict[str, int]) -> str:
     if not counts["prompts"]:
+        waiting = Prompt.objects.filter(intake=Intake.WAITING)[:100_000].count()
+        if waiting:
+            said = _(
+                "Nothing matches: no prompt passes the filters. %(n)d prompts are still waiting for the checks of intake."
+            )
+            return said % {"n": waiting}
         return _("Nothing matches: no prompt passes the filters.")
     reasons = [f"{counts[name]} {words}" for name, words in LEFT_OUT.items() if counts[name]]
     return _("Nothing matches: of %(n)d prompts, %(reasons)s.") % {

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from labeling.actions import batch_rows
 from labeling.errors import Conflict, Invalid
-from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Slot, Split, Task, User
+from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Slot, Split, Task, User
 
 MAX_OVERLAP = 50
 MAX_GOLD_PERCENT = 50
@@ -265,13 +265,19 @@ def _same_order(batch: Batch, order: Order) -> Batch:
 
 
 def matching_prompts(order: Order) -> QuerySet[Prompt]:
-    """The prompts that an order's filters let through, before responses are looked at. Raises Invalid for an unknown UUID."""
-    prompts = Prompt.objects.all()
+    """The open prompts that an order's filters let through, before responses are looked at.
+
+    Raises Invalid for an unknown UUID, or one of a prompt that is not open.
+    """
+    prompts = Prompt.objects.opened()
     if order.prompt_ids:
+        named = Prompt.objects.filter(uuid__in=order.prompt_ids)
         prompts = prompts.filter(uuid__in=order.prompt_ids)
-        known = {str(uuid) for uuid in prompts.values_list("uuid", flat=True)}
+        known = {str(uuid) for uuid in named.values_list("uuid", flat=True)}
         if missing := sorted(set(order.prompt_ids) - known):
             raise Invalid(f"prompt_ids: there is no prompt {missing[0]} (unknown: {len(missing)})")
+        if closed := named.exclude(intake=Intake.OPEN).order_by("uuid").values_list("uuid", "intake").first():
+            raise Invalid(f"prompt_ids: prompt {closed[0]} is not open (intake: {closed[1]})")
     wanted = {"split": order.split, "use_case": order.use_case, "source": order.source, "kind": order.prompt_kind}
     prompts = prompts.filter(**{field: value for field, value in wanted.items() if value})
     if order.only_new:

@@ -11,12 +11,11 @@ from urllib.parse import quote
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from labeling.actions import intake
 from labeling.actions.import_rows import check_row
 from labeling.actions.people import digest
 from labeling.models import Author, GatewayKey, Group, Prompt, Role, User
 from labeling.models.prompts import split_of
-
-PROMPTS_PER_AUTHOR = 200  # InstructGPT §3.2
 
 
 class Outcome(StrEnum):
@@ -52,7 +51,7 @@ class Asker:
 def capture(*, messages: list[dict[str, str]], asker: Asker, metadata: dict[str, Any] | None = None) -> Outcome:
     """Keep a prompt that somebody asked the serving policy, and say what became of it. Asked twice it is one prompt.
 
-    Intake's further checks (personal data, near duplicates, language) belong here: every captured prompt passes this function.
+    It waits for intake's checks, as every prompt. Beyond the limit of an author nothing is stored.
     """
     if not _still_agrees(asker):
         return Outcome.WITHDRAWN
@@ -65,7 +64,7 @@ def capture(*, messages: list[dict[str, str]], asker: Asker, metadata: dict[str,
     if Prompt.objects.filter(content_sha256=item.content_sha256).exists():
         return Outcome.DUPLICATE
     author = _author(asker)
-    if author.prompts.count() >= PROMPTS_PER_AUTHOR:
+    if author.prompts.count() >= settings.PROMPTS_PER_AUTHOR > 0:
         return Outcome.AUTHOR_FULL
     prompt = Prompt.from_messages(
         item.messages,
@@ -73,12 +72,14 @@ def capture(*, messages: list[dict[str, str]], asker: Asker, metadata: dict[str,
         organization=item.organization,
         metadata=item.metadata,
         source=Prompt.Source.PLAYGROUND,
+        original=item.original,
     )
     try:
         with transaction.atomic():
             prompt.save()
     except IntegrityError:  # the same prompt by another author in this moment
         return Outcome.DUPLICATE
+    intake.soon()
     return Outcome.CAPTURED
 
 

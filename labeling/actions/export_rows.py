@@ -57,7 +57,8 @@ class Selection:
 # Conditions take NULL for "all". Everything that is sorted is a UUID, a number or compared by its bytes (COLLATE "C"):
 # the same data gives the same bytes under any collation.
 PROMPT_CONDITIONS = """
-  (%(splits)s::text[] IS NULL OR p.split = ANY(%(splits)s::text[]))
+  p.intake = 'open'
+  AND (%(splits)s::text[] IS NULL OR p.split = ANY(%(splits)s::text[]))
   AND (%(use_cases)s::text[] IS NULL OR p.use_case = ANY(%(use_cases)s::text[]))
 """
 SUBMISSION_CONDITIONS = f"""

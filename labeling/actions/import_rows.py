@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from labeling.models import Prompt, Split
 from labeling.models.prompts import content_digest
 from labeling.models.responses import text_digest
+from labeling.normalisation import normalise, normalise_messages
 
 ROLES = ("system", "user", "assistant")
 PROMPT_FIELDS = frozenset(
@@ -73,6 +74,7 @@ class PromptItem(Struct, frozen=True):
     organization: str = ""
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    original: list[dict[str, str]] | None = None
     responses: tuple[ResponseItem, ...] = ()
 
 
@@ -108,7 +110,8 @@ def _why_unknown(name: str, with_responses: bool) -> str:
 
 def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
     prompt_id = reader.read("prompt_id", _uuid)
-    messages = [] if prompt_id and not reader.has("prompt", "messages") else reader.messages()
+    came = [] if prompt_id and not reader.has("prompt", "messages") else reader.messages()
+    messages, original = normalise_messages(came)
     responses = [ResponseItem(None, text) for text in reader.read("demonstration", _texts) or []]
     if with_responses:
         responses = [*reader.responses(), *responses]
@@ -123,6 +126,7 @@ def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
         organization=reader.read("organization", _id) or "",
         split=reader.read("split", _split),
         metadata=reader.read("metadata", _json_object) or {},
+        original=original,
         responses=tuple(responses),
     )
     return item
@@ -243,7 +247,7 @@ def _kind_of(value: Any) -> str:
 def _text(max_chars: int, *, may_be_empty: bool = False) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value)
-        if not text.strip() and not may_be_empty:
+        if not normalise(text).strip() and not may_be_empty:
             raise ValueError("empty")
         if len(text) > max_chars:
             raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")

@@ -18,18 +18,18 @@ TABLE = """
 DROP TABLE IF EXISTS heed_staged, heed_prompt_of, heed_copy;
 CREATE TEMP TABLE heed_staged (
   row bigint, part int, place text,
-  prompt_id uuid, messages jsonb, digest text COLLATE "C", external_id text, kind text, use_case text, author text,
+  prompt_id uuid, messages jsonb, original jsonb, digest text COLLATE "C", external_id text, kind text, use_case text, author text,
   organization text, split text, own_split text, metadata jsonb,
   model int, text text, text_digest text COLLATE "C", finish_reason text, sampling jsonb, response_external_id text
 ) ON COMMIT DROP;
 ALTER TABLE heed_staged ALTER messages SET STORAGE EXTERNAL, ALTER text SET STORAGE EXTERNAL;
 """
 PROMPT_COLUMNS = (
-    "row, part, place, prompt_id, messages, digest, external_id, kind, use_case, author, organization, split, own_split,"
+    "row, part, place, prompt_id, messages, original, digest, external_id, kind, use_case, author, organization, split, own_split,"
     " metadata, model, text, text_digest, finish_reason, sampling, response_external_id"
 )
 AFTERWARDS = "CREATE INDEX ON heed_staged (row, part); ANALYZE heed_staged"
-NOTHING = (None,) * 14
+NOTHING = (None,) * 13
 _encode = msgspec.json.Encoder().encode
 
 
@@ -60,9 +60,10 @@ class Staging:
             if getattr(item, name) is not None:
                 self.fields.add(name)
         messages = _encode(item.messages).decode() if item.messages else None
+        original = _encode(item.original).decode() if item.original else None
         own_split = None if item.split or not messages else split_of(item.author or item.content_sha256)
         return (
-            self.rows, 0, place, item.prompt_id, messages, item.content_sha256, item.external_id, item.kind,
+            self.rows, 0, place, item.prompt_id, messages, original, item.content_sha256, item.external_id, item.kind,
             item.use_case, item.author, item.organization, item.split, own_split, _json(item.metadata),
             None, None, None, None, None, None,
         )  # fmt: skip
@@ -73,7 +74,7 @@ class Staging:
             model = self.models.setdefault(response.model, len(self.models) + 1)
         self.responses["demonstrations" if model is None else "responses"] += 1
         return (
-            self.rows, part, *NOTHING[:12], model, response.text, response.text_sha256, response.finish_reason,
+            self.rows, part, *NOTHING, model, response.text, response.text_sha256, response.finish_reason,
             _json(response.sampling), response.external_id,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from labeling.actions.import_staging import Staging
-from labeling.models import ModelVersion, User
+from labeling.models import Import, ModelVersion
 
 Report = Callable[[str, str], None]
 Progress = Callable[[float], None]
@@ -57,9 +57,10 @@ SELECT s.place, p.split FROM heed_staged s JOIN labeling_prompt p ON p.content_s
 NEW_PROMPTS = """
 WITH made AS (
   INSERT INTO labeling_prompt (uuid, messages, content_sha256, kind, source, use_case, author_id, organization, split,
-                               external_id, metadata, created_at)
+                               external_id, metadata, created_at, original, imported_in_id)
   SELECT gen_random_uuid(), s.messages, s.digest, s.kind, 'import', s.use_case, a.id, s.organization,
-         coalesce(a.split, s.split, s.own_split), s.external_id, s.metadata, %(now)s
+         coalesce(a.split, s.split, s.own_split), s.external_id, s.metadata, %(now)s,
+         s.original, %(record)s
     FROM heed_staged s
     LEFT JOIN LATERAL (SELECT id, split FROM labeling_author WHERE key = s.author LIMIT 1) a ON true
    WHERE s.row > %(after)s AND s.row <= %(upto)s AND s.part = 0 AND s.prompt_id IS NULL
@@ -120,11 +121,11 @@ DROP = "DROP TABLE IF EXISTS heed_staged, heed_prompt_of, heed_copy"
 class Store:
     """Writes what was staged. Everything is stored with the same time, `now`."""
 
-    def __init__(self, staged: Staging, report: Report, progress: Progress, *, by: User | None):
+    def __init__(self, staged: Staging, report: Report, progress: Progress, *, record: Import):
         self.staged = staged
         self.report = report
         self.progress = progress
-        self.by = by
+        self.record = record
         self.now = timezone.now()
         self.counts: Counter[str] = Counter(rows=staged.rows)
 
@@ -142,7 +143,10 @@ class Store:
 
     def write_prompts(self) -> None:
         """Make the prompts that are new, the first of equal ones."""
-        made = sum(self._execute(NEW_PROMPTS, now=self.now, **part).fetchone()[0] for part in self._slices(0, 2))
+        made = sum(
+            self._execute(NEW_PROMPTS, now=self.now, record=self.record.pk, **part).fetchone()[0]
+            for part in self._slices(0, 2)
+        )
         self.counts["prompts_new"] = made
         self.counts["prompts_present"] = 0
         if made < self.staged.rows or self.staged.responses:
@@ -172,7 +176,10 @@ class Store:
         names = list(self.staged.models)
         known = dict(ModelVersion.objects.filter(name__in=names).values_list("name", "id"))
         new = sorted(set(names) - set(known))
-        made = [ModelVersion(name=name, stage=ModelVersion.Stage.EXTERNAL, registered_by=self.by) for name in new]
+        made = [
+            ModelVersion(name=name, stage=ModelVersion.Stage.EXTERNAL, registered_by=self.record.created_by)
+            for name in new
+        ]
         known |= {version.name: version.pk for version in ModelVersion.objects.bulk_create(made)}
         if new:
             self.counts["models_new"] = len(new)

@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
+from labeling.actions import intake
 from labeling.actions.import_files import FORMATS, Columns, read_rows
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
 from labeling.actions.import_staging import Staging
@@ -183,19 +184,20 @@ def _checked(
 def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> Import:
     """Write what was checked, in one transaction; once something is wrong only checking goes on."""
     try:
-        return _store_whole(items, found, record, progress)
+        _store_whole(items, found, record, progress)
     except IntegrityError as error:  # another door made one of these prompts while we did
         raise Conflict(f"{record.file_name}: rows were added meanwhile by others; try again ({error})") from error
+    intake.after_import(record=record)
+    return record
 
 
 @transaction.atomic
-def _store_whole(
-    items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress
-) -> Import:
+def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> None:
     staged = Staging()
     staged.fill(items)
     _lock()
-    store = Store(staged, found.add, progress, by=record.created_by)
+    record.pk = _next_key()  # prompts name it; its row comes last, when the counts are known, or not at all
+    store = Store(staged, found.add, progress, record=record)
     store.check()
     if found.errors:
         store.check_splits()
@@ -209,14 +211,19 @@ def _store_whole(
     store.drop()
     record.counts = dict(store.counts)
     if record.file_name != "API" or any(count for name, count in record.counts.items() if name.endswith("_new")):
-        record.save()
-    return record
+        record.save(force_insert=True)
 
 
 def _lock() -> None:
     """One import at a time: two of the same file would else both find its rows missing."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed import', 0))")
+
+
+def _next_key() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval(pg_get_serial_sequence('labeling_import', 'id'))")
+        return cursor.fetchone()[0]
 
 
 def _sha256(path: Path) -> str:

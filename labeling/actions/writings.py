@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from labeling.actions import hours
+from labeling.actions import hours, intake
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import bounded, clean_text, problem
@@ -16,6 +16,7 @@ from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
 from labeling.models import Author, Prompt, Response, UseCase, User, Writing
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
+from labeling.normalisation import normalise
 
 DESCRIPTION_MAX_CHARS = 500
 PAUSED = gettext_lazy(
@@ -127,8 +128,9 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
         return list(Prompt.objects.filter(author__user=by, metadata__writing=str(locked.uuid)))
     if is_new_work(locked, user):
         raise Conflict(PAUSED)
-    problems = _problems(locked.kind, content)
-    asked = [] if problems else _asked(locked.kind, content)
+    normal = {name: normalise(text) for name, text in content.items()}  # as typed, it stays in the writing
+    problems = _problems(locked.kind, normal)
+    asked = [] if problems else _asked(locked.kind, normal)
     problems += _duplicates(asked, by)
     if problems:
         raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
@@ -137,6 +139,7 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
     try:
         with transaction.atomic():
             prompts = [_make(locked, messages, answer, author, content) for messages, answer, _field in asked]
+            intake.soon()
     except IntegrityError:  # somebody has brought the same prompt in this very moment
         raise Invalid(_("This prompt is in the pool already."), _duplicates(asked, by)) from None
     _count(locked, page, active_seconds, user)

@@ -27,12 +27,12 @@ class Prompts(View):
 
     @operation(
         scope="read", answers={200: PromptPage}, problems=(422,), parameters=[*FILTERS, *PAGE_PARAMETERS],
-        operation_id="list_prompts", summary="Prompts, a page at a time",
+        operation_id="list_prompts", summary="Open prompts, a page at a time",
     )  # fmt: skip
     def get(self, request: Request) -> Answer:
         query = self.checked(PromptQuery, query_of(request))
         given = {name: query[name] for name in ("split", "use_case", "kind") if name in query}
-        prompts = Prompt.objects.filter(**given)
+        prompts = Prompt.objects.opened().filter(**given)
         if "not_sampled_by" in query:
             answered = Response.objects.filter(prompt=OuterRef("pk"), model_version__name=query["not_sampled_by"])
             prompts = prompts.exclude(Exists(answered))

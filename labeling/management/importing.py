@@ -7,9 +7,12 @@ from pathlib import Path
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
+from labeling.actions import intake
 from labeling.actions.import_files import FORMATS, Columns
 from labeling.errors import HeedError, Invalid
 from labeling.models import Import, User
+
+CHECKED_HERE = 5000  # prompts: some seconds
 
 MAPPING = """
 columns:
@@ -39,6 +42,11 @@ class ImportCommand(BaseCommand):
         add(
             "--template", action="append", default=[], metavar="FIELD=TEXT", help="fill a field with text and {columns}"
         )
+        add(
+            "--later",
+            action="store_true",
+            help=f"leave the checks of new prompts to the worker, as it is done anyway above {CHECKED_HERE:,} prompts",
+        )
         add("--by", metavar="EMAIL", help="who imports; kept with the import")
 
     def handle(self, *args: object, files: list[Path], **options) -> None:
@@ -53,6 +61,8 @@ class ImportCommand(BaseCommand):
                 raise CommandError("\n".join([*lines, f"{path.name}: refused; nothing of it was stored."])) from None
             except HeedError as error:
                 raise CommandError(str(error)) from None
+            if not options["later"] and done.counts.get("prompts_waiting", CHECKED_HERE + 1) <= CHECKED_HERE:
+                self._check(done)
             counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items())
             self.stdout.write(f"{path.name}: {counts}")
 
@@ -62,6 +72,11 @@ class ImportCommand(BaseCommand):
             return type(self).action(
                 path=path, form=form, columns=columns, progress=lambda done: bar.update(done - bar.n), by=by
             )
+
+    def _check(self, done: Import) -> None:
+        new = done.counts["prompts_new"]
+        with tqdm(total=new, initial=done.checked, unit="prompt", desc="checks", disable=None, leave=False) as bar:
+            intake.finish_import(record=done, progress=bar.update)
 
     def _person(self, email: str | None) -> User | None:
         if email is None:

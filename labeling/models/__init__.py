@@ -11,10 +11,11 @@ from labeling.models.gold import GoldAnswer
 from labeling.models.hours import Activity, PayRule, WorkEntry
 from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
+from labeling.models.intake import Finding, IntakeDecision, LikenessKey
 from labeling.models.labelers import LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers
 from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
-from labeling.models.prompts import Author, Prompt, Split
+from labeling.models.prompts import Author, Intake, Prompt, Split
 from labeling.models.questions import Question, QuestionMessage
 from labeling.models.responses import Response
 from labeling.models.reviews import Review
@@ -47,6 +48,7 @@ __all__ = [
     "Evaluation",
     "Exercise",
     "Export",
+    "Finding",
     "GatewayKey",
     "GatewayUsage",
     "GoldAnswer",
@@ -55,12 +57,15 @@ __all__ = [
     "Import",
     "Instructions",
     "InstructionsDraft",
+    "Intake",
+    "IntakeDecision",
     "Invitation",
     "Kind",
     "LabelSchema",
     "LabelerNumbers",
     "LabelerPause",
     "LabelerRule",
+    "LikenessKey",
     "ModelVersion",
     "Origin",
     "Part",

@@ -17,6 +17,10 @@ class Import(models.Model):
     file_sha256 = models.CharField(max_length=64)
     mapping = models.JSONField(default=dict, blank=True)
     counts = models.JSONField(default=dict, blank=True, help_text="rows, new and already present, per kind of row")
+    checked = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Of its new prompts: those that intake has looked at"
+    )
+    held = models.PositiveIntegerField(default=0, db_default=0, help_text="Of these: those that it held back")
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -51,6 +51,21 @@ class Author(models.Model):
         return self.key
 
 
+class Intake(models.TextChoices):
+    """How far a prompt has come in. Only open ones are labeled, sampled or exported."""
+
+    WAITING = "waiting", _("waiting for checks")
+    OPEN = "open", _("open")
+    HELD = "held", _("held for a person to decide")
+    REFUSED = "refused", _("refused")
+
+
+class PromptQuerySet(models.QuerySet["Prompt"]):
+    def opened(self) -> "PromptQuerySet":
+        """Prompts that came through intake: checked without findings, or released by a person."""
+        return self.filter(intake=Intake.OPEN)
+
+
 class Prompt(models.Model):
     """A list of chat messages that models answer and labelers judge."""
 
@@ -80,10 +95,27 @@ class Prompt(models.Model):
     external_id = models.CharField(max_length=200, null=True, blank=True)
     metadata = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    intake = models.CharField(
+        max_length=7, choices=Intake.choices, default=Intake.WAITING, db_default=Intake.WAITING, editable=False
+    )
+    language = models.CharField(
+        max_length=8, blank=True, default="", db_default="", editable=False, help_text="ISO 639; empty: cannot be told"
+    )
+    original = models.JSONField(
+        null=True, blank=True, editable=False, help_text="The messages as they came, where intake normalised them"
+    )
+    imported_in = models.ForeignKey(
+        "Import", on_delete=models.PROTECT, null=True, blank=True, related_name="prompts", db_index=False
+    )
+
+    objects = PromptQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.CheckConstraint(condition=models.Q(split__in=Split.values), name="prompt_split_valid"),
+            models.CheckConstraint(
+                condition=models.Q(intake__in=["waiting", "open", "held", "refused"]), name="prompt_intake_valid"
+            ),
             models.CheckConstraint(
                 condition=models.Q(kind__in=["plain", "few_shot", "user_based"]), name="prompt_kind_valid"
             ),
@@ -94,7 +126,21 @@ class Prompt(models.Model):
                 fields=["external_id"], condition=models.Q(external_id__isnull=False), name="prompt_external_id_unique"
             ),
         ]
-        indexes = [models.Index(fields=["split", "id"], name="prompt_split")]
+        indexes = [
+            models.Index(fields=["split", "id"], name="prompt_split"),
+            models.Index(fields=["id"], name="prompt_waiting", condition=models.Q(intake="waiting")),
+            models.Index(
+                fields=["intake", "imported_in", "id"],
+                name="prompt_held",
+                condition=models.Q(intake__in=["held", "refused"]),
+            ),
+            # How many an organization has: the checks hold back what is too many.
+            models.Index(
+                fields=["organization"],
+                name="prompt_organization",
+                condition=models.Q(intake="open") & ~models.Q(organization=""),
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.preview

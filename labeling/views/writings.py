@@ -135,7 +135,7 @@ def writing_submit(request: Request, writing_uuid: uuid.UUID) -> HttpResponse:
         actions.set_aside(writing=found, content=content, by=request.user)
         messages.warning(request, _("%s What you typed since is kept as a draft.") % conflict)
         return go(request, reverse("writings"))
-    messages.success(request, _("In the pool. Thank you!"))
+    messages.success(request, _("Handed in. Thank you!"))
     if request.POST.get("next") and not request.user.is_paused:
         return go(request, reverse("writing", args=[actions.begin(kind=found.kind, by=request.user).uuid]))
     return go(request, reverse("writings"))

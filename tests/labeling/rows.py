@@ -5,12 +5,12 @@ import uuid
 from django.utils import timezone
 
 from labeling.actions import batches
-from labeling.models import Batch, ModelVersion, Prompt, Response, Revision, Slot, Submission, Task, User
+from labeling.models import Batch, Intake, ModelVersion, Prompt, Response, Revision, Slot, Submission, Task, User
 
 
 def make_prompt(text: str = "Tell me about bees.", **fields) -> Prompt:
     """A prompt of one message."""
-    prompt = Prompt.from_messages([{"role": "user", "content": text}], **fields)
+    prompt = Prompt.from_messages([{"role": "user", "content": text}], **{"intake": Intake.OPEN} | fields)
     prompt.save()
     return prompt
 

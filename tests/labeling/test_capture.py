@@ -5,7 +5,6 @@ import threading
 import pytest
 from django.db import connection
 
-from labeling.actions import capture as capturing
 from labeling.actions import gateway_keys
 from labeling.actions.capture import Asker, Outcome, capture
 from labeling.models import Author, GatewayKey, Prompt
@@ -45,9 +44,9 @@ def test_the_same_prompt_is_kept_once_whoever_asks(asker, key):
     assert Prompt.objects.get().author.key == "gateway:Acme/u-1"
 
 
-def test_an_author_gives_at_most_200(asker, key, monkeypatch):
-    assert capturing.PROMPTS_PER_AUTHOR == 200
-    monkeypatch.setattr(capturing, "PROMPTS_PER_AUTHOR", 3)
+def test_an_author_gives_at_most_200(asker, key, settings):
+    assert settings.PROMPTS_PER_AUTHOR == 200
+    settings.PROMPTS_PER_AUTHOR = 3
     outcomes = [capture(messages=ask(f"Question {n}?"), asker=asker) for n in range(5)]
     assert outcomes == [Outcome.CAPTURED] * 3 + [Outcome.AUTHOR_FULL] * 2
     other = Asker(key_id=key.pk, organization="Acme", user="u-2")
@@ -55,8 +54,8 @@ def test_an_author_gives_at_most_200(asker, key, monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_limit_of_an_author_holds_at_once(asker, monkeypatch):
-    monkeypatch.setattr(capturing, "PROMPTS_PER_AUTHOR", 4)
+def test_the_limit_of_an_author_holds_at_once(asker, settings):
+    settings.PROMPTS_PER_AUTHOR = 4
     outcomes, start = [], threading.Barrier(6)
 
     def run(number: int) -> None:

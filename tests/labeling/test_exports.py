@@ -16,7 +16,7 @@ from django.db import connection
 from labeling import jobs
 from labeling.actions import exports, imports, reviews
 from labeling.errors import Invalid
-from labeling.models import Export, LabelSchema, Submission, Task
+from labeling.models import Export, LabelSchema, Prompt, Submission, Task
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
 from training import contract
 from training.contract import ContractError, read_export
@@ -363,6 +363,7 @@ def test_an_export_cannot_be_changed_afterwards(labeler):
 def test_a_killed_command_leaves_no_export_and_the_next_makes_it(environment, tmp_path):
     rows = [{"prompt": f"Prompt {n} " + "x" * 500, "demonstration": "Yes."} for n in range(3000)]
     imports.import_rows(kind="prompts", rows=rows, by=None)
+    Prompt.objects.update(intake="open")
     environment = environment | {"HEED_VAR": str(tmp_path)}
     settings = "import os, tests.settings, sys; from pathlib import Path; tests.settings.EXPORT_DIR = Path(sys.argv[1])"
     program = f"{settings}; from django.core.management import execute_from_command_line as e; e(['x', 'build_export'])"

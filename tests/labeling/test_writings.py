@@ -3,7 +3,7 @@
 import pytest
 from django.urls import reverse
 
-from labeling.actions import pauses, tasks
+from labeling.actions import intake, pauses, tasks
 from labeling.models import Prompt, Response, UseCase, Writing
 from tests import builders
 
@@ -34,6 +34,7 @@ def test_a_plain_prompt_enters_the_pool_as_the_labelers(labeler_client, labeler,
     assert (prompt.text, prompt.kind, prompt.source) == ("Name a river.\nAny.", "plain", "labeler")
     assert prompt.author.user == labeler and prompt.split == prompt.author.split
     assert post(labeler_client, "submit", writing, fields).status_code == 200 and Prompt.objects.count() == 1
+    assert intake.check_waiting()  # as the worker does
     batch = builders.batch()
     builders.task(batch, prompt)
     assert tasks.claim_next(by=labeler) is None and tasks.claim_next(by=labeler2) is not None
