@@ -6,10 +6,11 @@ from django.conf import settings
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django_htmx.http import HttpResponseClientRedirect
 
 from labeling.errors import HeedError
 from labeling.views import kept_forms
@@ -80,10 +81,12 @@ class LongForms:
 
 
 class LoginRequired(LoginRequiredMiddleware):
-    """Closed by default. What a page without a script sent after its session ended waits in the new session for the log-in."""
+    """Closed by default. What a page sent after its session ended waits in the new session for the log-in."""
 
-    def handle_no_permission(self, request: HttpRequest, view_func: Callable) -> HttpResponseRedirect:
+    def handle_no_permission(self, request: HttpRequest, view_func: Callable) -> HttpResponse:  # type: ignore[override]
         match = request.resolver_match
+        if "HX-Request" in request.headers and not wants_json(request):
+            return _fragment_refused(request)
         if request.method == "POST" and match is not None and match.view_name in kept_forms.VIEWS:
             kept_forms.keep(request)
             return redirect_to_login(request.path)
@@ -100,11 +103,26 @@ class LoginRequired(LoginRequiredMiddleware):
         return kept_forms.remember(request, response)
 
 
+def _fragment_refused(request: HttpRequest) -> HttpResponse:
+    """For a part of a page, never the log-in in its place: what it asks for is refused with words, so that nobody leaves a page that
+    they type on; what it sends waits as any form does, and the whole page goes to the log-in."""
+    match = request.resolver_match
+    here = request.htmx.current_url_abs_path or reverse("home")  # type: ignore[attr-defined]
+    if request.method != "POST" or match is None:
+        log_in = redirect_to_login(here).url
+        return render(request, "errors/logged_out.html", {"log_in": log_in}, status=403)
+    if page := kept_forms.SAVES.get(match.view_name):
+        here = reverse(page, kwargs=match.kwargs)
+        kept_forms.keep(request, path=here)
+    elif _is_typed(request) and kept_forms.keep_for_later(request):
+        here = reverse("unsent_form")
+    return HttpResponseClientRedirect(redirect_to_login(here).url)
+
+
 def _is_typed(request: HttpRequest) -> bool:
     """True for a form that a person sent from a page of ours; not what a script asks for, nor a file, nor about accounts."""
-    is_script = wants_json(request) or "HX-Request" in request.headers
     is_elsewhere = request.path.startswith(("/accounts/", "/admin/", "/api/"))
-    is_form = request.method == "POST" and not is_script and not is_elsewhere and not request.FILES
+    is_form = request.method == "POST" and not wants_json(request) and not is_elsewhere and not request.FILES
     return is_form and any(str(value).strip() and name not in NOT_TYPED for name, value in request.POST.items())
 
 

@@ -16,6 +16,7 @@ from labeling.actions.import_files import FORMATS, Columns
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS
 from labeling.errors import HeedError
 from labeling.models import Import
+from labeling.views import kept_forms
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, query_without
 
@@ -85,9 +86,9 @@ class UploadForm(forms.Form):
 @require_http_methods(["GET", "POST"])
 def imports_list(request: Request) -> HttpResponse:
     """What came in, newest first, and the form to bring more. A refused file leaves nothing but its errors."""
-    form = UploadForm(
-        request.POST or None, request.FILES or None, initial={"kind": Import.Kind.PROMPTS, "format": "auto"}
-    )
+    sent = kept_forms.unsent(request) if request.method == "GET" else None
+    initial = {"kind": Import.Kind.PROMPTS, "format": "auto"} | (sent.dict() if sent else {})
+    form = UploadForm(request.POST or None, request.FILES or None, initial=initial)
     error = None
     if request.method == "POST" and form.is_valid():
         try:

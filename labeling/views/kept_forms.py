@@ -33,7 +33,9 @@ OF_THE_PAGE = {
     "base",
     "next",
 }
-VIEWS = {"practice_item", "screening_item", "screening_self", "application"}
+VIEWS = {"practice_item", "screening_item", "screening_self", "application", "imports"}
+# What saves as it is typed, and the page that it saves.
+SAVES = {"practice_save": "practice_item", "screening_save": "screening_item"}
 
 
 def owner_key(user: User) -> str:
@@ -41,9 +43,10 @@ def owner_key(user: User) -> str:
     return salted_hmac("form", str(user.pk)).hexdigest()[:20]
 
 
-def keep(request: HttpRequest) -> None:
-    """Put a form that came without a session into the new one."""
-    request.session[SESSION_KEY] = {"path": request.path, "fields": request.POST.urlencode()}
+def keep(request: HttpRequest, path: str = "") -> None:
+    """Put a form that came without a session into the new one, for the page of this path (by default its own). No file is kept."""
+    kept = {"path": path or request.path, "fields": request.POST.urlencode(), "has_file": bool(request.FILES)}
+    request.session[SESSION_KEY] = kept | {"owner": request.POST.get("owner") or _last_here(request)}
 
 
 def unsent(request: Request) -> QueryDict | None:
@@ -53,9 +56,14 @@ def unsent(request: Request) -> QueryDict | None:
         return None
     del request.session[SESSION_KEY]
     fields = QueryDict(kept["fields"])
-    if fields.get("owner") != owner_key(request.user):
+    if kept.get("owner") != owner_key(request.user):
         return None
-    messages.warning(request, _("You had been logged out. This is what you sent; it did not arrive, so send it again."))
+    said = _("You had been logged out. This is what you sent; it did not arrive, so send it again.")
+    if kept.get("has_file"):
+        said = _(
+            "You had been logged out: the file did not arrive. Choose it and send it again; all else is still there."
+        )
+    messages.warning(request, said)
     return fields
 
 
@@ -74,11 +82,18 @@ def remember(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     return response
 
 
+def _last_here(request: HttpRequest) -> str:
+    """Who was logged in last in this browser; empty if nobody knows."""
+    try:
+        return Signer(salt=COOKIE).unsign(request.COOKIES.get(COOKIE, ""))
+    except BadSignature:
+        return ""
+
+
 def keep_for_later(request: HttpRequest) -> bool:
     """Put a form that came without a session into the new one, to be sent again; False if nobody knows whose it is."""
-    try:
-        owner = Signer(salt=COOKIE).unsign(request.COOKIES.get(COOKIE, ""))
-    except BadSignature:
+    owner = _last_here(request)
+    if not owner:
         return False
     kept = {"path": request.get_full_path(), "fields": request.POST.urlencode(), "owner": owner}
     request.session[LATER_KEY] = kept

@@ -175,6 +175,11 @@ def test_what_was_sent_after_the_session_ended_waits_for_the_log_in(practice, la
     client.post(answer.url, {"login": labeler.email, "password": PASSWORD})
     page = client.get(item).text
     assert "a long answer" in page and "You had been logged out" in page
+    client.logout()  # what saves as it is typed leads the whole page to the log-in, and no part of it
+    saved = client.post(item + "save", {"text": "a longer answer", "owner": owner}, headers={"HX-Request": "true"})
+    assert saved.headers["HX-Redirect"].startswith("/accounts/login/") and saved.content == b""
+    client.post(saved.headers["HX-Redirect"], {"login": labeler.email, "password": PASSWORD})
+    assert "a longer answer" in client.get(item).text
 
 
 def test_others_attempts_are_not_there(

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from labeling.models import Import, Prompt, Response
 from labeling.views import imports
+from tests.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db
 
@@ -87,3 +88,15 @@ def test_no_file_is_said(researcher_client):
     page = researcher_client.post(reverse("imports"), {"kind": "prompts", "format": "auto"})
     assert page.status_code == 422
     assert "This field is required" in page.text
+
+
+def test_a_file_sent_after_the_session_ended_is_asked_for_again_and_the_rest_is_kept(researcher, client):
+    client.force_login(researcher)
+    client.get(reverse("imports"))
+    del client.cookies["sessionid"]
+    answer = upload(client, lines({"context": "x"}), map="prompt=context", kind="responses")
+    client.post(answer.redirect_chain[-1][0], {"login": researcher.email, "password": PASSWORD})
+    page = client.get(reverse("imports"))
+    assert "the file did not arrive" in page.text and "prompt=context</textarea>" in page.text
+    assert page.context["form"]["kind"].value() == "responses" and not Import.objects.exists()
+    assert "the file did not arrive" not in client.get(reverse("imports")).text

@@ -320,7 +320,19 @@ def test_a_comment_sent_after_the_session_ended_waits_for_its_writer_alone(clien
     assert Review.objects.get().comment == sent["comment"]
     assert client.post(reverse("unsent_form")).url == reverse("home")
     assert client.get(reverse("unsent_form")).url == reverse("home")
-    del client.cookies["sessionid"], client.cookies["heed_owner"]
+    ended(reviewer)
+    htmx = {
+        "HX-Request": "true",
+        "HX-Current-URL": "http://testserver/console/reviews/?status=any",
+        "HX-Target": "content",
+    }
+    log_in(reviewer, client.post(address, sent, headers=htmx).headers["HX-Redirect"])
+    assert "at length" in client.get(reverse("unsent_form")).text
+    ended(reviewer)
+    part = client.get(reverse("reviews"), headers=htmx)
+    assert part.status_code == 403 and "%3Fstatus%3Dany" in part.text and 'id="content"' in part.text
+    assert "<html" not in part.text
+    del client.cookies["heed_owner"]
     assert client.post(address, sent).url.endswith("decide")  # a stranger's is not kept
     assert reverse("unsent_form") not in client.post(reverse("task_next"), {"kind": "ranking"}).url
 
