@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+from django.utils.translation import gettext as _
 
 from labeling.errors import Invalid
 
@@ -73,9 +74,10 @@ def _pairs(texts: list[str], what: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise Invalid(f"--{what} {text}: expected FIELD=…")
+            raise Invalid(_("--%(option)s %(text)s: expected FIELD=…") % {"option": what, "text": text})
         if name.strip() in pairs:
-            raise Invalid(f"--{what} {text}: field {name.strip()} is filled twice")
+            said = _("--%(option)s %(text)s: field %(field)s is filled twice")
+            raise Invalid(said % {"option": what, "text": text, "field": name.strip()})
         pairs[name.strip()] = value
     return pairs
 
@@ -107,7 +109,8 @@ def detect_format(file_name: str) -> str:
     """The format that a file's name tells. Raises Invalid when it tells none."""
     found = SUFFIXES.get(Path(file_name).suffix.lower())
     if found is None:
-        raise Invalid(f"{file_name}: expected a name ending in {', '.join(SUFFIXES)}, or a format to be named")
+        said = _("%(file)s: expected a name ending in %(endings)s, or a format to be named")
+        raise Invalid(said % {"file": file_name, "endings": ", ".join(SUFFIXES)})
     return found
 
 
@@ -127,6 +130,15 @@ def read_rows(path: Path, file_name: str, form: str, report: Report, progress: B
             yield from _self_instruct(_read_jsonl(lines, file_name, report), report)
 
 
+def of_field(place: str, name: str) -> str:
+    """A field of a row, as a place."""
+    return _("%(place)s: field %(field)s") % {"place": place, "field": name}
+
+
+def _line(file_name: str, number: int) -> str:
+    return _("%(file)s line %(n)d") % {"file": file_name, "n": number}
+
+
 class _Unreadable(Exception):
     """The rest of the file cannot be read; it was reported."""
 
@@ -142,22 +154,25 @@ def _decoded_lines(
         if number % 1000 == 0:
             progress(read)
         if len(line) > MAX_LINE_BYTES:
-            report(f"{file_name} line {number}", f"longer than {MAX_LINE_BYTES:,} bytes; the rest was not read")
+            said = _("longer than %s bytes; the rest was not read") % f"{MAX_LINE_BYTES:,}"
+            report(_line(file_name, number), said)
             return
         text: str | None = None
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            wrong = line[error.start]
-            report(f"{file_name} line {number}", f"not UTF-8: byte 0x{wrong:02x} at position {error.start + 1}")
+            said = _("not UTF-8: byte %(byte)s at position %(n)d")
+            said %= {"byte": f"0x{line[error.start]:02x}", "n": error.start + 1}
+            report(_line(file_name, number), said)
         yield number, text
 
 
 def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report: Report) -> Iterator[tuple[str, Row]]:
+    line = _("%(file)s line %(n)d")  # looked up once: there may be many
     for number, text in lines:
         if text is None or not text.strip():
             continue
-        place = f"{file_name} line {number}"
+        place = line % {"file": file_name, "n": number}
         try:
             row = msgspec.json.decode(text)
             repeated = _repeated_key(text, row)
@@ -165,9 +180,9 @@ def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report:
             report(place, _why_no_json(text, error))
             continue
         if not isinstance(row, dict):
-            report(place, f"expected a JSON object, got {type(row).__name__}")
+            report(place, _("expected a JSON object, got %s") % type(row).__name__)
         elif repeated is not None:
-            report(place, f"the key {repeated!r} is there twice in one object")
+            report(place, _("the key %r is there twice in one object") % repeated)
         else:
             yield place, row
 
@@ -181,10 +196,9 @@ SURROGATES = re.compile(
 def _why_no_json(text: str, error: Exception) -> str:
     for match in SURROGATES.finditer(text):
         if match[1]:
-            return (
-                f"not JSON: {match[1]} (character {match.start() + 1}) is half a surrogate pair, which is no character"
-            )
-    return f"not JSON: {error}"
+            said = _("not JSON: %(escape)s (character %(n)d) is half a surrogate pair, which is no character")
+            return said % {"escape": match[1], "n": match.start() + 1}
+    return _("not JSON: %s") % error
 
 
 KEY = re.compile(r'"[ \t\r\n]*:')
@@ -204,7 +218,7 @@ def _repeated_key(text: str, row: Any) -> str | None:
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
+            names = [name for name, _value in pairs]
             found.append(next(name for name in made if names.count(name) > 1))
         return made
 
@@ -228,37 +242,41 @@ def _read_csv(
         header = next(reader, None)
         if header is None or not _check_header(header, file_name, report):
             return
-        begins = reader.line_num + 1
+        begins, line = reader.line_num + 1, _("%(file)s line %(n)d")
         for cells in reader:
-            place, begins = f"{file_name} line {begins}", reader.line_num + 1
+            place, begins = line % {"file": file_name, "n": begins}, reader.line_num + 1
             if not cells:
                 continue
             if len(cells) != len(header):
-                report(place, f"{len(cells)} cells, but the header has {len(header)}")
+                said = _("%(n)d cells, but the header has %(wanted)d")
+                report(place, said % {"n": len(cells), "wanted": len(header)})
                 continue
             yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell != ""}
     except csv.Error as error:
         # A quote that was never closed swallows what follows: the mistake is where the record began, not where reading failed.
-        read_to = f" (read on to line {reader.line_num})" if reader.line_num > begins else ""
-        report(f"{file_name} line {begins}", f"broken {'CSV' if delimiter == ',' else 'TSV'}: {error}{read_to}")
+        said = _("broken %(format)s: %(problem)s (read on to line %(n)d)")
+        if reader.line_num <= begins:
+            said = _("broken %(format)s: %(problem)s")
+        form = "CSV" if delimiter == "," else "TSV"
+        report(_line(file_name, begins), said % {"format": form, "problem": error, "n": reader.line_num})
     except _Unreadable:
         return
 
 
 def _whole_texts(lines: Iterator[tuple[int, str | None]]) -> Iterator[str]:
-    for _, text in lines:
+    for _number, text in lines:
         if text is None:
             raise _Unreadable
         yield text
 
 
 def _check_header(header: list[str], file_name: str, report: Report) -> bool:
-    place = f"{file_name} line 1"
+    place = _line(file_name, 1)
     repeated = {name for name in header if header.count(name) > 1} if len(header) <= MAX_COLUMNS else set()
     if len(header) > MAX_COLUMNS:
-        report(place, f"{len(header)} columns; {MAX_COLUMNS} at most")
+        report(place, _("%(n)d columns; %(most)d at most") % {"n": len(header), "most": MAX_COLUMNS})
     elif repeated:
-        report(place, f"the header names the column {min(repeated)!r} twice")
+        report(place, _("the header names the column %r twice") % min(repeated))
     else:
         return True
     return False
@@ -271,14 +289,15 @@ def _read_parquet(path: Path, file_name: str, report: Report, progress: BytesRea
     size = path.stat().st_size
     try:
         with pq.ParquetFile(path) as file:
-            total, number = max(file.metadata.num_rows, 1), 0
+            total, number, in_row = max(file.metadata.num_rows, 1), 0, _("%(file)s row %(n)d")
             for batch in file.iter_batches(batch_size=500):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{file_name} row {number}", {name: value for name, value in row.items() if value is not None}
+                    place = in_row % {"file": file_name, "n": number}
+                    yield place, {name: value for name, value in row.items() if value is not None}
                 progress(size * number // total)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        report(file_name, f"not a readable Parquet file: {error}")
+        report(file_name, _("not a readable Parquet file: %s") % error)
 
 
 def _self_instruct(rows: Iterator[tuple[str, Row]], report: Report) -> Iterator[tuple[str, Row]]:
@@ -286,9 +305,9 @@ def _self_instruct(rows: Iterator[tuple[str, Row]], report: Report) -> Iterator[
     for place, row in rows:
         instances = row.get("instances")
         if not isinstance(row.get("instruction"), str):
-            report(f"{place}: field instruction", "missing, or not a text")
+            report(of_field(place, "instruction"), _("missing, or not a text"))
         elif not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-            report(f"{place}: field instances", "missing, or not a list of objects")
+            report(of_field(place, "instances"), _("missing, or not a list of objects"))
         else:
             for number, instance in enumerate(instances):
                 yield place, _self_instruct_row(row, instance, number)

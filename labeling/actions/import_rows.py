@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from msgspec import Struct, field
 
 from labeling.models import Prompt, Split
@@ -33,7 +35,7 @@ RESPONSE_FIELDS = PROMPT_FIELDS | {
 }  # fmt: skip
 RESPONSE_PARTS = frozenset(("model", "text", "external_id", "finish_reason", "sampling"))
 SELF_INSTRUCT = {"instruction", "instances"}
-WHAT_FITS = (
+WHAT_FITS = gettext_lazy(
     "these are Self-Instruct tasks (instruction, instances): import them as prompts in the format self_instruct, in the "
     "console or with `import_prompts --format self_instruct`; or map their columns. The API takes rows in Heed's own fields"
 )
@@ -90,7 +92,7 @@ def check_row(
         unknown = set(row) - known
         if unknown >= SELF_INSTRUCT:
             if not seen_unknown & SELF_INSTRUCT:
-                complain("instances", WHAT_FITS)
+                complain("instances", str(WHAT_FITS))
             seen_unknown |= unknown
         for name in sorted(unknown - seen_unknown):
             complain(name[:100] or "''", _why_unknown(name, with_responses))
@@ -103,9 +105,9 @@ def check_row(
 
 def _why_unknown(name: str, with_responses: bool) -> str:
     if not with_responses and name in RESPONSE_FIELDS:
-        return "unknown column here: it belongs to an import of responses"
+        return _("unknown column here: it belongs to an import of responses")
     fields = sorted(RESPONSE_FIELDS if with_responses else PROMPT_FIELDS)
-    return f"unknown column; map it, leave it out, or name it as a field: {', '.join(fields)}"
+    return _("unknown column; map it, leave it out, or name it as a field: %s") % ", ".join(fields)
 
 
 def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
@@ -163,28 +165,28 @@ class _Reader:
     def messages(self) -> list[dict[str, str]]:
         """The prompt's messages, from `prompt` or `messages`; empty when they were refused."""
         if self.has("prompt") and self.has("messages"):
-            self.refuse("prompt", "give either prompt or messages, not both")
+            self.refuse("prompt", _("give either prompt or messages, not both"))
         elif self.has("messages"):
             return self.read("messages", _messages) or []
         elif self.has("prompt"):
             text = self.read("prompt", _text(settings.PROMPT_MAX_CHARS))
             return [{"role": "user", "content": text}] if text else []
         else:
-            self.refuse("prompt", "missing or empty")
+            self.refuse("prompt", _("missing or empty"))
         return []
 
     def responses(self) -> list[ResponseItem]:
         """The row's responses: one (`model`, `response`) or several (`responses`)."""
         if self.has("responses"):
             if self.has("response", "model", "response_external_id", "finish_reason", "sampling"):
-                self.refuse("responses", "give either responses, or model and response")
+                self.refuse("responses", _("give either responses, or model and response"))
             return self._several()
         if not self.has("response") and self.has("model"):
-            self.refuse("response", "missing or empty")
+            self.refuse("response", _("missing or empty"))
         if self.has("response") and not self.has("model"):
-            self.refuse("model", "missing: who wrote the response")
+            self.refuse("model", _("missing: who wrote the response"))
         if not self.has("response", "model", "demonstration"):
-            self.refuse("response", "missing: a row needs model and response, or responses")
+            self.refuse("response", _("missing: a row needs model and response, or responses"))
         if not self.has("response"):
             return []
         return [self._one(self, "response", "response_external_id")]
@@ -192,16 +194,16 @@ class _Reader:
     def _several(self) -> list[ResponseItem]:
         given = self.row["responses"]
         if not isinstance(given, list) or not given:
-            self.refuse("responses", "expected a list of {model, text}, not empty")
+            self.refuse("responses", _("expected a list of {model, text}, not empty"))
             return []
         items = []
         for number, one in enumerate(given):
             inner = _Reader(one if isinstance(one, dict) else {}, self._within(f"responses[{number}]"))
             for name in sorted(inner.row.keys() - RESPONSE_PARTS):
-                inner.refuse(name, "unknown field")
+                inner.refuse(name, _("unknown field"))
             for name in ("model", "text"):
                 if not inner.has(name):
-                    inner.refuse(name, "missing or empty")
+                    inner.refuse(name, _("missing or empty"))
             items.append(self._one(inner, "text", "external_id"))
             self.has_failed |= inner.has_failed
         return items
@@ -229,28 +231,33 @@ class _Reader:
 
 def _clean(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected text, got {_kind_of(value)}")
+        raise ValueError(_("expected text, got %s") % _kind_of(value))
     if "\x00" in value:
-        raise ValueError("holds a NUL character, which cannot be stored")
+        raise ValueError(_("holds a NUL character, which cannot be stored"))
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("holds half a surrogate pair, which is no character") from None
+        raise ValueError(_("holds half a surrogate pair, which is no character")) from None
     return value
 
 
 def _kind_of(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    number = _("a number")
+    names = {bool: _("true or false"), int: number, float: number, list: _("a list"), dict: _("an object")}
     return names.get(type(value), type(value).__name__)
+
+
+def _too_long(length: int, most: int) -> ValueError:
+    return ValueError(_("%(n)s characters; %(most)s at most") % {"n": f"{length:,}", "most": f"{most:,}"})
 
 
 def _text(max_chars: int, *, may_be_empty: bool = False) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value)
         if not normalise(text).strip() and not may_be_empty:
-            raise ValueError("empty")
+            raise ValueError(_("empty"))
         if len(text) > max_chars:
-            raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")
+            raise _too_long(len(text), max_chars)
         return text
 
     return check
@@ -260,7 +267,7 @@ def _limited(max_chars: int) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value).strip()
         if len(text) > max_chars:
-            raise ValueError(f"{len(text):,} characters; {max_chars:,} at most")
+            raise _too_long(len(text), max_chars)
         return text
 
     return check
@@ -270,7 +277,8 @@ def _choice(*options: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in options:
             shown = repr(value) if isinstance(value, str) and len(value) <= 50 else _kind_of(value)
-            raise ValueError(f"expected one of {', '.join(filter(None, options))}; got {shown}")
+            said = _("expected one of %(options)s; got %(given)s")
+            raise ValueError(said % {"options": ", ".join(filter(None, options)), "given": shown})
         return value
 
     return check
@@ -284,7 +292,7 @@ def _uuid(value: Any) -> uuid.UUID:
     try:
         return uuid.UUID(value)
     except (ValueError, AttributeError, TypeError):
-        raise ValueError("expected the UUID of a prompt") from None
+        raise ValueError(_("expected the UUID of a prompt")) from None
 
 
 def _texts(value: Any) -> list[str]:
@@ -299,34 +307,36 @@ def _from_json(value: Any) -> Any:
     try:
         return json.loads(value, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise ValueError(_("not JSON: %s") % error) from None
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(_("%s is not JSON") % name)
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in made if names.count(name) > 1)[:100]!r} is there twice")
+        names = [name for name, _value in pairs]
+        twice = next(name for name in made if names.count(name) > 1)[:100]
+        raise ValueError(_("the key %r is there twice") % twice)
     return made
 
 
 def _json_object(value: Any) -> dict[str, Any]:
     value = _from_json(value)
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {_kind_of(value)}")
+        raise ValueError(_("expected a JSON object, got %s") % _kind_of(value))
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot be stored as JSON: {error}") from None
+        raise ValueError(_("cannot be stored as JSON: %s") % error) from None
     if "\\u0000" in text:
-        raise ValueError("holds a NUL character, which cannot be stored")
+        raise ValueError(_("holds a NUL character, which cannot be stored"))
     _clean(text)
     if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"{len(text):,} characters of JSON; {MAX_JSON_BYTES:,} at most")
+        said = _("%(n)s characters of JSON; %(most)s at most")
+        raise ValueError(said % {"n": f"{len(text):,}", "most": f"{MAX_JSON_BYTES:,}"})
     return value
 
 
@@ -334,25 +344,26 @@ def _messages(value: Any) -> list[dict[str, str]]:
     """Chat messages with the last from the user; the limit holds for all of them together."""
     value = _from_json(value)
     if not isinstance(value, list) or not value:
-        raise ValueError("expected a list of {role, content}, not empty")
+        raise ValueError(_("expected a list of {role, content}, not empty"))
     if len(value) > MAX_MESSAGES:
-        raise ValueError(f"{len(value)} messages; {MAX_MESSAGES} at most")
+        raise ValueError(_("%(n)d messages; %(most)d at most") % {"n": len(value), "most": MAX_MESSAGES})
     messages = [_message(one, number) for number, one in enumerate(value)]
     if messages[-1]["role"] != "user":
-        raise ValueError(f"the last message must be the user's, not the {messages[-1]['role']}'s")
+        raise ValueError(_("the last message must be the user's, not the %s's") % messages[-1]["role"])
     length = sum(len(message["content"]) for message in messages)
     if length > settings.PROMPT_MAX_CHARS:
-        raise ValueError(f"{length:,} characters; {settings.PROMPT_MAX_CHARS:,} at most")
+        raise _too_long(length, settings.PROMPT_MAX_CHARS)
     return messages
 
 
 def _message(value: Any, number: int) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != {"role", "content"}:
-        raise ValueError(f"message {number + 1}: expected {{role, content}}")
+        raise ValueError(_("message %d: expected {role, content}") % (number + 1))
     try:
         content = _text(settings.PROMPT_MAX_CHARS)(value["content"])
     except ValueError as error:
-        raise ValueError(f"message {number + 1}: content: {error}") from None
+        raise ValueError(_("message %(n)d: content: %(problem)s") % {"n": number + 1, "problem": error}) from None
     if value["role"] not in ROLES:
-        raise ValueError(f"message {number + 1}: role: expected one of {', '.join(ROLES)}")
+        said = _("message %(n)d: role: expected one of %(roles)s")
+        raise ValueError(said % {"n": number + 1, "roles": ", ".join(ROLES)})
     return {"role": value["role"], "content": content}

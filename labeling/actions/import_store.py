@@ -10,7 +10,10 @@ from typing import Any
 
 from django.db import connection
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
+from labeling.actions.import_files import of_field
 from labeling.actions.import_staging import Staging
 from labeling.models import Import, ModelVersion
 
@@ -32,26 +35,27 @@ SELECT DISTINCT ON (s.author) s.author, s.organization, coalesce(s.split, s.own_
 ON CONFLICT (key) DO NOTHING
 """
 
-# Each finds (place, values …) of the rows that contradict something; (field, message) says what.
-CONTRADICTIONS: dict[str, tuple[str, str, str]] = {
-    "author": ("split", "author {!r} is in split {}; it never changes", """
+# Each finds (place, values …) of the rows that contradict something, looked for if the column came; (field, message) says what.
+CONTRADICTIONS: tuple[tuple[str, str, str, str], ...] = (
+    ("author", "split", gettext_noop("author {!r} is in split {}; it never changes"), """
 SELECT s.place, s.author, a.split FROM heed_staged s JOIN labeling_author a ON a.key = s.author
  WHERE s.messages IS NOT NULL AND s.split <> a.split"""),
-    "prompt_id": ("prompt_id", "{1} {0}{2}", """
-SELECT s.place, s.prompt_id::text, CASE WHEN p.id IS NULL THEN 'there is no prompt' ELSE 'prompt' END,
-       CASE WHEN p.id IS NULL THEN '' ELSE ' has other messages than this row' END
-  FROM heed_staged s LEFT JOIN labeling_prompt p ON p.uuid = s.prompt_id
- WHERE s.prompt_id IS NOT NULL AND (p.id IS NULL OR s.messages IS NOT NULL AND p.content_sha256 <> s.digest)"""),
-    "external_id": ("external_id", "{!r} names another prompt already", """
+    ("prompt_id", "prompt_id", gettext_noop("there is no prompt {}"), """
+SELECT s.place, s.prompt_id::text FROM heed_staged s LEFT JOIN labeling_prompt p ON p.uuid = s.prompt_id
+ WHERE s.prompt_id IS NOT NULL AND p.id IS NULL"""),
+    ("prompt_id", "prompt_id", gettext_noop("prompt {} has other messages than this row"), """
+SELECT s.place, s.prompt_id::text FROM heed_staged s JOIN labeling_prompt p ON p.uuid = s.prompt_id
+ WHERE s.messages IS NOT NULL AND p.content_sha256 <> s.digest"""),
+    ("external_id", "external_id", gettext_noop("{!r} names another prompt already"), """
 SELECT s.place, s.external_id
   FROM (SELECT row, place, external_id, digest, first_value(digest) OVER (PARTITION BY external_id ORDER BY row) AS first
           FROM heed_staged WHERE external_id IS NOT NULL AND prompt_id IS NULL) s
   LEFT JOIN labeling_prompt p ON p.external_id = s.external_id
  WHERE s.digest <> coalesce(p.content_sha256, s.first)"""),
-    "split": ("split", "this prompt is in split {} already; it never changes", """
+    ("split", "split", gettext_noop("this prompt is in split {} already; it never changes"), """
 SELECT s.place, p.split FROM heed_staged s JOIN labeling_prompt p ON p.content_sha256 = s.digest
  WHERE s.split <> p.split AND s.prompt_id IS NULL"""),
-}  # fmt: skip
+)  # fmt: skip
 
 # LATERAL … LIMIT 1 and not a plain join: the rows then come in the file's order without being sorted with their texts.
 NEW_PROMPTS = """
@@ -134,8 +138,8 @@ class Store:
         self._execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
         if "author" in self.staged.fields and (made := self._execute(NEW_AUTHORS, now=self.now).rowcount):
             self.counts["authors_new"] = made
-        for field in ("author", "prompt_id", "external_id"):
-            self._report(field)
+        for column in ("author", "prompt_id", "external_id"):
+            self._report(column)
 
     def check_splits(self) -> None:
         """Report rows that name another split than their prompt has, stored before or by an earlier row."""
@@ -192,11 +196,11 @@ class Store:
             self.progress((step + after / rows) / of)
             yield {"after": after, "upto": after + SLICE_ROWS}
 
-    def _report(self, field: str) -> None:
-        name, message, sql = CONTRADICTIONS[field]
-        if field in self.staged.fields:
-            for place, *values in self._execute(f"{sql} ORDER BY s.row LIMIT {MAX_FOUND}").fetchall():
-                self.report(f"{place}: field {name}", message.format(*values))
+    def _report(self, column: str) -> None:
+        for _column, field, message, sql in (each for each in CONTRADICTIONS if each[0] == column):
+            if column in self.staged.fields:
+                for place, *values in self._execute(f"{sql} ORDER BY s.row LIMIT {MAX_FOUND}").fetchall():
+                    self.report(of_field(place, field), _(message).format(*values))
 
     def _execute(self, sql: str, **parameters: Any) -> Any:
         cursor = connection.cursor()

@@ -10,9 +10,10 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
+from django.utils.translation import gettext as _
 
 from labeling.actions import intake
-from labeling.actions.import_files import FORMATS, Columns, read_rows
+from labeling.actions.import_files import FORMATS, Columns, of_field, read_rows
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
 from labeling.actions.import_staging import Staging
 from labeling.actions.import_store import Progress, Store
@@ -82,7 +83,7 @@ class Problems:
         """Note a problem. Raises Invalid when there are too many."""
         self.errors.append({"place": place, "message": message})
         if len(self.errors) >= MAX_ERRORS:
-            self.refuse(" or more; the rest was not read")
+            self.refuse(is_cut_short=True)
 
     def add_once(self, place: str, message: str) -> None:
         """Note a problem that many rows may share: it is told of the first, with how many they are."""
@@ -93,17 +94,24 @@ class Problems:
 
     def add_field(self, place: str, name: str, message: str) -> None:
         """Note a problem with a field of a row."""
-        self.add(f"{place}: field {name}", message)
+        self.add(of_field(place, name), message)
 
-    def refuse(self, more: str = "") -> None:
-        """Raise Invalid if anything was noted: the first problem, and how many there are."""
+    def refuse(self, *, is_cut_short: bool = False) -> None:
+        """Raise Invalid if anything was noted: the first problem, and how many there are. `is_cut_short`: not all was read."""
         for message, error in self._first.items():
             if (count := self._rows[message]) > 1:
-                error["message"] = f"{message} ({count:,} rows{' so far' if more else ''}, this one the first)"
+                said = _("%(problem)s (%(n)s rows, this one the first)")
+                if is_cut_short:
+                    said = _("%(problem)s (%(n)s rows so far, this one the first)")
+                error["message"] = said % {"problem": message, "n": f"{count:,}"}
         if self.errors:
+            said = "%(first)s"
+            if len(self.errors) > 1:
+                said = _("%(first)s (%(n)d errors)")
+            if is_cut_short:
+                said = _("%(first)s (%(n)d errors or more; the rest was not read)")
             first = f"{self.errors[0]['place']}: {self.errors[0]['message']}"
-            total = f" ({len(self.errors)} errors{more})" if len(self.errors) > 1 else ""
-            raise Invalid(first + total, errors=self.errors)
+            raise Invalid(said % {"first": first, "n": len(self.errors)}, errors=self.errors)
 
 
 def _import_file(
@@ -136,23 +144,26 @@ def _import_file(
 
 def _check_file(path: Path, file_name: str, form: str) -> None:
     if form not in FORMATS:
-        raise Invalid(f"format {form!r}: expected one of {', '.join(FORMATS)}")
-    if not path.is_file():
-        raise Invalid(f"{file_name}: there is no such file")
-    if path.stat().st_size > settings.IMPORT_MAX_BYTES:
         raise Invalid(
-            f"{file_name}: {path.stat().st_size:,} bytes; {settings.IMPORT_MAX_BYTES:,} at most (IMPORT_MAX_MB)"
+            _("format %(format)r: expected one of %(formats)s") % {"format": form, "formats": ", ".join(FORMATS)}
         )
+    if not path.is_file():
+        raise Invalid(_("%s: there is no such file") % file_name)
+    if path.stat().st_size > settings.IMPORT_MAX_BYTES:
+        said = _("%(file)s: %(n)s bytes; %(most)s at most (IMPORT_MAX_MB)")
+        size, most = f"{path.stat().st_size:,}", f"{settings.IMPORT_MAX_BYTES:,}"
+        raise Invalid(said % {"file": file_name, "n": size, "most": most})
 
 
 def _check_columns(columns: Columns, known: frozenset[str]) -> None:
     unknown = sorted(columns.fields - known)
     if unknown:
-        raise Invalid(f"mapping: {unknown[0]} is no field; fields are {', '.join(sorted(known))}")
+        said = _("mapping: %(name)s is no field; fields are %(fields)s")
+        raise Invalid(said % {"name": unknown[0], "fields": ", ".join(sorted(known))})
     groups = [set(columns.map), set(columns.constant), set(columns.template)]
     twice = (groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2])
     if twice:
-        raise Invalid(f"mapping: {min(twice)} is filled twice")
+        raise Invalid(_("mapping: %s is filled twice") % min(twice))
 
 
 def _fields(kind: str) -> frozenset[str]:
@@ -169,7 +180,7 @@ def _checked(
             try:
                 row = columns.apply(row, _fields(kind))
             except KeyError as error:
-                found.add_once(place, f"there is no column {error.args[0]!r}, or its cell is empty")
+                found.add_once(place, _("there is no column %r, or its cell is empty") % error.args[0])
                 continue
         item = check_row(
             row,
@@ -186,7 +197,8 @@ def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Imp
     try:
         _store_whole(items, found, record, progress)
     except IntegrityError as error:  # another door made one of these prompts while we did
-        raise Conflict(f"{record.file_name}: rows were added meanwhile by others; try again ({error})") from error
+        said = _("%(file)s: rows were added meanwhile by others; try again (%(error)s)")
+        raise Conflict(said % {"file": record.file_name, "error": error}) from error
     intake.after_import(record=record)
     return record
 
@@ -203,7 +215,7 @@ def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, recor
         store.check_splits()
     found.refuse()
     if not staged.rows:
-        raise Invalid(f"{record.file_name}: there are no rows in it")
+        raise Invalid(_("%s: there are no rows in it") % record.file_name)
     store.write_prompts()
     store.check_splits()
     found.refuse()

@@ -70,6 +70,16 @@ def test_every_error_is_listed(researcher_client):
     assert "rows.jsonl line 3" in page.text
 
 
+def test_errors_are_said_in_the_readers_language(researcher_client, monkeypatch):
+    def shouted(text: str) -> str:
+        return text.replace(" line", " ZEILE").replace(": field", ": FELD").replace("empty", "LEER")
+
+    for name in ("import_files", "import_rows", "imports"):
+        monkeypatch.setattr(f"labeling.actions.{name}._", shouted)
+    page = upload(researcher_client, lines({"prompt": ""}, {"prompt": "ok"}))
+    assert "rows.jsonl ZEILE 1: FELD prompt" in page.text and "LEER" in page.text
+
+
 def test_what_stands_in_a_file_is_shown_as_text(researcher_client):
     page = upload(researcher_client, lines({"prompt": "x", "<script>alert(1)</script>": 1}))
     assert page.status_code == 422

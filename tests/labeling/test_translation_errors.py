@@ -10,7 +10,9 @@ from tests.builders import ROOT
 ERRORS = {"Conflict", "Forbidden", "HandedInElsewhere", "Invalid", "NotPrepared", "OtherPerson", "SavedElsewhere"}
 ERRORS |= {"Unavailable", "problem"}
 # Commands and programs alone are told these; what begins with the name of a field ("priority 7: expected …") is the API's.
-FOR_PROGRAMS = {"import_files.py", "import_rows.py", "import_store.py", "imports.py", "tokens.py"}
+FOR_PROGRAMS = {"tokens.py"}
+# What an import says of a file: (call, which of its arguments are words).
+REPORTS = {"add": 1, "add_once": 1, "complain": 1, "refuse": 1, "report": 1, "ValueError": 0}
 OF_A_FIELD = re.compile(r"(--|\{\}: |[a-z][a-z_.]*( \{\})?: |manifest\.json: |Model \{\}: |unknown field: )")
 SOURCES = [ROOT / "labeling" / name for name in ("answers.py", "exercise_answers.py")]
 SOURCES += [path for path in sorted((ROOT / "labeling" / "actions").glob("*.py")) if path.name not in FOR_PROGRAMS]
@@ -25,6 +27,8 @@ def unmarked(source: str) -> Iterator[tuple[int, str]]:
         if name in ERRORS:
             said = call.args[:2] if name == "problem" else call.args[:1]
             yield from ((call.lineno, text) for each in said if is_words(text := text_of(each)))
+        if name in REPORTS and len(call.args) > REPORTS[name] and is_words(text := text_of(call.args[REPORTS[name]])):
+            yield call.lineno, text
 
 
 def text_of(node: ast.expr) -> str:
@@ -49,8 +53,11 @@ raise Forbidden(_("%s is not yours.") % name)
 raise Invalid(f"priority {priority}: expected 1 to 9")
 raise Invalid(f"{path}: {error}")
 raise Invalid(" ".join(found))
+report(place, f"{n} cells")
+raise ValueError("is empty")
 """
-    assert list(unmarked(source)) == [(2, "Bare."), (3, "{} was faster."), (4, "is missing")]
+    wrong = [(2, "Bare."), (3, "{} was faster."), (4, "is missing"), (9, "{} cells"), (10, "is empty")]
+    assert sorted(unmarked(source)) == wrong
 
 
 def test_no_error_holds_unmarked_text():
