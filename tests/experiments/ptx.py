@@ -46,6 +46,7 @@ DOCUMENTS, HELD_OUT, OTHER_SEED = 40_000, 2_000, 900_000
 MARGINS = {"gold reward": 0.1, "wins": 0.05}
 """What still counts as no worse: each less than a fifth of what PPO alone gains over SFT (some 0.55, and 28 % above even), and the
 gold reward's less than a tenth of its deviation over answers (1.1)."""
+PARTS = ("plain", "prompts", "answers", "all")
 BETAS = (0.0, 0.02, 0.1)
 
 
@@ -102,7 +103,7 @@ def losses_by_part(folder: Path, seed: int) -> dict[str, float]:
     """Loss (nats per token) on held-out documents of every kind: plain text, the prompts of dialogues, their answers, all."""
     model, tokenizer = models.load_policy(folder).eval(), models.load_tokenizer(folder)
     answer_starts = tokenizer.convert_tokens_to_ids("<|assistant|>")
-    totals: dict[str, list[float]] = {"plain": [], "prompts": [], "answers": []}
+    totals: dict[str, list[float]] = {part: [] for part in PARTS[:-1]}
     for document in tinyworld.documents(HELD_OUT, seed + OTHER_SEED):
         (ids,) = corpus.encode_documents(tokenizer, [document], 256, "raise", Counter())
         logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
@@ -216,6 +217,7 @@ def table(seeds: Sequence[dict]) -> str:
         )
     shares = [mean(seed[name] for seed in seeds) for name in ("give_back", "give_back_control")]
     lines.append(f"| mean | | | | | {shares[0]:.0%} | {shares[1]:.0%} | | | | |")
+    lines += parts_table(seeds)
     found = verdict(seeds)
     lines += [
         "",
@@ -230,6 +232,16 @@ def table(seeds: Sequence[dict]) -> str:
             f"| {name} | {means[0]:.3f} | {means[1]:.3f} | {shown(interval)} | {interval['n']} | {' | '.join(readings)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def parts_table(seeds: Sequence[dict]) -> list[str]:
+    """Lines of Markdown: the loss on each kind of held-out text, before RL and after each run."""
+    lines = ["", "| L on | seed | SFT | PPO | PPO-ptx | control |", "|" + "---|" * 6]
+    for part in PARTS:
+        for seed in seeds:
+            each = [f"{seed['lm_loss_by_part'][name][part]:.3f}" for name in ("sft", "ppo", "ptx", "control")]
+            lines.append(f"| {part} | {seed['seed']} | {' | '.join(each)} |")
+    return lines
 
 
 def shown(interval: dict) -> str:
