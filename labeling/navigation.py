@@ -68,6 +68,7 @@ SECTIONS: tuple[tuple[Promise, tuple[Page, ...]], ...] = (
         _("Data"),
         (
             Page("imports", _("Imports"), (Role.RESEARCHER,)),
+            Page("intake", _("Intake"), (Role.RESEARCHER,)),
             Page("exports", _("Exports"), (Role.RESEARCHER,)),
             Page("model_versions", _("Models"), (Role.RESEARCHER,)),
             Page("playground", _("Playground"), TEAM),

@@ -8,7 +8,17 @@ from axe_playwright_python.sync_playwright import Axe
 from django.urls import get_resolver, reverse
 from playwright.sync_api import Page
 
-from labeling.actions import exercises, gateway_keys, instructions, numbers, pauses, people, statistics, writings
+from labeling.actions import (
+    exercises,
+    gateway_keys,
+    imports,
+    instructions,
+    numbers,
+    pauses,
+    people,
+    statistics,
+    writings,
+)
 from labeling.actions import screenings as screening_actions
 from labeling.management import demo_applicants
 from labeling.models import Attempt, LabelSchema, Statistic, User
@@ -54,6 +64,8 @@ def site(open_browser, make_user, researcher) -> pages.Site:
     numbers.measure()
     for kind in Statistic.Kind.values:
         statistics.refresh(statistic=statistics.ask(kind=kind))
+    private = [{"prompt": "Write to jo@mail.example or call (415) 555-0132."}, {"prompt": "name a fruit " * 20}]
+    imports.import_rows(kind="prompts", rows=[*private, {"prompt": "NAME a fruit " * 20}], by=researcher)
     return found
 
 

@@ -46,6 +46,8 @@ ADDRESSES = {
     "agreement_labelers_csv": ("GET", STAFF),
     "agreement_measure": ("POST", STAFF),
     "gold": ("GET", STAFF),
+    "intake": ("GET POST", RESEARCH),
+    "intake_prompt": ("GET POST", RESEARCH),
     "gold_new": ("GET POST", RESEARCH),
     "gold_end": ("POST", RESEARCH),
     "hours_all": ("GET", STAFF),
@@ -158,6 +160,8 @@ def arguments(labeler, applicant):
     def of(name: str) -> list:
         if name in ("task_adjudication", "task_adjudicate", "gold_new"):
             return [ranked.uuid]
+        if name == "intake_prompt":
+            return [submission.task.prompt.uuid]
         if name in ("question_review", "question_answer", "question_publish"):
             return [question.uuid]
         if name in ("review", "review_decide"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.urls import reverse
 
 from labeling import jobs, likeness, personal_data
 from labeling.actions import batches, capture, exports, gateway_keys, imports, intake
@@ -292,3 +293,36 @@ def test_a_person_releases_or_refuses(researcher):
         with pytest.raises(Conflict, match=why):
             intake.decide(prompts=[private.uuid, prompt.uuid], verdict="refused", comment="No.", by=researcher)
     assert Prompt.objects.get(pk=private.pk).intake == "open"  # one is not decided without the other
+
+
+def test_the_console_shows_what_is_held_and_decides(client_for, researcher):
+    client = client_for(researcher)
+    bring("Write to a@b.example, or else.", essay(1), essay(1).upper(), "A good one.")
+    url, listed = reverse("intake"), client.get(reverse("intake")).text
+    assert '<mark title="e-mail address">a@b.example</mark>' in listed and "A good one." not in listed
+    assert "near copy" in client.get(url + "?reason=near_copy").text
+    assert "a@b.example" not in client.get(url + "?reason=near_copy").text
+    record = Import.objects.get()
+    assert "a@b.example" in client.get(f"{url}?file={record.pk}").text
+    assert f"?file={record.pk}" in client.get(reverse("imports")).text
+    private = Prompt.objects.get(findings__reason="personal_data")
+    empty = client.post(url, {"seen": [private.uuid], "verdict": "refused", "comment": " "})
+    assert (empty.status_code, empty.text.count("checked>")) == (422, 2)  # the row, and which rows
+    assert client.post(url, {"verdict": "refused", "comment": "Private."}).status_code == 422
+    assert client.post(url, {"seen": ["x"], "verdict": "refused", "comment": "Private."}).status_code == 422
+    assert set(Prompt.objects.values_list("intake", flat=True)) == {"open", "held"}
+    for _twice in range(2):
+        sent = client.post(url, {"seen": [private.uuid], "verdict": "refused", "comment": "Private."})
+        assert sent.status_code == 302
+    assert IntakeDecision.objects.get().comment == "Private."
+    newest = Prompt.objects.latest("id").pk
+    bring("Later: c@d.example")  # not yet there when the page was made
+    everything = {"which": "all", "newest": newest, "verdict": "released", "comment": "Other words."}
+    assert client.post(url + "?reason=near_copy", everything).status_code == 302
+    assert sorted(states().values()) == ["held", "open", "open", "open", "refused"]
+    assert "Other words." in client.get(url + "?state=released").text
+    page = reverse("intake_prompt", args=[private.uuid])
+    assert "Private." in client.get(page).text
+    assert client.post(page, {"verdict": "released", "comment": ""}).status_code == 422
+    assert client.post(page, {"verdict": "released", "comment": "Made up."}).status_code == 302
+    assert Prompt.objects.get(pk=private.pk).intake == "open"
