@@ -4,6 +4,7 @@ Imported where it is needed: whoever only reads JSON Lines needs no pyarrow.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -27,6 +28,40 @@ def table_of(chunk: bytes, schema: Any) -> Any:
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer whose bytes depend on the rows alone (and on pyarrow's version)."""
     return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+
+
+class Twin:
+    """A Parquet file that grows by chunks of canonical JSON lines. Arrow's work runs in a thread, beside the making of the next chunk.
+
+    Use it in a `with` block. What goes wrong in the thread is raised by the next `write`, or at the block's end.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.schema = schema
+        self._file = writer(path, schema)
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def write(self, chunk: bytes) -> None:
+        """Take a chunk as a row group of its own, once the one before is written."""
+        self._wait()
+        self._last = self._pool.submit(lambda: self._file.write_table(table_of(chunk, self.schema)))
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> "Twin":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        try:
+            if kind is None:
+                self._wait()
+        finally:
+            self._pool.shutdown()
+            self._file.close()
 
 
 def schema_of(row_type: type[Struct]) -> Any:

@@ -1,16 +1,19 @@
 """The rows of an export, straight from the database: streamed, in bytewise order of their ids, people as pseudonyms."""
 
-import hashlib
 import hmac
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from heapq import merge
 from typing import Any
 
+import msgspec
 from django.db import connection
+from psycopg import ClientCursor
 
 from labeling.models import LabelSchema, PseudonymKey, Submission
 from training.contract import (
@@ -70,7 +73,7 @@ SUBMISSION_CONDITIONS = f"""
 """
 
 PROMPTS = f"""
-SELECT p.uuid, p.external_id, p.kind, p.use_case, p.source, p.split, p.organization, p.messages, p.metadata,
+SELECT p.uuid, p.external_id, p.kind, p.use_case, p.source, p.split, p.organization, p.messages, p.metadata::text,
        a.key AS author_key, a.user_id AS author_user
   FROM labeling_prompt p LEFT JOIN labeling_author a ON a.id = p.author_id
  WHERE {PROMPT_CONDITIONS}
@@ -112,7 +115,7 @@ SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.c
 RANKINGS = f"""
 SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_case, p.messages, s.labeler_group,
        (SELECT jsonb_agg(jsonb_build_object('id', r.uuid, 'text', r.text, 'origin', r.origin, 'model', m.name,
-                 'finish_reason', r.finish_reason, 'sampling', r.sampling) ORDER BY r.uuid)
+                 'finish_reason', r.finish_reason, 'sampling', r.sampling::text) ORDER BY r.uuid)
           FROM labeling_taskresponse tr JOIN labeling_response r ON r.id = tr.response_id
           LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = t.id) AS responses,
        jsonb_agg(jsonb_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
@@ -128,6 +131,26 @@ SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_c
 """  # noqa: S608 constants alone
 
 
+def queries(selection: Selection) -> Iterator[str]:
+    """The SQL that an export of this selection reads, parameters filled in: what benchmarks COPY."""
+    with connection.cursor() as cursor:
+        for sql in (PROMPTS, DEMONSTRATIONS, IMPORTED, RANKINGS):
+            yield ClientCursor(cursor.connection).mogrify(sql, _parameters(selection))
+
+
+def _parameters(selection: Selection) -> dict[str, Any]:
+    """What the queries' conditions take."""
+    return {
+        "batches": list(selection.batches) or None,
+        "splits": list(selection.splits) or None,
+        "use_cases": list(selection.use_cases) or None,
+        "groups": list(selection.groups) or None,
+        "origins": list(selection.origins),
+        "statuses": [status.value for status, state in STATES.items() if state in selection.review],
+        "surplus": selection.surplus,
+    }
+
+
 class ExportRows:
     """The three kinds of rows of a selection, each read once through a cursor on the server, in flat memory.
 
@@ -136,15 +159,7 @@ class ExportRows:
 
     def __init__(self, selection: Selection):
         self.cursors = ExitStack()
-        self.parameters = {
-            "batches": list(selection.batches) or None,
-            "splits": list(selection.splits) or None,
-            "use_cases": list(selection.use_cases) or None,
-            "groups": list(selection.groups) or None,
-            "origins": list(selection.origins),
-            "statuses": [status for status, state in STATES.items() if state in selection.review],
-            "surplus": selection.surplus,
-        }
+        self.parameters = _parameters(selection)
         self.schemas = {schema.pk: schema for schema in LabelSchema.objects.all()}
         self.names = Pseudonyms(PseudonymKey.secret())
 
@@ -193,10 +208,14 @@ class ExportRows:
             )
 
     def _fetch(self, sql: str) -> Iterator[dict[str, Any]]:
+        """The rows of a query; the next ones are fetched while these are worked on."""
         cursor = self.cursors.enter_context(connection.chunked_cursor())
+        pool = self.cursors.enter_context(ThreadPoolExecutor(1))  # ends before its cursor is closed
         cursor.execute(sql, self.parameters)
         names: list[str] = []
-        while rows := cursor.fetchmany(FETCH_ROWS):
+        coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
+        while rows := coming.result():
+            coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
             names = names or [column.name for column in cursor.description]
             for row in rows:
                 yield dict(zip(names, map(_loaded, names, row), strict=True))
@@ -307,23 +326,27 @@ class Pseudonyms:
         return self._hash("o", f"organization:{name}") if name else None
 
     def _hash(self, prefix: str, text: str) -> str:
-        return f"{prefix}-{hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:16]}"
+        return f"{prefix}-{hmac.digest(self.key, text.encode(), 'sha256').hex()[:16]}"
 
 
-JSON_COLUMNS = {"messages", "metadata", "revisions", "reviews", "responses", "rankings"}
+JSON_COLUMNS = {"messages", "revisions", "reviews", "responses", "rankings"}
+_decode = msgspec.json.Decoder().decode
 
 
 def _loaded(name: str, value: Any) -> Any:
     """Django leaves jsonb as text in its own cursors."""
-    return json.loads(value) if name in JSON_COLUMNS and isinstance(value, str) else value
+    return _decode(value) if name in JSON_COLUMNS else value
 
 
 def _messages(messages: list[dict[str, str]]) -> list[Message]:
     return [Message(role=message["role"], content=message["content"]) for message in messages]  # type: ignore[arg-type]
 
 
-def _canonical_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def _canonical_json(text: str) -> str:
+    """A jsonb in the contract's form. Python's own reader: it takes numbers of any size, as the column does."""
+    if text == "{}":  # nearly always
+        return text
+    return json.dumps(json.loads(text), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _time(text: str) -> str:
@@ -364,5 +387,12 @@ def _rating(response_id: str, found: dict[str, Any], schema: LabelSchema) -> Rat
 def _flags(answers: dict[str, bool | None], questions: list[dict[str, str]]) -> list[Flag]:
     """The schema's flags in its order, then answers to questions it does not have: nothing said is left out."""
     names = [question["name"] for question in questions]
-    names += sorted(set(answers) - set(names))
-    return [Flag(name=name, value=answers.get(name)) for name in names]
+    if not answers.keys() <= set(names):
+        names += sorted(answers.keys() - set(names))
+    return [_flag(name, answers.get(name)) for name in names]
+
+
+@cache
+def _flag(name: str, value: bool | None) -> Flag:
+    """There are few and they never change: one of each serves all rows."""
+    return Flag(name=name, value=value)
