@@ -1,30 +1,39 @@
-"""Files of prompts and responses as rows: JSON Lines, CSV, TSV and Parquet, read as a stream, columns mapped to fields.
+"""Files of prompts and responses as rows: JSON Lines, CSV, TSV, Parquet and Arrow, read as a stream, columns mapped to fields.
 
 A place reads "posts.csv line 7"; Parquet has rows, not lines. What cannot be read is reported with its place.
 """
 
 import csv
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 from django.utils.translation import gettext as _
 
+from labeling.actions.import_formats import NAMED, LeaveOut, Report, Row
 from labeling.errors import Invalid
 
 MAX_LINE_BYTES = 64 * 2**20
 MAX_COLUMNS = 1000
-FORMATS = ("auto", "jsonl", "csv", "tsv", "parquet", "self_instruct")
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+BATCH_ROWS = 500
+CONTAINERS = ("jsonl", "csv", "tsv", "parquet", "arrow")
+FORMATS = ("heed", *CONTAINERS, *NAMED)
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
-Row = dict[str, Any]
-Report = Callable[[str, str], None]
-"""Takes (place, message) of something wrong; reading goes on where it can."""
 BytesRead = Callable[[int], None]
 """Told how many bytes of the file have been read so far."""
 
@@ -105,34 +114,101 @@ def _fill(template: str, row: Row) -> str:
     return PLACEHOLDER.sub(value_of, template).strip()
 
 
-def detect_format(file_name: str) -> str:
-    """The format that a file's name tells. Raises Invalid when it tells none."""
-    found = SUFFIXES.get(Path(file_name).suffix.lower())
+def detect_container(file_name: str) -> str:
+    """How a file is written, by its name; .gz may follow. Raises Invalid when the name tells nothing."""
+    found = _container_or_none(Path(file_name))
     if found is None:
         said = _("%(file)s: expected a name ending in %(endings)s, or a format to be named")
         raise Invalid(said % {"file": file_name, "endings": ", ".join(SUFFIXES)})
     return found
 
 
-def read_rows(path: Path, file_name: str, form: str, report: Report, progress: BytesRead) -> Iterator[tuple[str, Row]]:
-    """(place, row) for each row of the file. What cannot be read goes to `report`, and reading goes on if it can."""
-    form = detect_format(file_name) if form == "auto" else form
-    if form == "parquet":
-        yield from _read_parquet(path, file_name, report, progress)
+def _container_or_none(path: Path) -> str | None:
+    return SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files of a data set: the file itself, or those of a folder as `datasets` saves or publishes them.
+
+    Of a folder, what `save_to_disk` listed in each state.json; else all files of the first kind that is there: Arrow,
+    Parquet, JSON Lines, CSV. Raises Invalid for a folder without any.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(one for one in path.rglob("*") if one.is_file() and not one.name.startswith((".", "cache-")))
+    if states := [one for one in files if one.name == "state.json"]:
+        return [state.parent / name for state in states for name in _saved_files(state)]
+    for container in ("arrow", "parquet", "jsonl", "csv", "tsv"):
+        if found := [one for one in files if _container_or_none(one) == container]:
+            return found
+    said = _("%s: no data in this folder; expected what save_to_disk wrote, or .arrow, .parquet, .jsonl or .csv files")
+    raise Invalid(said % path.name)
+
+
+def _saved_files(state: Path) -> list[str]:
+    try:
+        found = msgspec.json.decode(state.read_bytes(), type=_Saved)
+    except msgspec.DecodeError as error:
+        said = _("%(file)s: not as save_to_disk writes it: %(problem)s")
+        raise Invalid(said % {"file": f"{state.parent.name}/state.json", "problem": error}) from None
+    return [Path(one.filename).name for one in found.files]
+
+
+class _SavedFile(msgspec.Struct):
+    filename: str
+
+
+class _Saved(msgspec.Struct):
+    files: list[_SavedFile] = msgspec.field(name="_data_files")
+
+
+def read_rows(
+    path: Path,
+    file_name: str,
+    form: str,
+    with_responses: bool,
+    report: Report,
+    leave_out: LeaveOut,
+    progress: BytesRead,
+) -> Iterator[tuple[str, Row]]:
+    """(place, row) for each row of a file or folder; those of a named format under the names of Heed's fields.
+
+    What cannot be read goes to `report`, and reading goes on if it can.
+    """
+    rows = _read_files(path, file_name, form, report, progress)
+    named = NAMED.get(form)
+    yield from named(rows, with_responses, report, leave_out) if named else rows
+
+
+def _read_files(
+    path: Path, file_name: str, form: str, report: Report, progress: BytesRead
+) -> Iterator[tuple[str, Row]]:
+    done = 0
+    for file in data_files(path):
+        name = file_name if file == path else f"{file_name}/{file.relative_to(path).as_posix()}"
+        before = done
+        yield from _read_file(file, name, form, report, lambda read: progress(before + read))  # noqa: B023 called before it changes
+        done += file.stat().st_size
+
+
+def _read_file(path: Path, file_name: str, form: str, report: Report, progress: BytesRead) -> Iterator[tuple[str, Row]]:
+    container = _container(file_name, form)
+    if container in ("parquet", "arrow"):
+        yield from _read_arrow(path, file_name, container, report, progress)
         return
-    with path.open("rb") as file:
+    with cast(BinaryIO, gzip.open(path) if file_name.endswith(".gz") else path.open("rb")) as file:
         lines = _decoded_lines(file, file_name, report, progress)
-        if form in ("csv", "tsv"):
-            yield from _read_csv(lines, file_name, "," if form == "csv" else "\t", report)
-        elif form == "jsonl":
+        if container == "jsonl":
             yield from _read_jsonl(lines, file_name, report)
         else:
-            yield from _self_instruct(_read_jsonl(lines, file_name, report), report)
+            yield from _read_csv(lines, file_name, "," if container == "csv" else "\t", report)
 
 
-def of_field(place: str, name: str) -> str:
-    """A field of a row, as a place."""
-    return _("%(place)s: field %(field)s") % {"place": place, "field": name}
+def _container(file_name: str, form: str) -> str:
+    """How a file is written: as `form` says, else as its name says. Known data sets without a telling name are JSON Lines."""
+    if form in CONTAINERS:
+        return form
+    return (_container_or_none(Path(file_name)) or "jsonl") if form in NAMED else detect_container(file_name)
 
 
 def _line(file_name: str, number: int) -> str:
@@ -148,7 +224,7 @@ def _decoded_lines(
 ) -> Iterator[tuple[int, str | None]]:
     """(number, text) of each line, its newline kept. Text is None where the line was reported instead."""
     number = read = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    while line := _next_line(file, file_name, number + 1, report):
         number += 1
         read += len(line)
         if number % 1000 == 0:
@@ -165,6 +241,14 @@ def _decoded_lines(
             said %= {"byte": f"0x{line[error.start]:02x}", "n": error.start + 1}
             report(_line(file_name, number), said)
         yield number, text
+
+
+def _next_line(file: BinaryIO, file_name: str, number: int, report: Report) -> bytes:
+    try:
+        return file.readline(MAX_LINE_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        report(_line(file_name, number), _("broken gzip: %s; the rest was not read") % error)
+        return b""
 
 
 def _read_jsonl(lines: Iterator[tuple[int, str | None]], file_name: str, report: Report) -> Iterator[tuple[str, Row]]:
@@ -282,46 +366,40 @@ def _check_header(header: list[str], file_name: str, report: Report) -> bool:
     return False
 
 
-def _read_parquet(path: Path, file_name: str, report: Report, progress: BytesRead) -> Iterator[tuple[str, Row]]:
+def _read_arrow(
+    path: Path, file_name: str, container: str, report: Report, progress: BytesRead
+) -> Iterator[tuple[str, Row]]:
+    """Rows of a Parquet or Arrow file, null fields left out."""
     import pyarrow as pa
+
+    number, in_row = 0, _("%(file)s row %(n)d")
+    try:
+        for batch, share in _parquet_batches(path) if container == "parquet" else _arrow_batches(path):
+            for row in batch.to_pylist():
+                number += 1
+                place = in_row % {"file": file_name, "n": number}
+                yield place, {name: value for name, value in row.items() if value is not None}
+            progress(int(path.stat().st_size * share))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        said = _("not a readable Parquet file: %s") if container == "parquet" else _("not a readable Arrow file: %s")
+        report(file_name, said % error)
+
+
+def _parquet_batches(path: Path) -> Iterator[tuple[Any, float]]:
     import pyarrow.parquet as pq
 
-    size = path.stat().st_size
-    try:
-        with pq.ParquetFile(path) as file:
-            total, number, in_row = max(file.metadata.num_rows, 1), 0, _("%(file)s row %(n)d")
-            for batch in file.iter_batches(batch_size=500):
-                for row in batch.to_pylist():
-                    number += 1
-                    place = in_row % {"file": file_name, "n": number}
-                    yield place, {name: value for name, value in row.items() if value is not None}
-                progress(size * number // total)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        report(file_name, _("not a readable Parquet file: %s") % error)
+    with pq.ParquetFile(path) as file:
+        total, read = max(file.metadata.num_rows, 1), 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            read += batch.num_rows
+            yield batch, read / total
 
 
-def _self_instruct(rows: Iterator[tuple[str, Row]], report: Report) -> Iterator[tuple[str, Row]]:
-    """The Self-Instruct seed tasks: {id, instruction, instances: [{input, output}]} as prompts with demonstrations."""
-    for place, row in rows:
-        instances = row.get("instances")
-        if not isinstance(row.get("instruction"), str):
-            report(of_field(place, "instruction"), _("missing, or not a text"))
-        elif not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-            report(of_field(place, "instances"), _("missing, or not a list of objects"))
-        else:
-            for number, instance in enumerate(instances):
-                yield place, _self_instruct_row(row, instance, number)
+def _arrow_batches(path: Path) -> Iterator[tuple[Any, float]]:
+    """As `datasets` writes it: a stream of record batches, mapped and not loaded."""
+    import pyarrow as pa
 
-
-def _self_instruct_row(row: Row, instance: Row, number: int) -> Row:
-    given = instance.get("input") or ""
-    found: Row = {
-        "prompt": f"{row['instruction']}\n\n{given}" if given else row["instruction"],
-        "demonstration": instance.get("output"),
-        "metadata": {"name": row["name"]} if "name" in row else {},
-    }
-    if "id" in row:
-        found["external_id"] = str(row["id"]) if number == 0 else f"{row['id']}#{number + 1}"
-    if row.get("is_classification") is True:
-        found["use_case"] = "classification"
-    return found
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        for batch in stream:
+            for begin in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(begin, BATCH_ROWS), source.tell() / max(source.size(), 1)

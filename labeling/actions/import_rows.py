@@ -7,9 +7,9 @@ from typing import Any
 
 from django.conf import settings
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from msgspec import Struct, field
 
+from labeling.actions.import_formats import what_fits
 from labeling.models import Prompt, Split
 from labeling.models.prompts import content_digest
 from labeling.models.responses import text_digest
@@ -34,11 +34,6 @@ RESPONSE_FIELDS = PROMPT_FIELDS | {
     "prompt_id", "model", "response", "responses", "response_external_id", "finish_reason", "sampling"
 }  # fmt: skip
 RESPONSE_PARTS = frozenset(("model", "text", "external_id", "finish_reason", "sampling"))
-SELF_INSTRUCT = {"instruction", "instances"}
-WHAT_FITS = gettext_lazy(
-    "these are Self-Instruct tasks (instruction, instances): import them as prompts in the format self_instruct, in the "
-    "console or with `import_prompts --format self_instruct`; or map their columns. The API takes rows in Heed's own fields"
-)
 FINISH_REASONS = ("", "stop", "length")
 PLAIN = Prompt.Kind.PLAIN.value
 MAX_MESSAGES = 1000
@@ -90,12 +85,15 @@ def check_row(
     known = RESPONSE_FIELDS if with_responses else PROMPT_FIELDS
     if not row.keys() <= known:
         unknown = set(row) - known
-        if unknown >= SELF_INSTRUCT:
-            if not seen_unknown & SELF_INSTRUCT:
-                complain("instances", str(WHAT_FITS))
+        if fitting := what_fits(row):
+            about, advice = fitting
+            if about not in seen_unknown:
+                complain(
+                    about, _("%(advice)s (columns found: %(columns)s)") % {"advice": advice, "columns": _listed(row)}
+                )
             seen_unknown |= unknown
         for name in sorted(unknown - seen_unknown):
-            complain(name[:100] or "''", _why_unknown(name, with_responses))
+            complain(name[:100] or "''", _why_unknown(name, row, with_responses))
         seen_unknown |= unknown
         return None  # the rest of the row would only repeat that its columns are not understood
     reader = _Reader(row, complain)
@@ -103,11 +101,16 @@ def check_row(
     return None if reader.has_failed else item
 
 
-def _why_unknown(name: str, with_responses: bool) -> str:
+def _listed(row: dict[str, Any]) -> str:
+    return ", ".join(sorted(row))[:300]
+
+
+def _why_unknown(name: str, row: dict[str, Any], with_responses: bool) -> str:
     if not with_responses and name in RESPONSE_FIELDS:
         return _("unknown column here: it belongs to an import of responses")
     fields = sorted(RESPONSE_FIELDS if with_responses else PROMPT_FIELDS)
-    return _("unknown column; map it, leave it out, or name it as a field: %s") % ", ".join(fields)
+    said = _("unknown column; map it, leave it out, or name it as a field: %(fields)s (columns found: %(columns)s)")
+    return said % {"fields": ", ".join(fields), "columns": _listed(row)}
 
 
 def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:

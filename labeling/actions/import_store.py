@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from labeling.actions.import_files import of_field
+from labeling.actions.import_formats import of_field
 from labeling.actions.import_staging import Staging
 from labeling.models import Import, ModelVersion
 

@@ -13,7 +13,8 @@ from django.db import IntegrityError, connection, transaction
 from django.utils.translation import gettext as _
 
 from labeling.actions import intake
-from labeling.actions.import_files import FORMATS, Columns, of_field, read_rows
+from labeling.actions.import_files import FORMATS, Columns, data_files, read_rows
+from labeling.actions.import_formats import of_field
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
 from labeling.actions.import_staging import Staging
 from labeling.actions.import_store import Progress, Store
@@ -28,7 +29,7 @@ def import_prompts(
     *,
     path: str | Path,
     file_name: str | None = None,
-    form: str = "auto",
+    form: str = "heed",
     columns: Columns = NO_COLUMNS,
     progress: Progress | None = None,
     by: User | None,
@@ -46,7 +47,7 @@ def import_responses(
     *,
     path: str | Path,
     file_name: str | None = None,
-    form: str = "auto",
+    form: str = "heed",
     columns: Columns = NO_COLUMNS,
     progress: Progress | None = None,
     by: User | None,
@@ -127,14 +128,20 @@ def _import_file(
     _check_file(path, file_name, form)
     _check_columns(columns, _fields(kind))
     found = Problems()
+    left_out: Counter[str] = Counter()
     told = progress or (lambda done: None)
-    size = max(path.stat().st_size, 1)
-    rows = read_rows(path, file_name, form, found.add, lambda read: told(0.5 * min(read / size, 1)))
+    files = data_files(path)
+    size = max(sum(file.stat().st_size for file in files), 1)
+    rows = read_rows(
+        path, file_name, form, kind == Import.Kind.RESPONSES, found.add, lambda why: left_out.update((f"left_out_{why}",)),
+        lambda read: told(0.5 * min(read / size, 1)),
+    )  # fmt: skip
     record = Import(
         kind=kind,
         file_name=file_name[:255],
-        file_sha256=_sha256(path),
-        mapping=columns.as_json() | ({} if form == "auto" else {"format": form}),
+        file_sha256=_sha256(path, files),
+        mapping=columns.as_json() | ({} if form == "heed" else {"format": form}),
+        counts=left_out,
         created_by=by,
     )
     made = _store(_checked(rows, kind, columns, found), found, record, lambda done: told(0.5 + 0.5 * done))
@@ -147,12 +154,14 @@ def _check_file(path: Path, file_name: str, form: str) -> None:
         raise Invalid(
             _("format %(format)r: expected one of %(formats)s") % {"format": form, "formats": ", ".join(FORMATS)}
         )
-    if not path.is_file():
+    if not path.exists():
         raise Invalid(_("%s: there is no such file") % file_name)
-    if path.stat().st_size > settings.IMPORT_MAX_BYTES:
+    files = data_files(path)
+    if missing := [file for file in files if not file.is_file()]:
+        raise Invalid(_("%(file)s: %(part)s is not there") % {"file": file_name, "part": missing[0].name})
+    if (size := sum(file.stat().st_size for file in files)) > settings.IMPORT_MAX_BYTES:
         said = _("%(file)s: %(n)s bytes; %(most)s at most (IMPORT_MAX_MB)")
-        size, most = f"{path.stat().st_size:,}", f"{settings.IMPORT_MAX_BYTES:,}"
-        raise Invalid(said % {"file": file_name, "n": size, "most": most})
+        raise Invalid(said % {"file": file_name, "n": f"{size:,}", "most": f"{settings.IMPORT_MAX_BYTES:,}"})
 
 
 def _check_columns(columns: Columns, known: frozenset[str]) -> None:
@@ -221,7 +230,7 @@ def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, recor
     found.refuse()
     store.write_responses()
     store.drop()
-    record.counts = dict(store.counts)
+    record.counts = {**store.counts, **record.counts}  # and what was left out
     if record.file_name != "API" or any(count for name, count in record.counts.items() if name.endswith("_new")):
         record.save(force_insert=True)
 
@@ -238,6 +247,12 @@ def _next_key() -> int:
         return cursor.fetchone()[0]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, files: list[Path]) -> str:
+    """Of the file; of a folder, over the names and hashes of its files."""
+    digests = {}
+    for file in files:
+        with file.open("rb") as opened:
+            digests[file.relative_to(path).as_posix()] = hashlib.file_digest(opened, "sha256").hexdigest()
+    if path.is_file():
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()

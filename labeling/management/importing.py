@@ -14,6 +14,17 @@ from labeling.models import Import, User
 
 CHECKED_HERE = 5000  # prompts: some seconds
 
+FILES = "JSON Lines (also .gz), CSV, TSV, Parquet or Arrow; or a folder of them, as `datasets` saves or publishes it"
+FORMAT = """
+formats:
+  heed           rows of the fields above
+  hh-rlhf        pairs {chosen, rejected} of conversations, or with {prompt}: the prompts, and as responses both answers
+  oasst          Open-Assistant's trees: every prompter's turn as a prompt; its first-ranked reply as a demonstration, or
+                 as responses all replies
+  self_instruct  Self-Instruct's tasks: prompts and demonstrations
+  jsonl, csv, tsv, parquet, arrow  rows of the fields above, in a file whose name does not tell how it is written
+  Which answer was chosen, and how replies were ranked, does not come in: those labels were not given here.
+"""
 MAPPING = """
 columns:
   Without a mapping, columns must be named as the fields above. With one, columns that are neither mapped nor named as a
@@ -29,14 +40,19 @@ class ImportCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs):
         """Keep the line breaks of the epilog."""
-        kwargs |= {"epilog": self.fields + MAPPING, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        kwargs |= {"epilog": self.fields + FORMAT + MAPPING, "formatter_class": argparse.RawDescriptionHelpFormatter}
         return super().create_parser(prog_name, subcommand, **kwargs)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The same for both kinds."""
         add = parser.add_argument
-        add("files", nargs="+", type=Path, metavar="FILE", help="JSON Lines, CSV, TSV or Parquet")
-        add("--format", choices=FORMATS, default="auto", help="default: by the file's name")
+        add("files", nargs="+", type=Path, metavar="FILE", help=FILES)
+        add(
+            "--format",
+            choices=FORMATS,
+            default="heed",
+            help="of the rows, or how a file is written whose name does not tell (default: heed)",
+        )
         add("--map", action="append", default=[], metavar="FIELD=COLUMN", help="fill a field from a column")
         add("--constant", action="append", default=[], metavar="FIELD=TEXT", help="fill a field with the same text")
         add(

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 # A page waits for its import; longer files go in by command, which shows progress.
 PAGE_MAX_BYTES = min(100 * 2**20, settings.IMPORT_MAX_BYTES)
+FORMAT_NAMES = {
+    "heed": gettext_lazy("Heed's fields"),
+    "hh-rlhf": gettext_lazy("HH-RLHF, and other pairs of chosen and rejected"),
+    "oasst": gettext_lazy("Open-Assistant's trees"),
+    "self_instruct": gettext_lazy("Self-Instruct's tasks"),
+}
+FORMAT_CHOICES = [*FORMAT_NAMES.items(), *((name, name) for name in FORMATS if name not in FORMAT_NAMES)]
 ACTIONS = {Import.Kind.PROMPTS: imports.import_prompts, Import.Kind.RESPONSES: imports.import_responses}
 
 
@@ -41,11 +48,12 @@ class UploadForm(forms.Form):
         label=gettext_lazy("What is in the file"), choices=Import.Kind.choices, widget=forms.RadioSelect
     )
     file = forms.FileField(
-        label=gettext_lazy("File"), help_text=gettext_lazy("JSON Lines, CSV, TSV or Parquet."), max_length=255
+        label=gettext_lazy("File"), help_text=gettext_lazy("JSON Lines, CSV, TSV, Parquet or Arrow."), max_length=255
     )
     format = forms.ChoiceField(
         label=gettext_lazy("Format"),
-        choices=[(name, gettext_lazy("by its name") if name == "auto" else name) for name in FORMATS],
+        choices=FORMAT_CHOICES,
+        help_text=gettext_lazy("What the rows are; or how a file is written whose name does not tell."),
     )
     map = lines_field(
         gettext_lazy("Columns"),
@@ -87,7 +95,7 @@ class UploadForm(forms.Form):
 def imports_list(request: Request) -> HttpResponse:
     """What came in, newest first, and the form to bring more. A refused file leaves nothing but its errors."""
     sent = kept_forms.unsent(request) if request.method == "GET" else None
-    initial = {"kind": Import.Kind.PROMPTS, "format": "auto"} | (sent.dict() if sent else {})
+    initial = {"kind": Import.Kind.PROMPTS, "format": "heed"} | (sent.dict() if sent else {})
     form = UploadForm(request.POST or None, request.FILES or None, initial=initial)
     error = None
     if request.method == "POST" and form.is_valid():

@@ -1,5 +1,6 @@
 """Imports through the commands, on the real files and on broken ones: all or nothing, repeatable, errors with their place."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -96,6 +97,98 @@ def test_the_self_instruct_file_goes_in_by_dotted_paths_too():
     call_command("import_prompts", str(path), *columns)
     assert Prompt.objects.get(external_id="seed_task_0").text.endswith("700-1000 calories?")
     assert Prompt.objects.count() == 175
+
+
+def test_pairs_go_in_as_prompts_with_both_answers(tmp_path):
+    talk = "\n\nHuman: Name a fruit.\n\nAssistant: Fig.\n\nHuman: Another?\n\nAssistant:"
+    rows = [
+        {"chosen": f"{talk} Plum.", "rejected": f"{talk} No."},
+        {"chosen": f"{talk} Pear.", "rejected": f"{talk} No."},  # the same answer again is the same response
+        {"chosen": f"{talk} Plum.", "rejected": "\n\nHuman: Else?\n\nAssistant: No."},
+        {"chosen": f"{talk} Plum.", "rejected": talk},
+        {"prompt": "Why?", "chosen": "So.", "rejected": "Eh."},
+        {"chosen": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}],
+         "rejected": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]},
+    ]  # fmt: skip
+    packed = tmp_path / "train.jsonl.gz"
+    packed.write_bytes(gzip.compress(write(tmp_path / "train.jsonl", rows).read_bytes()))
+    message = refused("import_responses", packed)
+    assert "field chosen: these are pairs" in message
+    assert "(columns found: chosen, rejected)" in message
+    for made in (6, 0):
+        call_command("import_responses", str(packed), "--format", "hh-rlhf")
+        counts = Import.objects.latest("id").counts
+        assert (counts["responses_new"], counts["prompts_new"]) == (7 * bool(made), 3 * bool(made))
+        assert counts["left_out_pairs_without_a_common_prompt"] == counts["left_out_pairs_with_an_empty_turn"] == 1
+    prompt = Prompt.objects.get(messages__0__content="Name a fruit.")
+    assert [m["content"] for m in prompt.messages] == ["Name a fruit.", "Fig.", "Another?"]
+    assert sorted(prompt.responses.values_list("text", "model_version__name")) == [
+        ("No.", "hh-rlhf"), ("Pear.", "hh-rlhf"), ("Plum.", "hh-rlhf"),
+    ]  # fmt: skip
+    assert {r.text for r in Prompt.objects.get(messages__0__content="Why?").responses.all()} == {"So.", "Eh."}
+
+
+TREE = {
+    "message_tree_id": "t1", "tree_state": "ready_for_export",
+    "prompt": {"message_id": "t1", "user_id": "u1", "lang": "en", "role": "prompter", "text": "Why?", "replies": [
+        {"message_id": "a", "role": "assistant", "text": "Worse.", "rank": 1, "replies": []},
+        {"message_id": "b", "role": "assistant", "text": "Better.", "rank": 0, "replies": [
+            {"message_id": "c", "role": "prompter", "text": "And?", "replies": []}]},
+        {"message_id": "d", "role": "assistant", "text": "Gone.", "deleted": True, "replies": []},
+    ]},
+}  # fmt: skip
+
+
+def test_open_assistants_trees_go_in(tmp_path):
+    path = write(tmp_path / "ready.trees.jsonl", [TREE])
+    assert "field message_tree_id: these are Open-Assistant's trees" in refused("import_prompts", path)
+    call_command("import_prompts", str(path), "--format", "oasst")
+    first, second = Prompt.objects.order_by("id")
+    assert (first.external_id, first.text, first.author.key, first.metadata) == (
+        "t1",
+        "Why?",
+        "oasst:u1",
+        {"lang": "en"},
+    )
+    assert [m["content"] for m in second.messages] == ["Why?", "Better.", "And?"]
+    assert list(Response.objects.values_list("text", "origin")) == [("Better.", "person")]
+    counted = Import.objects.get().counts
+    assert (counted["left_out_replies_not_ranked_first"], counted["left_out_deleted_messages"]) == (1, 1)
+    call_command("import_responses", str(path), "--format", "oasst")
+    assert set(first.responses.filter(origin="model").values_list("text", "model_version__name", "external_id")) == {
+        ("Worse.", "oasst", "a"), ("Better.", "oasst", "b"),
+    }  # fmt: skip
+    broken = write(tmp_path / "broken.jsonl", [{"message_tree_id": "t", "prompt": {"role": "bot", "text": "x"}}])
+    assert "broken.jsonl line 1: field prompt: expected messages with a text, and a role" in refused(
+        "import_prompts", broken, "--format", "oasst"
+    )
+
+
+def test_folders_of_datasets_go_in(tmp_path):
+    pa_rows = [{"prompt": f"P{n}", "model": "m", "response": f"R{n}"} for n in range(5)]
+    saved, published = tmp_path / "saved", tmp_path / "published"
+    for split, rows in (("train", pa_rows[:3]), ("test", pa_rows[3:])):
+        (saved / split).mkdir(parents=True)
+        (saved / split / "state.json").write_text(
+            json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]})
+        )
+        for name in ("data-00000-of-00001.arrow", "cache-1.arrow"):  # as save_to_disk and map leave them
+            table = pa.Table.from_pylist(rows)
+            with pa.OSFile(str(saved / split / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+        (published / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), published / "data" / f"{split}-00000-of-00001.parquet")
+    call_command("import_responses", str(saved))
+    assert Import.objects.get().counts["responses_new"] == 5
+    call_command("import_responses", str(published))
+    assert Import.objects.latest("id").counts["responses_present"] == 5
+    assert Import.objects.latest("id").file_name == "published"
+    pq.write_table(pa.table({"prompt": ["x"], "odd": ["y"]}), published / "data" / "a.parquet")
+    assert "published/data/a.parquet row 1: field odd: unknown column" in refused("import_prompts", published)
+    (tmp_path / "empty").mkdir()
+    assert "no data in this folder" in refused("import_prompts", tmp_path / "empty")
+    (saved / "train" / "data-00000-of-00001.arrow").unlink()
+    assert "data-00000-of-00001.arrow is not there" in refused("import_responses", saved)
 
 
 # ---- formats and fields ---------------------------------------------------------------------------------------------
@@ -317,6 +410,8 @@ def test_a_wrong_response_row_is_refused_with_line_and_field(tmp_path, row, mess
         ("p.csv", b"text\na\n", "p.csv line 2: field text: unknown column"),
         ("p.csv", b"", "p.csv: there are no rows"),
         ("p.parquet", b"PAR1 not really", "p.parquet: not a readable Parquet file"),
+        ("p.jsonl.gz", b"not gzip", "p.jsonl.gz line 1: broken gzip"),
+        ("p.arrow", b"ARROW1", "p.arrow: not a readable Arrow file"),
         ("p.txt", b"x", "p.txt: expected a name ending in .jsonl"),
     ],
 )

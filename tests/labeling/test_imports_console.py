@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 def upload(client, content: bytes | str, name="rows.jsonl", **data):
     file = SimpleUploadedFile(name, content.encode() if isinstance(content, str) else content)
-    defaults = {"kind": "prompts", "format": "auto", "map": "", "constant": "", "template": ""}
+    defaults = {"kind": "prompts", "format": "heed", "map": "", "constant": "", "template": ""}
     return client.post(reverse("imports"), defaults | {"file": file} | data, follow=True)
 
 
@@ -74,7 +74,7 @@ def test_errors_are_said_in_the_readers_language(researcher_client, monkeypatch)
     def shouted(text: str) -> str:
         return text.replace(" line", " ZEILE").replace(": field", ": FELD").replace("empty", "LEER")
 
-    for name in ("import_files", "import_rows", "imports"):
+    for name in ("import_files", "import_formats", "import_rows", "imports"):
         monkeypatch.setattr(f"labeling.actions.{name}._", shouted)
     page = upload(researcher_client, lines({"prompt": ""}, {"prompt": "ok"}))
     assert "rows.jsonl ZEILE 1: FELD prompt" in page.text and "LEER" in page.text
@@ -95,7 +95,7 @@ def test_a_file_too_long_for_a_page_is_sent_to_the_command(researcher_client, mo
 
 
 def test_no_file_is_said(researcher_client):
-    page = researcher_client.post(reverse("imports"), {"kind": "prompts", "format": "auto"})
+    page = researcher_client.post(reverse("imports"), {"kind": "prompts", "format": "heed"})
     assert page.status_code == 422
     assert "This field is required" in page.text
 
