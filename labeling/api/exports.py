@@ -3,12 +3,14 @@
 import re
 from typing import Any
 
-from django.http import FileResponse, Http404
+from django.http import Http404
+from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from labeling import downloads
 from labeling.actions import exports
 from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, query_of
 from labeling.api.schema import operation
@@ -59,15 +61,22 @@ class ExportFile(View):
 
     @operation(
         scope="read", problems=(404,), operation_id="get_export_file", summary="A file of an export",
-        answers={(200, kind): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.") for kind in TYPES.values()},
+        description="Answers `Range: bytes=…`, so that a download which broke off can go on; its `ETag` is the SHA-256.",
+        answers={(200, kind): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.") for kind in TYPES.values()}
+        | {(206, kind): OpenApiResponse(OpenApiTypes.BINARY, "The range asked for.") for kind in TYPES.values()}
+        | {
+            304: OpenApiResponse(description="The client has it (If-None-Match)."),
+            416: OpenApiResponse(description="There is no such range; Content-Range says how long the file is."),
+        },
     )  # fmt: skip
-    def get(self, request: Request, key: str, file_name: str) -> FileResponse:
+    def get(self, request: Request, key: str, file_name: str) -> HttpResponseBase:
         export = _find(key)
         if export.status != Export.Status.READY or file_name not in _file_names(export):
             raise Http404(f"Export {export.name} has no file {file_name[:100]!r}.")
-        path = export.folder / file_name
         content_type = TYPES[file_name.rpartition(".")[2]]
-        return FileResponse(path.open("rb"), filename=file_name, as_attachment=True, content_type=content_type)
+        sha256 = export.sha256_of(file_name)
+        path = export.folder / file_name
+        return downloads.send(request, path, file_name=file_name, sha256=sha256, content_type=content_type)
 
 
 def _find(key: str) -> Export:

@@ -73,6 +73,12 @@ class Export(models.Model):
         order = {kind.name: number for number, kind in enumerate(KINDS)}
         return {name: self.counts[name] for name in sorted(self.counts, key=lambda name: (order.get(name, 99), name))}
 
+    def sha256_of(self, name: str) -> str:
+        """The checksum of one of its files; of manifest.json, over what it says."""
+        if name == "manifest.json":
+            return self.manifest.get("fields_sha256") or f"data-{self.data_sha256}"
+        return self.manifest["files"][name]["sha256"]
+
     @property
     def folder(self) -> Path:
         return Path(settings.EXPORT_DIR) / self.name

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from django import forms
 from django.contrib import messages
-from django.http import FileResponse, Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_safe
 
+from labeling import downloads
 from labeling.actions import exports
 from labeling.actions.export_rows import Selection
 from labeling.errors import HeedError
@@ -122,13 +124,14 @@ def export(request: Request, pk: int) -> HttpResponse:
 
 
 @role_required("researcher")
-@require_GET
-def export_file(request: Request, pk: int, name: str) -> FileResponse:
-    """One file of an export, as it was written."""
+@require_safe
+def export_file(request: Request, pk: int, name: str) -> HttpResponseBase:
+    """One file of an export, as it was written; a download that broke off goes on where it stopped."""
     found = _downloadable(pk)
     if name not in _file_names(found):
         raise Http404
-    return FileResponse((found.folder / name).open("rb"), as_attachment=True, filename=f"{found.name}-{name}")
+    sha256 = found.sha256_of(name)
+    return downloads.send(request, found.folder / name, file_name=f"{found.name}-{name}", sha256=sha256)
 
 
 @role_required("researcher")

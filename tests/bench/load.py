@@ -20,6 +20,7 @@ from labeling.models import (
     Batch,
     Draft,
     Group,
+    Intake,
     Kind,
     LabelSchema,
     ModelVersion,
@@ -181,7 +182,16 @@ class _Load:
             digest = content_digest(messages)
             case = ("generation", "open_qa", "chat", "rewrite", "extract")[i % 5]
             author = self.rng.choice(self.authors)
-            row = (prompt_id, self._uuid(), json.dumps(messages), digest, author.split, case, author.pk)
+            row = (
+                prompt_id,
+                self._uuid(),
+                json.dumps(messages),
+                digest,
+                author.split,
+                case,
+                author.pk,
+                Intake.OPEN.value,
+            )
             self._add(Prompt, *row)
             responses = []
             for policy in self.rng.sample(range(len(POLICIES)), RESPONSES_PER_PROMPT):
@@ -303,7 +313,7 @@ class _Load:
 
 
 COLUMNS: dict[type[models.Model], list[str]] = {
-    Prompt: ["id", "uuid", "messages", "content_sha256", "split", "use_case", "author_id"],
+    Prompt: ["id", "uuid", "messages", "content_sha256", "split", "use_case", "author_id", "intake"],
     Response: ["id", "uuid", "prompt_id", "text", "text_sha256", "model_version_id", "external_id"],
     Task: ["id", "uuid", "batch_id", "prompt_id", "kind", "created_at"],
     TaskResponse: ["id", "task_id", "response_id"],

@@ -129,3 +129,29 @@ def test_an_export_without_files_gives_none(researcher_client, status):
     page = researcher_client.get(reverse("export", args=[export.pk])).text
     assert ("the disk is full" in page) == (status == "failed")
     assert researcher_client.get(reverse("exports")).status_code == 200
+
+
+def test_a_download_that_broke_off_goes_on(researcher_client, labels):
+    export = built(researcher_client)
+    url = reverse("export_file", args=[export.pk, "rankings.jsonl"])
+    data = (export.folder / "rankings.jsonl").read_bytes()
+    whole = researcher_client.get(url)
+    tag = whole["ETag"]
+    assert (b"".join(whole), whole["Accept-Ranges"], tag) == (data, "bytes", f'"{hashlib.sha256(data).hexdigest()}"')
+    assert int(researcher_client.head(url)["Content-Length"]) == len(data)
+
+    def ask(text: str, **headers):
+        answer = researcher_client.get(url, headers={"Range": text, **headers})
+        content = b"" if answer.status_code in (304, 416) else b"".join(answer)
+        return answer.status_code, content, answer.get("Content-Range")
+
+    size = len(data)
+    assert ask("bytes=100-") == (206, data[100:], f"bytes 100-{size - 1}/{size}")
+    assert ask("bytes=0-9") == (206, data[:10], f"bytes 0-9/{size}")
+    assert ask("bytes=-7") == (206, data[-7:], f"bytes {size - 7}-{size - 1}/{size}")
+    assert ask("bytes=5-999999999") == (206, data[5:], f"bytes 5-{size - 1}/{size}")
+    assert ask(f"bytes={size}-") == (416, b"", f"bytes */{size}")
+    assert ask("bytes=9-5") == ask("bytes=0-1,3-4") == ask("lines=1-2") == (200, data, None)
+    assert ask("bytes=5-", **{"If-Range": '"another"'}) == (200, data, None)
+    assert ask("bytes=5-", **{"If-Range": tag})[0] == 206
+    assert ask("bytes=5-", **{"If-None-Match": tag})[0] == 304
