@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from typing import Any, cast
+from uuid import UUID
 
 from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
@@ -113,6 +114,46 @@ class StrictSerializer(serializers.Serializer):
         unknown = sorted(set(data) - set(self.fields)) if hasattr(data, "keys") else []
         if unknown:
             raise ValidationError({str(name)[:100]: ["Unknown field."] for name in unknown})
+        return super().to_internal_value(data)
+
+
+class Text(serializers.CharField):
+    """A JSON string: a number is not taken for one."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """The text. Raises ValidationError for anything that is no string."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Whole(serializers.IntegerField):
+    """A JSON number without a fraction: neither "1" nor true is taken for one."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """The number. Raises ValidationError for anything that is no whole number."""
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class YesNo(serializers.BooleanField):
+    """A JSON true or false: neither "yes" nor 1 is taken for one."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        """True or False. Raises ValidationError for anything else."""
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class Uuid(serializers.UUIDField):
+    """A UUID in its usual form, as text."""
+
+    def to_internal_value(self, data: Any) -> UUID:
+        """The UUID. Raises ValidationError for anything that does not say one with its hyphens."""
+        if not isinstance(data, str) or len(data) != 36:
+            self.fail("invalid", value=data)
         return super().to_internal_value(data)
 
 

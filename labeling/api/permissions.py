@@ -1,16 +1,25 @@
 """What a caller may do: the token's scope, within what its person may do."""
 
+from typing import Any
+
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from labeling.models import ApiToken, Role
 
+ROLE_OF: dict[Any, Role] = {
+    ApiToken.Scope.LABEL: Role.LABELER,
+    ApiToken.Scope.REVIEW: Role.REVIEWER,
+    ApiToken.Scope.ADMIN: Role.ADMIN,
+}  # the others are a researcher's
+
 
 class HasScope(BasePermission):
-    """The token carries the scope that the view names for this method, and its person is a researcher (or an admin).
+    """The token carries the scope that the view names for this method, and its person holds the role that goes with it.
 
-    A view says `scopes = {"GET": "read", "POST": "import"}`. A method it does not name is refused.
+    A view says `scopes = {"GET": "read", "POST": "import"}`. A method it does not name is refused. `readers` are the roles that may
+    GET it by the scope `read`: researchers (and so admins), unless it says otherwise.
     """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
@@ -21,8 +30,10 @@ class HasScope(BasePermission):
         if method == "OPTIONS" or not hasattr(view, method.lower()):
             return True  # the framework answers these itself: what is allowed, and 405
         scope = getattr(view, "scopes", {}).get("GET" if method == "HEAD" else method)
-        if not request.user.has_role(Role.RESEARCHER):
-            self.message = "The token's person is not a researcher."
+        readers = getattr(view, "readers", (Role.RESEARCHER,))
+        roles = readers if scope == ApiToken.Scope.READ else (ROLE_OF.get(scope, Role.RESEARCHER),)
+        if not request.user.has_role(*roles):
+            self.message = f"The token's person is not a {' or '.join(roles)}."
             return False
         if scope is None or not isinstance(request.auth, ApiToken) or scope not in request.auth.scopes:
             self.message = f"The token lacks the scope {scope!r}."

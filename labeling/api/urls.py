@@ -10,10 +10,11 @@ from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import NotAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api import batches, exports, label_schemas, model_versions, prompts
+from labeling.api import batches, exports, label_schemas, model_versions, prompts, submissions, tasks
 from labeling.api.authentication import TokenAuthentication
 from labeling.api.base import View
 from labeling.api.permissions import IsResearcher
@@ -39,7 +40,7 @@ class Documentation(SpectacularSwaggerSplitView):
 class Missing(View):
     """Problem JSON for addresses that do not exist; a stranger learns nothing of which do."""
 
-    scopes = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), "read")
+    permission_classes = (IsAuthenticated,)
 
     @extend_schema(exclude=True)
     def get(self, request: Request, rest: str) -> Response:
@@ -49,6 +50,15 @@ class Missing(View):
 
 
 urlpatterns = [
+    path("tasks/next/", tasks.NextTask.as_view(), name="api_task_next"),
+    path("tasks/<uuid:task_uuid>/", tasks.OneTask.as_view(), name="api_task"),
+    path("tasks/<uuid:task_uuid>/draft/", tasks.TaskDraft.as_view(), name="api_task_draft"),
+    path("tasks/<uuid:task_uuid>/renew/", tasks.TaskRenew.as_view(), name="api_task_renew"),
+    path("tasks/<uuid:task_uuid>/submit/", tasks.TaskSubmit.as_view(), name="api_task_submit"),
+    path("tasks/<uuid:task_uuid>/skip/", tasks.TaskSkip.as_view(), name="api_task_skip"),
+    path("tasks/<uuid:task_uuid>/release/", tasks.TaskRelease.as_view(), name="api_task_release"),
+    path("me/submissions/", submissions.OwnSubmissions.as_view(), name="api_own_submissions"),
+    path("me/submissions/<uuid:submission_uuid>/", submissions.OwnSubmission.as_view(), name="api_own_submission"),
     path("prompts/", prompts.Prompts.as_view(), name="api_prompts"),
     path("responses/", prompts.Responses.as_view(), name="api_responses"),
     path("batches/", batches.Batches.as_view(), name="api_batches"),

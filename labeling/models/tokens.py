@@ -14,6 +14,9 @@ class ApiToken(models.Model):
         IMPORT = "import", _("bring prompts and responses, create batches")
         TRAIN = "train", _("build exports, register models, record evaluations")
         PROMOTE = "promote", _("promote a policy")
+        LABEL = "label", _("take tasks and hand them in, as a labeler")
+        REVIEW = "review", _("decide on submissions and answer questions, as a reviewer")
+        ADMIN = "admin", _("people, gateway keys and webhooks, as an admin")
 
     user = models.ForeignKey("User", on_delete=models.CASCADE, related_name="tokens")
     name = models.CharField(max_length=100)
@@ -31,7 +34,10 @@ class ApiToken(models.Model):
                 fields=["user", "name"], condition=models.Q(revoked_at__isnull=True), name="token_name_once"
             ),
             models.CheckConstraint(
-                condition=models.Q(scopes__contained_by=["read", "import", "train", "promote"]) & ~models.Q(scopes=[]),
+                condition=models.Q(
+                    scopes__contained_by=["read", "import", "train", "promote", "label", "review", "admin"]
+                )
+                & ~models.Q(scopes=[]),
                 name="token_scopes_valid",
             ),
         ]

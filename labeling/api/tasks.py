@@ -1,0 +1,436 @@
+"""/tasks/: a labeler's day without a browser: the next task, drafts, handing in, passing on. Never a model's name, nor gold."""
+
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Q
+from django.http import Http404
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response as Answer
+
+from labeling import answers
+from labeling.actions import drafts, submissions, tasks
+from labeling.actions.drafts import Seen
+from labeling.api.base import StrictSerializer, Text, Uuid, View, Whole, YesNo
+from labeling.api.schema import operation
+from labeling.api.serializers import JSONObject, MessageOut
+from labeling.errors import Conflict, HeedError, Invalid
+from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, TaskResponse
+
+MOST_RESPONSES = len(answers.LETTERS)
+OF_KIND = {Kind.DEMONSTRATION: {"text"}, Kind.RANKING: {"tiers", "ratings", "all_bad"}}
+
+
+# What goes in and out ------------------------------------------------------------------------------------------
+
+
+class Flags(serializers.DictField):
+    """Flag → true, false, or null where it is not answered."""
+
+    child = YesNo(allow_null=True)
+
+
+class RatingIn(StrictSerializer):
+    quality = Whole(required=False, allow_null=True, min_value=-1000, max_value=1000)
+    flags = Flags(required=False)
+
+
+class AnswerIn(StrictSerializer):
+    """An answer: `text` for a demonstration; `tiers` and `ratings` for a ranking, its responses named by response_id."""
+
+    text = Text(required=False, allow_blank=True, trim_whitespace=False, max_length=settings.RESPONSE_MAX_CHARS)
+    tiers = serializers.ListField(
+        child=serializers.ListField(child=Uuid(), max_length=MOST_RESPONSES),
+        required=False,
+        max_length=MOST_RESPONSES,
+        help_text="Best first; responses that are equally good share a tier.",
+    )
+    ratings = serializers.DictField(child=RatingIn(), required=False, help_text="response_id → quality and flags")
+    all_bad = YesNo(required=False)
+    prompt_flags = Flags(required=False)
+    comment = Text(
+        required=False,
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=answers.COMMENT_MAX_CHARS,
+        help_text="To the reviewer.",
+    )
+
+
+class NextIn(StrictSerializer):
+    """Which tasks will do; any, if neither is said."""
+
+    kind = serializers.ChoiceField(Kind.choices, required=False)
+    batch = Text(required=False, max_length=100, help_text="A batch's name.")
+
+
+class WorkedIn(StrictSerializer):
+    active_seconds = serializers.FloatField(
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=1e9,
+        help_text="All time worked on this task with this token so far, idle time excluded; it never counts twice.",
+    )
+
+
+class SeenIn(WorkedIn):
+    """`version` and `revision`: those of the answer that was last read or written here. Absent: it has been read just now."""
+
+    version = Whole(required=False, min_value=0, max_value=2**31 - 1)
+    revision = Whole(required=False, min_value=0, max_value=2**31 - 1)
+
+
+class DraftIn(SeenIn):
+    answer = AnswerIn()
+
+
+class SubmitIn(SeenIn):
+    submit_key = Uuid(help_text="Your own for each answer: sent again with the same answer it changes nothing.")
+    answer = AnswerIn()
+
+
+class SkipIn(WorkedIn):
+    reason = serializers.ChoiceField(Skip.Reason.choices)
+    comment = Text(required=False, allow_blank=True, max_length=answers.COMMENT_MAX_CHARS)
+    prompt_flags = Flags(required=False)
+
+
+class ShownResponseOut(serializers.Serializer):
+    letter = serializers.CharField(help_text="How the page and error messages name it.")
+    response_id = serializers.UUIDField()
+    text = serializers.CharField(allow_blank=True)
+
+
+class SeatOut(serializers.Serializer):
+    task_id = serializers.UUIDField()
+    seat = serializers.ChoiceField(["held", "lost", "submitted", "skipped"])
+    lease_seconds = serializers.IntegerField(
+        help_text="A seat that is held goes to others after so long without a sign."
+    )
+
+
+class DraftOut(SeatOut):
+    version = serializers.IntegerField(help_text="Of the draft; rises with every save.")
+    revision = serializers.IntegerField(help_text="How often an answer has been handed in.")
+
+
+class TaskOut(DraftOut):
+    kind = serializers.ChoiceField(Kind.choices)
+    batch = serializers.CharField()
+    instructions = serializers.CharField(allow_blank=True, help_text="This batch's own, in Markdown.")
+    prompt = MessageOut(many=True)
+    responses = ShownResponseOut(many=True, help_text="In the order in which this labeler is shown them.")
+    form = JSONObject(
+        help_text="quality {min, max, anchors}, response_flags and prompt_flags [{name, label, help, required}]"
+    )
+    answer = JSONObject(help_text="The draft.")
+
+
+class OwnSubmissionOut(serializers.Serializer):
+    submission_id = serializers.UUIDField()
+    task_id = serializers.UUIDField()
+    kind = serializers.ChoiceField(Kind.choices)
+    status = serializers.ChoiceField(Submission.Status.choices)
+    is_surplus = serializers.BooleanField(help_text="The seat had gone to someone else: kept and paid, but extra.")
+    revision = serializers.IntegerField()
+    submitted_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+# Doors ---------------------------------------------------------------------------------------------------------
+
+
+class NextTask(View):
+    scopes = {"POST": "label"}
+
+    @operation(
+        scope="label", answers={200: TaskOut, 204: None}, request=NextIn, problems=(409,),
+        operation_id="claim_task", summary="The next task, leased",
+        description=(
+            "The task in hand, if there is one; else the best that is open. 204 when nothing is left. 409 `not_prepared`: "
+            "instructions are to be read, or practice done, in the browser first."
+        ),
+    )  # fmt: skip
+    def post(self, request: Request) -> Answer:
+        wanted = self.checked(NextIn, request.data or {})
+        slot = tasks.claim_next(
+            kind=wanted.get("kind", ""), batch_id=self._batch_id(wanted.get("batch", "")), by=self.person
+        )
+        if slot is None:
+            return Answer(status=204)
+        draft = _drafts().get(task_id=slot.task_id, labeler=self.person)
+        return Answer(_shown_task(draft, seat="held", revision=0))
+
+    def _batch_id(self, name: str) -> int | None:
+        """By its name, and only one that the labeler may know of: 422 for any other."""
+        batch = Batch.objects.filter(name=name, group__in=["", self.person.group]).first() if name else None
+        if name and batch is None:
+            raise Invalid(f"Unknown batch: {name[:100]}", [answers.problem("batch", "is unknown", "batch")])
+        return batch.pk if batch else None
+
+
+class TaskView(View):
+    """A view of one task that was given to the caller."""
+
+    def given(self, task_uuid: UUID) -> tuple[Task, Draft | None, Submission | None]:
+        """The task with what this labeler has of it; 404 for any other, so that nothing can be learned by asking."""
+        draft = _drafts().filter(labeler=self.person, task__uuid=task_uuid).first()
+        mine = Submission.objects.filter(labeler=self.person, task__uuid=task_uuid)
+        submission = mine.select_related("task__batch__schema", "task__prompt").first()
+        if draft is None and submission is None:
+            raise Http404(f"No task {task_uuid} was given to you.")
+        return (draft or submission).task, draft, submission  # type: ignore[union-attr]
+
+    @property
+    def editor(self) -> str:
+        """One token is one page: of two saves by it the later wins, and its time is counted by it."""
+        return f"token {self.request.auth.prefix}" if isinstance(self.request.auth, ApiToken) else ""
+
+    def seen(self, given: dict[str, Any], draft: Draft | None, submission: Submission | None) -> Seen:
+        """What the caller knew: what it says, or what is here now."""
+        version = given.get("version", draft.version if draft else 0)
+        revision = given.get("revision", submission.revision_count if submission else 0)
+        return Seen(base=version, version=version, revision=revision, editor=self.editor)
+
+
+class OneTask(TaskView):
+    scopes = {"GET": "label"}
+
+    @operation(
+        scope="label", answers={200: TaskOut}, problems=(404,), operation_id="get_task",
+        summary="A task that was given to the caller", description="Reading it does not renew its lease.",
+    )  # fmt: skip
+    def get(self, request: Request, task_uuid: UUID) -> Answer:
+        task, draft, submission = self.given(task_uuid)
+        if draft is None:
+            order = submission.shown_order  # type: ignore[union-attr]
+            draft = Draft(task=task, labeler=self.person, shown_order=order)
+        seat = _seat(task, draft, submission)
+        return Answer(_shown_task(draft, seat=seat, revision=submission.revision_count if submission else 0))
+
+
+class TaskDraft(TaskView):
+    scopes = {"PUT": "label"}
+
+    @operation(
+        scope="label", answers={200: DraftOut}, request=DraftIn, problems=(404, 409),
+        operation_id="save_draft", summary="Keep an answer so far, and the seat with it",
+        description="409 `saved_elsewhere` if the draft was saved from elsewhere since; that is the draft, this is kept as a copy.",
+    )  # fmt: skip
+    def put(self, request: Request, task_uuid: UUID) -> Answer:
+        given = self.checked(DraftIn, request.data)
+        task, draft, submission = self.given(task_uuid)
+        content = _content(given["answer"], task, draft or submission)
+        seen = self.seen(given, draft, submission)
+        saved, seat = drafts.save_draft(
+            task=task,
+            content=content,
+            seen=Seen(seen.base, seen.base + 1, seen.revision, seen.editor),
+            active_seconds=given["active_seconds"],
+            by=self.person,
+        )
+        return Answer(_shown_seat(task, seat) | {"version": saved.version, "revision": seen.revision})
+
+
+class TaskRenew(TaskView):
+    scopes = {"POST": "label"}
+
+    @operation(
+        scope="label", answers={200: SeatOut}, request=WorkedIn, problems=(404,),
+        operation_id="renew_task", summary="A sign of work: keep the seat",
+        description="`lost`: another labeler has it; what is handed in all the same is kept as extra work.",
+    )  # fmt: skip
+    def post(self, request: Request, task_uuid: UUID) -> Answer:
+        given = self.checked(WorkedIn, request.data or {})
+        task, draft, submission = self.given(task_uuid)
+        seat: str = _seat(task, draft, submission)
+        if draft is not None:
+            seat = tasks.renew(task=task, page=self.editor, active_seconds=given["active_seconds"], by=self.person)
+        return Answer(_shown_seat(task, seat))
+
+
+class TaskSubmit(TaskView):
+    scopes = {"POST": "label"}
+
+    @operation(
+        scope="label", answers={200: OwnSubmissionOut}, request=SubmitIn, problems=(404, 409),
+        operation_id="submit_task", summary="Hand an answer in, once",
+        description=(
+            "Later, until it is reviewed, another answer with another `submit_key` is a correction of it: a new revision. "
+            "409 `saved_elsewhere` or `handed_in_elsewhere`: there is newer work of the same labeler; what came is kept as a copy."
+        ),
+    )  # fmt: skip
+    def post(self, request: Request, task_uuid: UUID) -> Answer:
+        given = self.checked(SubmitIn, request.data)
+        task, draft, submission = self.given(task_uuid)
+        content = _content(given["answer"], task, draft or submission, is_checked_later=True)
+        try:
+            made = submissions.submit(
+                task=task,
+                submit_key=given["submit_key"],
+                answer=content,
+                seen=self.seen(given, draft, submission),
+                active_seconds=given["active_seconds"],
+                by=self.person,
+            )
+        except Conflict:
+            with suppress(HeedError):
+                drafts.set_aside(task=task, content=content, by=self.person)
+            raise
+        made.task = task
+        return Answer(shown_submission(made))
+
+
+class TaskSkip(TaskView):
+    scopes = {"POST": "label"}
+
+    @operation(
+        scope="label", answers={204: None}, request=SkipIn, problems=(404, 409),
+        operation_id="skip_task", summary="Pass a task on, with a reason",
+        description="It is not given to this labeler again. Doing it twice changes nothing.",
+    )  # fmt: skip
+    def post(self, request: Request, task_uuid: UUID) -> Answer:
+        given = self.checked(SkipIn, request.data)
+        task, _draft, _submission = self.given(task_uuid)
+        problems: list[dict] = []
+        _check_flags(given.get("prompt_flags", {}), task.batch.schema.prompt_flags, "prompt_flags", problems)
+        _refuse(problems)
+        tasks.skip(
+            task=task,
+            reason=given["reason"],
+            comment=given.get("comment", ""),
+            prompt_flags=given.get("prompt_flags"),
+            page=self.editor,
+            active_seconds=given["active_seconds"],
+            by=self.person,
+        )
+        return Answer(status=204)
+
+
+class TaskRelease(TaskView):
+    scopes = {"POST": "label"}
+
+    @operation(
+        scope="label", answers={204: None}, problems=(404,), operation_id="release_task", summary="Put a task back for others",
+        description="The draft stays, and the task may come again. Doing it twice changes nothing.",
+    )  # fmt: skip
+    def post(self, request: Request, task_uuid: UUID) -> Answer:
+        tasks.release(task=self.given(task_uuid)[0], by=self.person)
+        return Answer(status=204)
+
+
+# Shown and checked ---------------------------------------------------------------------------------------------
+
+
+def _drafts():
+    return Draft.objects.select_related("task__prompt", "task__batch__schema")
+
+
+def _seat(task: Task, draft: Draft | None, submission: Submission | None) -> str:
+    """Where the labeler stands with the task, without changing anything."""
+    if submission is not None:
+        return "submitted"
+    if Skip.objects.filter(task=task, labeler=draft.labeler_id).exists():  # type: ignore[union-attr]
+        return "skipped"
+    held = Q(labeler=draft.labeler_id) | Q(status="open")  # type: ignore[union-attr]
+    return "held" if task.slots.filter(held).exists() else "lost"
+
+
+def _shown_seat(task: Task, seat: str) -> dict[str, Any]:
+    return {"task_id": task.uuid, "seat": seat, "lease_seconds": tasks.lease_seconds()}
+
+
+def _shown_task(draft: Draft, *, seat: str, revision: int) -> dict[str, Any]:
+    """A task as its page shows it: responses under letters and random ids, in this labeler's order."""
+    task, schema = draft.task, draft.task.batch.schema
+    content = {name: value for name, value in draft.content.items() if name not in drafts.OF_THE_PAGE}
+    return _shown_seat(task, seat) | {
+        "version": draft.version,
+        "revision": revision,
+        "kind": task.kind,
+        "batch": task.batch.name,
+        "instructions": task.batch.instructions,
+        "prompt": [{"role": m["role"], "content": m["content"]} for m in task.prompt.messages],
+        "responses": _shown_responses(task, draft.shown_order),
+        "form": _form(task.kind, schema),
+        "answer": content,
+    }
+
+
+def _shown_responses(task: Task, shown_order: list[str]) -> list[dict[str, str]]:
+    if not shown_order:
+        return []
+    rows = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text")
+    text_of = {str(uuid): text for uuid, text in rows}
+    named = zip(answers.LETTERS, shown_order, strict=False)
+    return [{"letter": letter, "response_id": uuid, "text": text_of[uuid]} for letter, uuid in named]
+
+
+def _form(kind: str, schema: LabelSchema) -> dict[str, Any]:
+    if kind == Kind.DEMONSTRATION:
+        return {"prompt_flags": schema.prompt_flags}
+    return {name: schema.content[name] for name in ("quality", "response_flags", "prompt_flags")}
+
+
+def shown_submission(submission: Submission) -> dict[str, Any]:
+    """One of the caller's own."""
+    return {
+        "submission_id": submission.uuid,
+        "task_id": submission.task.uuid,
+        "kind": submission.kind,
+        "status": submission.status,
+        "is_surplus": submission.is_surplus,
+        "revision": submission.revision_count,
+        "submitted_at": submission.submitted_at,
+        "updated_at": submission.updated_at,
+    }
+
+
+def _content(answer: dict, task: Task, work: Any, *, is_checked_later: bool = False) -> dict[str, Any]:
+    """An answer in the shape that drafts keep. Raises Invalid for fields of another kind of task, and for what names nothing of it.
+
+    `is_checked_later`: handing it in will name every response and flag that is wrong.
+    """
+    problems = [
+        answers.problem(f"answer.{name}", f"is not asked for: this task is a {task.kind}", name)
+        for kind, names in OF_KIND.items()
+        if kind != task.kind
+        for name in sorted(names & answer.keys())
+    ]
+    schema = task.batch.schema
+    if not is_checked_later:
+        _check_flags(answer.get("prompt_flags", {}), schema.prompt_flags, "answer.prompt_flags", problems)
+        _check_responses(answer, work.shown_order, schema, problems)
+    _refuse(problems)
+    content = {"prompt_flags": answer.get("prompt_flags", {}), "comment": answers.clean_text(answer.get("comment", ""))}
+    if task.kind == Kind.DEMONSTRATION:
+        return content | {"text": answers.clean_text(answer.get("text", ""))}
+    tiers = [[str(uuid) for uuid in tier] for tier in answer.get("tiers", [])]
+    return content | {"tiers": tiers, "ratings": answer.get("ratings", {}), "all_bad": answer.get("all_bad", False)}
+
+
+def _check_responses(answer: dict, shown_order: list[str], schema: LabelSchema, problems: list[dict]) -> None:
+    known = set(shown_order)
+    named = [(f"answer.tiers[{n}]", str(uuid)) for n, tier in enumerate(answer.get("tiers", [])) for uuid in tier]
+    named += [("answer.ratings", uuid) for uuid in answer.get("ratings", {})]
+    problems += [
+        answers.problem(place, f"{uuid[:40]} is not a response of this task")
+        for place, uuid in named
+        if uuid not in known
+    ]
+    for uuid, rating in answer.get("ratings", {}).items():
+        _check_flags(rating.get("flags", {}), schema.response_flags, f"answer.ratings.{uuid[:40]}.flags", problems)
+
+
+def _check_flags(given: dict, flags: list[dict], place: str, problems: list[dict]) -> None:
+    unknown = set(given) - {flag["name"] for flag in flags}
+    problems += [answers.problem(place, f"unknown flag {name[:40]!r}") for name in sorted(unknown)]
+
+
+def _refuse(problems: list[dict]) -> None:
+    if problems:
+        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
