@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from procrastinate.exceptions import AlreadyEnqueued
 
 from labeling import likeness, personal_data
-from labeling.answers import clean_text
+from labeling.answers import bounded
 from labeling.errors import Conflict, Invalid
 from labeling.languages import language_of
 from labeling.models import Finding, Import, Intake, IntakeDecision, Prompt, Task, User
@@ -278,7 +278,7 @@ def decide(*, prompts: QuerySet[Prompt] | Iterable[UUID], verdict: str, comment:
     a reason in words, Conflict for prompts that are not there to be decided (their checks still run, or they have tasks); then none
     is decided.
     """
-    comment = clean_text(comment).strip()[:COMMENT_CHARS]
+    comment = bounded(comment, COMMENT_CHARS, _("Reason"), "comment").strip()
     if verdict not in Verdict.values:
         raise Invalid(f"verdict {verdict!r}: expected one of {', '.join(Verdict.values)}")
     if not comment:

@@ -277,6 +277,8 @@ def test_a_person_releases_or_refuses(researcher):
     public, private = Prompt.objects.order_by("id")
     with pytest.raises(Invalid, match="why"):
         intake.decide(prompts=[public.uuid], verdict="released", comment=" ", by=researcher)
+    with pytest.raises(Invalid, match="2001 characters"):
+        intake.decide(prompts=[public.uuid], verdict="released", comment="x" * 2001, by=researcher)
     assert intake.decide(prompts=[public.uuid], verdict="released", comment="A made-up address.", by=researcher) == 1
     assert intake.decide(prompts=[public.uuid], verdict="released", comment="Again.", by=researcher) == 0
     assert intake.decide(prompts=[private.uuid], verdict="refused", comment="Somebody's.", by=researcher) == 1
