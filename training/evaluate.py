@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import advantages, models, response_loss, rm
+from training import advantages, cpu, models, response_loss, rm
 from training.config import option, require, to_dict
 from training.contract import Export, read_export, write_atomically
 from training.data import LengthLimits, OnTooLong, encode_demonstrations, read_demonstrations, read_prompts
@@ -62,7 +62,7 @@ class Config:
 
 def run(config: Config) -> Path:
     """Measure, write the JSON file and return its path."""
-    models.use_threads(config.threads)
+    cpu.use(config.threads)
     device = models.pick_device(config.device)
     export = read_export(config.export)
     reward_model = models.load_reward_model(config.reward_model, device) if config.reward_model else None

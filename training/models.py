@@ -64,12 +64,6 @@ def pick_device(name: str) -> torch.device:
     )
 
 
-def use_threads(threads: int) -> None:
-    """Let torch use this many CPU threads; 0 leaves its default. Results are bit-equal only for equal numbers of threads."""
-    if threads:
-        torch.set_num_threads(threads)
-
-
 # ---- making ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training import models, precision
+from training import cpu, models, precision
 from training.config import option
 from training.parallel import Parallel
 from training.precision import Precision
@@ -26,8 +26,8 @@ class RunSettings:
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
 
     def set_up(self) -> torch.device:
-        """Threads and precision of this process as the run wants them; returns the device."""
-        models.use_threads(self.threads)
+        """Threads, memory and precision of this process as the run wants them; returns the device."""
+        cpu.use(self.threads)
         device = models.pick_device(self.device)
         precision.use(self.dtype, device)
         return device

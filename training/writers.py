@@ -54,9 +54,11 @@ class FolderWriter:
     """Samples from a model folder, batch by batch; batch n draws the same numbers whether or not the others ran."""
 
     def __init__(self, config: Config, source: Source):
-        from training.models import load_policy, load_tokenizer, pick_device  # torch takes seconds to load
+        from training import cpu  # torch takes seconds to load
+        from training.models import load_policy, load_tokenizer, pick_device
 
         assert source.folder is not None  # noqa: S101 the caller chose by it
+        cpu.use(threads=0)
         self.config, self.source = config, source
         self.tokenizer = load_tokenizer(source.folder)
         self.model = load_policy(source.folder, pick_device(config.device))

@@ -64,7 +64,7 @@ class Clock:
 
 def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
     """`training.ppo`'s own loop."""
-    from training import ppo
+    from training import cpu, ppo
 
     fields: dict[str, Any] = {"policy": str(folder / "policy"), "reward_model": str(folder / "reward")}
     fields |= {"episodes": cell.episodes, "minibatch": cell.minibatch, "response_tokens": cell.tokens}
@@ -72,6 +72,7 @@ def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]
     players = ppo.load_players(config, torch.device("cpu"))
     ends = argparse.Namespace(eos_token_id=cell.end, pad_token_id=players.tokenizer.pad_token_id)
     state: Any = argparse.Namespace(load=lambda: None, save=lambda *_: None)
+    cpu.use(threads=1)  # as every stage begins
     clock = Clock()
     ppo.respond = clock.within(ppo.respond)
     ppo.train_policy(config, state, players._replace(tokenizer=ends), prompts, None)

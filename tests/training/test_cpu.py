@@ -1,0 +1,65 @@
+"""oneDNN's matrix products in the place of MKL's: the same numbers, whatever lies how in memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from training import cpu
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(cpu, "ONEDNN_PAYS_FROM", 0)
+
+
+def lying(kind):
+    """A matrix of 12 × 20: by rows, by columns, with gaps, or one number that stands for all."""
+    matrix = torch.randn(24, 40)
+    kinds = {"rows": matrix[:12, :20].contiguous(), "columns": matrix.T[:20, :12].contiguous().T}
+    return (kinds | {"gaps": matrix[::2, ::2], "one": torch.randn(1, 1).expand(12, 20)})[kind]
+
+
+@needs_onednn
+@pytest.mark.parametrize("left", ["rows", "columns", "gaps", "one"])
+@pytest.mark.parametrize("right", ["rows", "columns", "gaps", "one"])
+def test_products_are_those_of_float64_however_the_matrices_lie(left, right):
+    torch.manual_seed(0)
+    a, b, bias = lying(left), lying(right).T, torch.randn(24)[::2]
+    exact = a.double() @ b.double()
+    torch.testing.assert_close(cpu.product(a, b), exact.float())
+    torch.testing.assert_close(cpu.biased_product(bias, a, b), (exact + bias).float())
+    scaled = cpu.biased_product(bias, a, b, beta=0.5, alpha=2)
+    torch.testing.assert_close(scaled, (2 * exact + 0.5 * bias).float())
+    matrix = torch.randn(12, 12)
+    torch.testing.assert_close(cpu.biased_product(matrix, a, b), (exact + matrix).float())
+    assert cpu.product(a.double(), b.double()).dtype == torch.float64
+
+
+def test_kernels_put_into_torch_give_its_own_losses_and_gradients():
+    """In a process of its own: what is replaced there stays replaced."""
+    code = """
+import torch
+from training import cpu
+def run():
+    torch.manual_seed(0)
+    layer, conv, x = torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False), torch.randn(4, 50, 48)
+    conv(layer(x.requires_grad_()).relu()).square().mean().backward()
+    return [x.grad, layer.weight.grad, layer.bias.grad, conv.weight.grad]
+expected, calls = run(), []
+cpu.ONEDNN_PAYS_FROM, cpu.is_amd = 2**10, lambda: True
+torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
+pays = cpu.pays
+cpu.pays = lambda a, b: calls.append(pays(a, b)) or calls[-1]
+cpu.use(threads=1)
+for mine, torchs in zip(run(), expected):
+    torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-6)
+print(sum(calls))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no warning"
+    assert int(done.stdout) == 6, "two products forward, two each backward"
