@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from transformers import DynamicCache
 
 from training import processes
 from training.compiling import uncompiled
 from training.data import pad_left
+from training.kv_cache import roomy_cache
 from training.models import positions_of, scores_at_end, token_scores
 from training.precision import in_precision
 from training.report import Sample
@@ -84,7 +84,7 @@ def sample(
     lengths_B = torch.full((count,), max_new_tokens, device=device)
     finished_B = torch.zeros(count, dtype=torch.bool, device=device)
     running = torch.arange(count, device=device)  # the rows still in the batch, by their number
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model)
     keep, inputs, positions = prompt_keep_BP, prompts_BP, positions_of(prompt_keep_BP)
     for step in range(max_new_tokens):
         output = model(
