@@ -47,16 +47,18 @@ def adjudicate(
     key: UUID,
     comment: str = "",
     returned: Mapping[str, str] | None = None,
+    settled: int | None = None,
     by: User,
 ) -> Adjudication:
     """Append a reviewer's ranking of the task, and return submissions to their labelers; all of it, or nothing.
 
     `seen`: submission UUID → what was read of it. `returned`: submission UUID → comment to its labeler. Identical responses share
-    a tier; naming one of them is enough. The same ranking, comment and returns under the same `key` again answer with the first.
+    a tier; naming one of them is enough. `settled`: the id of the newest adjudication that was read (0: there was none; None:
+    whoever asks has looked just now). The same ranking, comment and returns under the same `key` again answer with the first.
 
     Raises Invalid for a ranking that is not whole, a return without a comment or a submission that is not of this task; Conflict
-    if a ranking has come, was revised or was decided on since, or if something else was said under this key; Forbidden for anyone
-    but a reviewer, and for one's own task.
+    if a ranking has come, was revised or was decided on since, if somebody has settled the task since, or if something else was
+    said under this key; Forbidden for anyone but a reviewer, and for one's own task.
     """
     if not by.is_reviewer:
         raise Forbidden(_("%(by)s is not a reviewer.") % {"by": by.email})
@@ -65,12 +67,15 @@ def adjudicate(
     check_may(task=task, by=by)
     returned = returned or {}
     comment = _bounded(comment)
-    submissions = {str(row.uuid): row for row in rankings_of(task).select_for_update(of=("self",))}
+    submissions = {str(row.uuid): row for row in rankings_of(task).select_for_update(of=("self",), no_key=True)}
     if made := Adjudication.objects.filter(reviewer=by, key=key).first():  # looked up under the locks: a double click
         if (made.task_id, made.comment) != (task.pk, comment) or not _says(made, tiers, task, returned):
             raise Conflict(_("You have settled this from the same page already. Send it again to settle it anew."))
         return made
     _check_seen(submissions, seen)
+    newest_made = task.adjudications.select_related("reviewer").order_by("id").last()
+    if settled is not None and newest_made and newest_made.pk != settled:
+        raise Conflict(_("%(who)s has settled this since you opened it.") % {"who": newest_made.reviewer})
     if foreign := set(returned) - set(submissions):
         raise Invalid(_("Submission %s is not one of these rankings.") % min(foreign))
     cards = drafts.cards_of(task.pk, response_ids(task))

@@ -31,7 +31,8 @@ def review(
     comment = cleaned(comment)
     _check(verdict, comment)
     _check_reviewer(by)
-    submission = Submission.objects.select_for_update().get(pk=submission.pk)
+    # NO KEY: measuring holds the task and makes rows that refer to the submission; either would wait for the other.
+    submission = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
     if submission.labeler_id == by.pk:
         raise Forbidden(_("This submission is your own: another reviewer decides on it."))
     current = submission.current
@@ -63,7 +64,7 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
     """
     _check_reviewer(by)
     revision_of = {str(uuid): revision for uuid, revision in seen.items()}
-    waiting = Submission.objects.select_for_update(of=["self"]).filter(
+    waiting = Submission.objects.select_for_update(of=["self"], no_key=True).filter(
         uuid__in=revision_of, status=Submission.Status.SUBMITTED
     )
     rows = {s.pk: s for s in waiting.exclude(labeler=by).order_by("id") if s.revision_count == revision_of[str(s.uuid)]}

@@ -39,7 +39,7 @@ def submit(
     """
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
-    submission = Submission.objects.select_for_update().filter(task=task, labeler=user).first()
+    submission = Submission.objects.select_for_update(no_key=True).filter(task=task, labeler=user).first()
     if draft is None and submission is None:
         raise Forbidden(_("Task %(task)s was not given to you.") % {"task": task.uuid})
     schema = submission.schema if submission else task.batch.schema
@@ -140,7 +140,7 @@ def reopen(*, submission: Submission, by: User) -> Draft:
     Opening it twice returns the same draft. Raises Forbidden if it is another's, Conflict if it is accepted or rejected.
     """
     user = lock_labeler(by)
-    submission = Submission.objects.select_for_update().get(pk=submission.pk)
+    submission = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
     if submission.labeler_id != user.pk:
         raise Forbidden(_("Submission %(submission)s is not yours.") % {"submission": submission.uuid})
     if not submission.is_open_to_change:

@@ -75,7 +75,7 @@ def _settle(request: Request, task: Task) -> None:
         place = request.POST.get(f"place-{card.letter}", "")
         if place.isascii() and place.isdigit() and len(place) < 3:
             places.setdefault(int(place), []).append(card.uuids[0])
-    comment = request.POST.get("return_comment", "")
+    comment, settled = request.POST.get("return_comment", ""), request.POST.get("settled", "")
     try:
         key = UUID(request.POST.get("key", ""))
     except ValueError:
@@ -87,6 +87,7 @@ def _settle(request: Request, task: Task) -> None:
         key=key,
         comment=request.POST.get("comment", ""),
         returned=dict.fromkeys(request.POST.getlist("return"), comment),
+        settled=int(settled) if settled.isascii() and settled.isdigit() and len(settled) < 19 else 0,
         by=request.user,
     )
 
@@ -145,6 +146,7 @@ def _page(request: Request, task: Task, problem: HeedError | None = None) -> Htt
     cards = _cards(task)
     sides = _sides(task, cards)
     fields = request.POST.dict() if request.method == "POST" else _begun_with(request, sides)
+    before = list(task.adjudications.select_related("reviewer").order_by("-id"))
     context = {
         "task": task,
         "sides": sides,
@@ -153,10 +155,8 @@ def _page(request: Request, task: Task, problem: HeedError | None = None) -> Htt
             for i, card in enumerate(cards)
         ],
         "contests": _contests(sides, cards),
-        "before": [
-            (made, readings.tiers_text(made.tiers, _letters(cards)))
-            for made in task.adjudications.select_related("reviewer").order_by("-id")
-        ],
+        "before": [(made, readings.tiers_text(made.tiers, _letters(cards))) for made in before],
+        "settled": before[0].pk if before else 0,
         "places": [str(place) for place in range(1, len(cards) + 1)],
         "comment": fields.get("comment", ""),
         "return_comment": fields.get("return_comment", ""),

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import answers
 from labeling.actions import gold as actions
-from labeling.errors import HeedError
+from labeling.errors import HeedError, Invalid
 from labeling.models import Adjudication, Batch, Consensus, GoldAnswer, Kind, SubmissionNumbers, Task
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, prompt_preview, query_without
@@ -152,6 +152,8 @@ def gold_end(request: Request, pk: int) -> HttpResponse:
     if request.POST.get("how") == "withdraw":
         actions.withdraw(gold=answer, by=request.user)
         messages.success(request, _("Withdrawn: nobody is measured by it any more."))
+    elif request.POST.get("how") != "release":  # what is shown cannot be taken back
+        raise Invalid(_("Choose whether to release it or to withdraw it."))
     else:
         actions.release(gold=answer, by=request.user)
         messages.success(request, _("Released: whoever did the task can read the answer and why it is right."))

@@ -209,6 +209,12 @@ def test_settled_from_the_page(reviewer_client, task, third):
     assert Adjudication.objects.get().tiers == [[a], [b, c]]
     assert Review.objects.get().comment == "Why is C best?"
     data |= {"key": str(uuid.uuid4())}
+    now = reviewer_client.get(reverse("task_adjudication", args=[task.uuid])).context
+    fresh = data | {"return": [], "seen": [side.seen for side in now["sides"]], "comment": "On other grounds."}
+    late = reviewer_client.post(url, fresh | {"settled": "0"})  # opened before it was settled
+    assert late.status_code == 409 and "has settled this since you opened it" in late.text
+    assert "On other grounds." in late.text and Adjudication.objects.count() == 1
+    assert reviewer_client.post(url, fresh | {"settled": str(late.context["settled"])}).status_code == 302
     assert reviewer_client.post(url, data).status_code == 409  # the return is a decision since
     for wrong_seen in ("x", f"{wrong.uuid}:1", f"{wrong.uuid}:a:0"):
         assert reviewer_client.post(url, data | {"seen": wrong_seen}).status_code == 422

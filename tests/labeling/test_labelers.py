@@ -320,6 +320,9 @@ def test_gold_is_made_of_what_labelers_settled_on(ranked, researcher_client, rev
     Submission.objects.filter(pk=earlier.pk).update(is_gold=True)  # a test under an answer that was withdrawn since
     numbers.forget(task_id=task.pk)
     assert listed().done == 3
+    assert researcher_client.post(reverse("gold_end", args=[made.pk])).status_code == 422
+    made.refresh_from_db()
+    assert made.released_at is None
     for how in ("release", "withdraw"):
         assert researcher_client.post(reverse("gold_end", args=[made.pk]), {"how": how}).status_code == 302
     made.refresh_from_db()

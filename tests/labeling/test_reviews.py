@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling.actions import reviews
+from labeling.actions import numbers, reviews
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import ModelVersion, Review, Slot, Submission
 from tests.conftest import PASSWORD
@@ -412,3 +412,24 @@ def test_next_goes_to_the_oldest_or_says_that_there_is_none(reviewer_client, sub
     )
     decide(submission, by=reviewer)
     assert "Nothing waits" in reviewer_client.get(reverse("reviews_next"), follow=True).text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_review_and_the_job_that_measures_do_not_wait_for_each_other(labeler, reviewer, monkeypatch):
+    """The job holds the task and writes of the submission; the review holds the submission and will want the task."""
+    made, finished = submit(make_demonstration_batch(prompts=1).tasks.get(), labeler), []
+
+    def measure() -> None:
+        try:
+            finished.append(numbers.measure_tasks([made.task_id]))
+        finally:
+            connection.close()
+
+    def meanwhile(**_labelers) -> None:
+        job = threading.Thread(target=measure)
+        job.start()
+        job.join(20)
+        assert finished == [None], "it waits for the review"
+
+    monkeypatch.setattr(reviews.priorities, "known_from_now", meanwhile)
+    assert reviews.review(submission=made, revision=1, verdict="accepted", by=reviewer).verdict == "accepted"
