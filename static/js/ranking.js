@@ -212,8 +212,8 @@ byId("board").addEventListener("click", (event) => {
   cards.get(letter).scrollIntoView({ block: "nearest" });
   focusChip(letter);
 });
-document.querySelector(".responses").addEventListener("focusin", ({ target }) => {
-  const letter = target.closest(".response")?.dataset.letter;
+form.addEventListener("focusin", ({ target }) => {
+  const letter = target.closest(".response, .chip:focus-visible")?.dataset.letter;
   if (letter && letter !== board.selected) select(letter, false);
 });
 
