@@ -69,7 +69,7 @@ SUBMISSION_CONDITIONS = f"""
   AND (%(batches)s::text[] IS NULL OR b.name = ANY(%(batches)s::text[]))
   AND (%(groups)s::text[] IS NULL OR s.labeler_group = ANY(%(groups)s::text[]))
   AND s.origin = ANY(%(origins)s::text[]) AND s.status = ANY(%(statuses)s::text[])
-  AND (%(surplus)s OR NOT s.is_surplus) AND NOT s.is_gold
+  AND (%(surplus)s OR NOT s.is_surplus) AND NOT s.is_gold AND s.erased_at IS NULL
 """
 
 PROMPTS = f"""

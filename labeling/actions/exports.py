@@ -13,9 +13,10 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from labeling.actions.export_rows import STATES, ExportRows, Selection
-from labeling.errors import Invalid
+from labeling.errors import Conflict, Invalid
 from labeling.models import Batch, Export, Group, Origin, PseudonymKey, Split, User
 from training.contract import (
     HALF_BUILT,
@@ -119,6 +120,29 @@ def finish(*, export: Export) -> Export:
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@transaction.atomic
+def withdraw(*, export: Export, by: User | None) -> Export:
+    """Take a finished export back: its data files go, its manifest stays as a tombstone. Done twice, it is finished the second time.
+
+    Asked again, the same selection makes a new export. Raises Conflict for one that was never finished.
+    """
+    export = Export.objects.select_for_update().get(pk=export.pk)
+    if export.status not in (Export.Status.READY, Export.Status.WITHDRAWN):
+        raise Conflict(_("%(export)s is not finished: there is nothing to withdraw.") % {"export": export.name})
+    if export.status == Export.Status.READY:
+        export.status, export.withdrawn_by, export.withdrawn_at = Export.Status.WITHDRAWN, by, timezone.now()
+        export.save(update_fields=["status", "withdrawn_by", "withdrawn_at"])
+    # Marked first: were we killed here, nobody is offered files that are half gone, and a second call goes on.
+    transaction.on_commit(lambda: _remove_data(export.folder))
+    return export
+
+
+def _remove_data(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != "manifest.json":
+            path.unlink(missing_ok=True)
 
 
 # ---- building -------------------------------------------------------------------------------------------------------

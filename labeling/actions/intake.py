@@ -303,6 +303,8 @@ def _lock_decidable(keys: list[int], target: str) -> list[int]:
     for pk, uuid, state in (locked := [row for row in rows if row[2] != target]):
         if state == Intake.WAITING:
             raise Conflict(_("Prompt %s is still being checked. Try again in a moment.") % uuid)
+        if state == Intake.ERASED:
+            raise Conflict(_("Prompt %s was erased.") % uuid)
         if state == Intake.OPEN and Task.objects.filter(prompt=pk).exists():
             raise Conflict(_("Prompt %s is labeled already: it cannot be refused any more.") % uuid)
     return [pk for pk, _uuid, _state in locked]

@@ -11,7 +11,7 @@ from labeling.actions import drafts, hours, priorities
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler, take_seat
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Activity, Draft, Origin, Revision, Skip, Slot, Submission, Task, User
+from labeling.models import Activity, Draft, Intake, Origin, Prompt, Revision, Skip, Slot, Submission, Task, User
 
 
 @transaction.atomic
@@ -40,6 +40,11 @@ def submit(
     user = lock_labeler(by)
     draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
     submission = Submission.objects.select_for_update(no_key=True).filter(task=task, labeler=user).first()
+    if Prompt.objects.filter(pk=task.prompt_id, intake=Intake.ERASED).exists():
+        raise Conflict(
+            _("The prompt of task %(task)s was erased meanwhile: nothing is to be done here any more.")
+            % {"task": task.uuid}
+        )
     if draft is None and submission is None:
         raise Forbidden(_("Task %(task)s was not given to you.") % {"task": task.uuid})
     schema = submission.schema if submission else task.batch.schema

@@ -146,6 +146,46 @@ class ExportPage(serializers.Serializer):
     next = serializers.CharField(allow_null=True)
 
 
+# ---- erasures
+
+
+class ErasureIn(StrictSerializer):
+    """Whom to erase. `confirmation`: the author's key once more; without it nothing is done."""
+
+    author = serializers.CharField(max_length=200, trim_whitespace=False)
+    confirmation = serializers.CharField(max_length=200, required=False, trim_whitespace=False)
+    reason = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+
+
+class ErasurePlanOut(serializers.Serializer):
+    pseudonym = serializers.CharField(help_text="as exports call the author")
+    counts = serializers.DictField(child=serializers.IntegerField(), help_text="rows that are redacted")
+    exports = serializers.ListField(child=serializers.CharField(), help_text="that hold, or held, the author")
+    models = serializers.ListField(
+        child=serializers.CharField(), help_text="trained on these, or made from such a model"
+    )
+
+
+class ErasureOut(serializers.Serializer):
+    erasure_id = serializers.UUIDField()
+    pseudonym = serializers.CharField()
+    reason = serializers.CharField()
+    erased_at = serializers.DateTimeField()
+    counts = serializers.DictField(child=serializers.IntegerField())
+    exports = serializers.ListField(child=serializers.CharField())
+
+
+class ErasureDetailOut(ErasureOut):
+    models = serializers.ListField(
+        child=serializers.CharField(), help_text="trained on these, or made from such a model"
+    )
+
+
+class ErasurePage(serializers.Serializer):
+    results = ErasureOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
 # ---- model versions
 
 

@@ -14,7 +14,7 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api import batches, exports, label_schemas, model_versions, prompts, submissions, tasks
+from labeling.api import batches, erasures, exports, label_schemas, model_versions, prompts, submissions, tasks
 from labeling.api.authentication import TokenAuthentication
 from labeling.api.base import View
 from labeling.api.permissions import IsResearcher
@@ -62,6 +62,7 @@ urlpatterns = [
     path("prompts/", prompts.Prompts.as_view(), name="api_prompts"),
     path("responses/", prompts.Responses.as_view(), name="api_responses"),
     path("batches/", batches.Batches.as_view(), name="api_batches"),
+    path("erasures/", erasures.Erasures.as_view(), name="api_erasures"),
     path("label-schemas/", label_schemas.LabelSchemas.as_view()),
     path("exports/", exports.Exports.as_view(), name="api_exports"),
     path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),

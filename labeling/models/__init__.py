@@ -4,6 +4,7 @@ from labeling.models.adjudications import Adjudication
 from labeling.models.agreement import AgreementFigure, AgreementPair, AgreementReport, Between
 from labeling.models.batches import Batch, LabelSchema
 from labeling.models.consensus import Consensus
+from labeling.models.erasures import Erasure
 from labeling.models.exercises import PARTS_OF_KIND, Attempt, Exercise, Part, Purpose
 from labeling.models.exports import Export, PseudonymKey
 from labeling.models.gateway_keys import GatewayKey, GatewayUsage, RateBucket
@@ -45,6 +46,7 @@ __all__ = [
     "Decision",
     "Draft",
     "DraftCopy",
+    "Erasure",
     "Evaluation",
     "Exercise",
     "Export",

@@ -58,6 +58,7 @@ class Intake(models.TextChoices):
     OPEN = "open", _("open")
     HELD = "held", _("held for a person to decide")
     REFUSED = "refused", _("refused")
+    ERASED = "erased", _("erased")
 
 
 class PromptQuerySet(models.QuerySet["Prompt"]):
@@ -114,7 +115,8 @@ class Prompt(models.Model):
         constraints = [
             models.CheckConstraint(condition=models.Q(split__in=Split.values), name="prompt_split_valid"),
             models.CheckConstraint(
-                condition=models.Q(intake__in=["waiting", "open", "held", "refused"]), name="prompt_intake_valid"
+                condition=models.Q(intake__in=["waiting", "open", "held", "refused", "erased"]),
+                name="prompt_intake_valid",
             ),
             models.CheckConstraint(
                 condition=models.Q(kind__in=["plain", "few_shot", "user_based"]), name="prompt_kind_valid"

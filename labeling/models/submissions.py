@@ -71,6 +71,7 @@ class Submission(models.Model):
         null=True, blank=True, help_text="Empty: the priority is to be computed (again)"
     )
     paste_chars = models.PositiveIntegerField(default=0, db_default=0, help_text="Characters pasted into the answer")
+    erased_at = models.DateTimeField(null=True, editable=False, help_text="Redacted with its author: exported nowhere")
     submitted_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
 

@@ -21,7 +21,7 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from labeling.actions import statistics as actions
 from labeling.actions import tasks
-from labeling.models import Batch, Export, ModelVersion, Question, SecondReview, Skip, Submission, Task, User
+from labeling.models import Author, Batch, Export, ModelVersion, Question, SecondReview, Skip, Submission, Task, User
 
 ELSEWHERE = ("admin/", "accounts/", "api/", "invitation/", "favicon", "healthz")
 # Sends files, whose length is their own.
@@ -129,6 +129,7 @@ class Site:
             "model_version pk": lambda: ModelVersion.objects.order_by("id")[0].pk,
             "person pk": lambda: self.labeler.pk,
             "labeler pk": lambda: self.labeler.pk,
+            "erasure_new pk": lambda: Author.objects.order_by("id").values_list("pk", flat=True).first(),
             "gold_new uuid": lambda: self.submission.task.uuid,
             "kind": lambda: "ranking",
             "part": lambda: "ranking",

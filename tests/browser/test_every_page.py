@@ -21,7 +21,7 @@ from labeling.actions import (
 )
 from labeling.actions import screenings as screening_actions
 from labeling.management import demo_applicants
-from labeling.models import Attempt, LabelSchema, Statistic, User
+from labeling.models import Attempt, Erasure, Export, LabelSchema, Statistic, User
 from tests.bench import load, pages
 from tests.browser.test_joining import EXERCISES, WIDE
 
@@ -66,6 +66,7 @@ def site(open_browser, make_user, researcher) -> pages.Site:
         statistics.refresh(statistic=statistics.ask(kind=kind))
     private = [{"prompt": "Write to jo@mail.example or call (415) 555-0132."}, {"prompt": "name a fruit " * 20}]
     imports.import_rows(kind="prompts", rows=[*private, {"prompt": "NAME a fruit " * 20}], by=researcher)
+    Erasure.objects.create(pseudonym="p-0123456789abcdef", reason="Request 7").exports.set(Export.objects.all()[:1])
     return found
 
 

@@ -8,7 +8,7 @@ from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
 from labeling.actions import applications, exercises, gateway_keys, gold, questions, screenings
-from labeling.models import Export
+from labeling.models import Author, Erasure, Export
 from tests.labeling.rows import make_demonstration_batch, make_model, make_ranking_batch, response_ids, submit
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +47,11 @@ ADDRESSES = {
     "agreement_measure": ("POST", STAFF),
     "gold": ("GET", STAFF),
     "intake": ("GET POST", RESEARCH),
+    "erasures": ("GET", {"admin"}),
+    "erasure_person": ("POST", {"admin"}),
+    "erasure_new": ("GET POST", {"admin"}),
+    "erasure": ("GET", {"admin"}),
+    "erasure_withdraw": ("POST", {"admin"}),
     "intake_prompt": ("GET POST", RESEARCH),
     "gold_new": ("GET POST", RESEARCH),
     "gold_end": ("POST", RESEARCH),
@@ -153,6 +158,9 @@ def arguments(labeler, applicant):
         "gold": gold_answer.pk,
     }
 
+    author = Author.objects.create(key="somebody", split="train")
+    erasure = Erasure.objects.create(pseudonym="p-1", reason="Asked for.")
+    erasure.exports.add(export)
     question = questions.ask(text="Why?", key=uuid.uuid4(), task=submission.task, by=labeler)
 
     ranked = make_ranking_batch().tasks.get()
@@ -160,6 +168,10 @@ def arguments(labeler, applicant):
     def of(name: str) -> list:
         if name in ("task_adjudication", "task_adjudicate", "gold_new"):
             return [ranked.uuid]
+        if name == "erasure_new":
+            return [author.pk]
+        if name in ("erasure", "erasure_withdraw"):
+            return [erasure.uuid, export.pk][: 1 + (name == "erasure_withdraw")]
         if name == "intake_prompt":
             return [submission.task.prompt.uuid]
         if name in ("question_review", "question_answer", "question_publish"):
