@@ -51,9 +51,7 @@ def task(batch: Batch, prompt: Prompt, texts: dict[str, str] | None = None) -> T
         response = Response.objects.create(prompt=prompt, text=text, model_version=version, external_id=model)
         TaskResponse.objects.create(task=made, response=response)
     for seat in range(1, batch.overlap + 1):
-        Slot.objects.create(
-            task=made, seat=seat, batch=batch, kind=batch.kind, group=batch.group, priority=batch.priority
-        )
+        Slot.objects.create(task=made, seat=seat, batch=batch, kind=batch.kind, turn=0)
     return made
 
 

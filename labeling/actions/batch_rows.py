@@ -79,8 +79,8 @@ SELECT t.id, c.response_id FROM labeling_task t JOIN heed_candidate c ON c.promp
 
 # Seats lie in the table in the order in which they are claimed: the first seat of every task, then the second.
 INSERT_SLOTS = """
-INSERT INTO labeling_slot (task_id, seat, batch_id, kind, "group", priority, status)
-SELECT t.id, seat, t.batch_id, t.kind, %(group)s, %(priority)s, 'open'
+INSERT INTO labeling_slot (task_id, seat, batch_id, kind, status, turn, is_gold)
+SELECT t.id, seat, t.batch_id, t.kind, 'open', 0, false
   FROM labeling_task t CROSS JOIN generate_series(1, %(overlap)s) AS seat
  WHERE t.batch_id = %(batch)s ORDER BY seat, t.id
 """
@@ -109,10 +109,7 @@ def materialise(
         cursor.execute(INSERT_TASKS, {"batch": batch.pk, "kind": batch.kind})
         if batch.kind == Kind.RANKING:
             cursor.execute(INSERT_TASK_RESPONSES, {"batch": batch.pk, "k": batch.responses_per_task})
-        cursor.execute(
-            INSERT_SLOTS,
-            {"batch": batch.pk, "group": batch.group, "priority": batch.priority, "overlap": batch.overlap},
-        )
+        cursor.execute(INSERT_SLOTS, {"batch": batch.pk, "overlap": batch.overlap})
         counts["seats"] = cursor.rowcount
         cursor.execute(DROP)
     return counts

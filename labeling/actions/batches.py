@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from labeling.actions import batch_rows
 from labeling.errors import Conflict, Invalid
-from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Slot, Split, Task, User
+from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Split, Task, User
 
 MAX_OVERLAP = 50
 MAX_GOLD_PERCENT = 50
@@ -150,11 +150,9 @@ def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
 
 @transaction.atomic
 def edit(*, batch: Batch, instructions: str, priority: int, gold_percent: int | None = None, by: User | None) -> Batch:
-    """Change the instructions shown beside every task, the priority of the seats not yet handed in, the rate of gold tasks."""
+    """Change the instructions shown beside every task, the priority of its seats, the rate of gold tasks."""
     _check_priority(priority)
     batch = Batch.objects.select_for_update().get(pk=batch.pk)
-    if batch.priority != priority:
-        batch.slots.exclude(status=Slot.Status.SUBMITTED).update(priority=priority)
     batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
     if gold_percent is not None:
         if not 0 <= gold_percent <= MAX_GOLD_PERCENT:

@@ -74,7 +74,7 @@ def _next_seat(task: Task) -> int:
 
 
 def _seat(task: Task, seat: int, user: User, now: datetime) -> Slot:
-    slot = Slot(task_id=task.pk, seat=seat, batch_id=task.batch_id, kind=task.kind, group="", is_gold=True)
+    slot = Slot(task_id=task.pk, seat=seat, batch_id=task.batch_id, kind=task.kind, is_gold=True)
     slot.lease(user, now)
     slot.save(force_insert=True)
     return slot
@@ -177,9 +177,8 @@ def _end(task: Task) -> None:
 
 def _open_seats(task: Task) -> None:
     """As many as its overlap still asks for."""
-    batch, slots = task.batch, Slot.objects.filter(task=task)
-    missing, first = batch.overlap - slots.filter(is_gold=False).count(), _next_seat(task)
+    slots = Slot.objects.filter(task=task)
+    missing, first = task.batch.overlap - slots.filter(is_gold=False).count(), _next_seat(task)
     Slot.objects.bulk_create(
-        Slot(task=task, seat=first + i, batch=batch, kind=task.kind, group=batch.group, priority=batch.priority)
-        for i in range(missing)
+        Slot(task=task, seat=first + i, batch_id=task.batch_id, kind=task.kind) for i in range(missing)
     )

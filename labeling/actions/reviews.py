@@ -149,10 +149,8 @@ def _balance_seats(task: Task) -> None:
     missing = task.batch.overlap + rejected - slots.count()
     if missing > 0:
         last = Slot.objects.filter(task=task).aggregate(last=Max("seat"))["last"] or 0
-        batch = task.batch
         Slot.objects.bulk_create(
-            Slot(task=task, seat=last + i, batch=batch, kind=task.kind, group=batch.group, priority=batch.priority)
-            for i in range(1, missing + 1)
+            Slot(task=task, seat=last + i, batch_id=task.batch_id, kind=task.kind) for i in range(1, missing + 1)
         )
     elif missing < 0:
         spare = slots.filter(status=Slot.Status.OPEN, seat__gt=task.batch.overlap).order_by("-seat")

@@ -9,21 +9,18 @@ from datetime import datetime
 from typing import Literal
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions import gold, hours
+from labeling.actions import gold, hours, lines
 from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Draft, Kind, Skip, Slot, Submission, Task, TaskResponse, User
-from labeling.models.tasks import SlotQuerySet
+from labeling.models import Draft, Skip, Slot, Submission, Task, TaskResponse, User
 
 RETURN_AT_ONCE = 20  # expired leases given back in passing; bounded, so that a claim never pays for a whole night's
-
-BEST_FIRST = ("-priority", "seat", "id")
 
 Seat = Literal["held", "lost", "submitted", "skipped"]
 
@@ -41,27 +38,31 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     """The labeler's next seat, leased, with its draft made; None if nothing is left for them.
 
     First the seat they hold already (its lease may have run out), then one they lost while it is still free, then the best
-    open one: highest priority, lowest seat, oldest. `kind` and `batch_id` narrow the choice. Raises Forbidden unless they are a labeler,
-    NotPrepared if new work would be given and something comes before it (instructions, practice).
+    open one: highest priority, oldest batch, seats given back, lowest seat, oldest. `kind` and `batch_id` narrow the choice. Raises
+    Forbidden unless they are a labeler, NotPrepared if new work would be given and something comes before it (instructions, practice).
     """
     if not by.is_labeler:
         raise Forbidden(_("%(by)s is not a labeler.") % {"by": by})
     user, now = lock_labeler(by), timezone.now()
     wanted = Q(kind=kind) if kind else Q()
     wanted &= Q(batch_id=batch_id) if batch_id else Q()
+    passed: list[lines.Line] = []
     slot = _held(user, wanted)
     if slot is None:
         return_expired(now=now)
         slot = _left_behind(user, wanted, now)
-    if slot is None and (slot := _new_work(user, wanted, kind)):
-        check_prepared(kind=slot.kind, by=user)
-        slot = gold.instead_of(slot, user=user, now=now) or slot
+    if slot is None and not user.is_paused:  # who is paused may finish what they have begun
+        slot, passed = lines.first_open(user, kind=kind, batch_id=batch_id)
+        if slot is not None:
+            check_prepared(kind=slot.kind, by=user)
+            slot = gold.instead_of(slot, user=user, now=now) or slot
     slot = slot or _left_behind(user, wanted, now, put_back=True)
-    if slot is None:
-        return None
-    if slot.leased_at != now:  # a gold seat has just been made for them
-        _lease(slot, user, now)
-    _make_draft(slot.task_id, user)
+    if slot is not None:
+        if slot.leased_at != now:  # a gold seat has just been made for them
+            _lease(slot, user, now)
+        _make_draft(slot.task_id, user)
+    for line in passed:
+        line.remember()
     return slot
 
 
@@ -71,65 +72,32 @@ def _held(user: User, wanted: Q) -> Slot | None:
     return held.select_for_update().order_by("-leased_at").first()
 
 
+# Of a labeler's newest drafts those that they neither handed in nor passed on nor hold a seat for, and whose task has one for them.
+BEGUN = """
+SELECT d.task_id, t.is_gold
+  FROM (SELECT task_id, saved_at, content FROM labeling_draft WHERE labeler_id = %(labeler)s ORDER BY saved_at DESC LIMIT 100) d
+  JOIN labeling_task t ON t.id = d.task_id
+ WHERE (d.content @> '{"put_back": true}') = %(put_back)s
+   AND NOT EXISTS (SELECT 1 FROM labeling_submission o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
+   AND NOT EXISTS (SELECT 1 FROM labeling_skip o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
+   AND NOT EXISTS (SELECT 1 FROM labeling_slot o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
+   AND (t.is_gold OR EXISTS (SELECT 1 FROM labeling_slot o WHERE o.task_id = d.task_id AND o.status = 'open' OFFSET 0))
+ ORDER BY d.saved_at DESC
+"""
+
+
 def _left_behind(user: User, wanted: Q, now: datetime, *, put_back: bool = False) -> Slot | None:
     """A free seat on a task where the labeler has a draft: lost by time, or (last resort) put back by themselves."""
-    drafts = Draft.objects.filter(labeler=user).order_by("-saved_at").values_list("task_id", "content", "task__is_gold")
-    for task_id, content, is_gold in drafts[:100]:
-        if bool(content.get("put_back")) != put_back:
-            continue
+    with connection.cursor() as cursor:
+        cursor.execute(BEGUN, {"labeler": user.pk, "put_back": put_back})
+        begun = cursor.fetchall()
+    for task_id, is_gold in begun:
         if is_gold and (slot := gold.seat_again(task_id, wanted=wanted, user=user, now=now)):
             return slot
         free = Slot.objects.claimable_by(user).filter(wanted, task_id=task_id).order_by("seat")
         if slot := free.select_for_update(skip_locked=True, of=("self",)).first():
             return slot
     return None
-
-
-def _new_work(user: User, wanted: Q, kind: str) -> Slot | None:
-    """The best open seat; none for a labeler who is paused: they may finish what they have begun."""
-    return None if user.is_paused else _best_open(user, wanted, kind)
-
-
-def _best_open(user: User, wanted: Q, kind: str) -> Slot | None:
-    """The best open seat: the index is walked in order for each kind and group, and their best rows are compared."""
-    put_back = list(Draft.objects.filter(labeler=user, content__put_back=True).values_list("task_id", flat=True))
-    open_slots = Slot.objects.claimable_by(user).filter(wanted).order_by(*BEST_FIRST)
-    if put_back:
-        open_slots = open_slots.exclude(task_id__in=put_back)
-    walks = [(head, open_slots.filter(kind=head["kind"], group=head["group"])) for head in _heads(user, kind)]
-    if len(walks) > 1:
-        walks = _in_order(walks)
-    for _head, walk in walks:
-        if slot := walk.select_for_update(skip_locked=True, of=("self",)).first():
-            return slot
-    return None
-
-
-def _heads(user: User, kind: str) -> list[dict]:
-    """The first open seat of each kind and group, whether this labeler may take it or not: no later one comes before it."""
-    firsts = [
-        Slot.objects.filter(status=Slot.Status.OPEN, kind=each_kind, group=group)
-        .order_by(*BEST_FIRST)
-        .values("id", "priority", "seat", "kind", "group")[:1]
-        for each_kind in ([kind] if kind else Kind.values)
-        for group in ("", user.group)
-    ]
-    return sorted((dict(row) for row in firsts[0].union(*firsts[1:], all=True)), key=_rank)
-
-
-def _rank(row: dict) -> tuple[int, int, int]:
-    return -row["priority"], row["seat"], row["id"]
-
-
-def _in_order(walks: list[tuple[dict, SlotQuerySet]]) -> list[tuple[dict, SlotQuerySet]]:
-    """The walks by the first seat that may really be taken; walks that cannot hold the best one are not looked into."""
-    found: list[tuple[dict, SlotQuerySet]] = []
-    rest = list(walks)
-    while rest and not (found and _rank(found[0][0]) <= _rank(rest[0][0])):
-        _head, walk = rest.pop(0)
-        if row := walk.values("id", "priority", "seat").first():
-            found = sorted([*found, (row, walk)], key=lambda pair: _rank(pair[0]))
-    return found + rest
 
 
 def _lease(slot: Slot, user: User, now: datetime) -> None:

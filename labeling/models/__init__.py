@@ -24,7 +24,7 @@ from labeling.models.screenings import Application, Decision, Grade, Screening, 
 from labeling.models.second_reviews import SecondReview, SecondReviewRate
 from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
-from labeling.models.tasks import Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
+from labeling.models.tasks import Bookmark, Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
 from labeling.models.writings import UseCase, Writing
 
@@ -42,6 +42,7 @@ __all__ = [
     "Author",
     "Batch",
     "Between",
+    "Bookmark",
     "Consensus",
     "Decision",
     "Draft",

@@ -73,7 +73,7 @@ class SlotQuerySet(models.QuerySet):
 
         mine = {"task_id": models.OuterRef("task_id"), "labeler": user}
         return (
-            self.filter(status=Slot.Status.OPEN, batch__status="active", group__in=["", user.group])
+            self.filter(status=Slot.Status.OPEN, batch__status="active", batch__group__in=["", user.group])
             # By a list of their own, which is short, rather than by the author of each open task.
             .exclude(task__in=Task.objects.filter(prompt__author__user=user))
             .filter(~models.Exists(Submission.objects.filter(**mine)), ~models.Exists(Skip.objects.filter(**mine)))
@@ -88,7 +88,7 @@ class SlotQuerySet(models.QuerySet):
 class Slot(models.Model):
     """One seat on a task. open → leased → submitted; an expired or released lease makes it open again.
 
-    Batch, kind, group and priority are copies of the batch's, so that a claim reads one index.
+    Batch and kind are copies of the task's. Open seats of a batch stand in a line (labeling/actions/lines.py).
     """
 
     class Status(models.TextChoices):
@@ -100,8 +100,11 @@ class Slot(models.Model):
     seat = models.PositiveSmallIntegerField()
     batch = models.ForeignKey("Batch", on_delete=models.PROTECT, related_name="slots")
     kind = models.CharField(max_length=13, choices=Kind.choices)
-    group = models.CharField(max_length=10, blank=True)
-    priority = models.SmallIntegerField(default=0)
+    turn = models.BigIntegerField(
+        null=True,
+        editable=False,
+        help_text="Number in the batch's line: 0 as laid out; the next higher one, by a trigger, whenever it is opened",
+    )
     status = models.CharField(max_length=9, choices=Status.choices, default=Status.OPEN)
     labeler = models.ForeignKey("User", on_delete=models.PROTECT, null=True, blank=True, related_name="slots")
     leased_at = models.DateTimeField(null=True, blank=True)
@@ -139,13 +142,12 @@ class Slot(models.Model):
             ),
             # So a claim, which looks at open seats alone, never meets one.
             models.CheckConstraint(condition=~models.Q(is_gold=True, status="open"), name="slot_gold_never_open"),
+            models.CheckConstraint(condition=~models.Q(status="open", turn__isnull=True), name="slot_open_has_turn"),
         ]
         indexes = [
-            # The claim: highest priority first, then seats in order so that finished tasks are not walked again.
-            models.Index(
-                "kind", "group", models.F("priority").desc(), "seat", "id",
-                name="slot_open", condition=models.Q(status="open"),
-            ),
+            # A batch's line as laid out: first seats first, so that tasks in hand are not walked over while others wait.
+            models.Index(fields=["batch", "seat", "id"], name="slot_line", condition=models.Q(status="open", turn=0)),
+            models.Index(fields=["batch", "turn"], name="slot_returned", condition=models.Q(status="open", turn__gt=0)),
             models.Index(fields=["lease_expires_at"], name="slot_lease", condition=models.Q(status="leased")),
             models.Index(fields=["labeler", "status"], name="slot_labeler", condition=models.Q(labeler__isnull=False)),
             models.Index(fields=["batch", "status"], name="slot_batch_status"),
@@ -166,14 +168,34 @@ class Slot(models.Model):
         self.leased_at = self.lease_expires_at = self.submitted_at = None
 
 
+class Bookmark(models.Model):
+    """How far a labeler has looked down a batch's line of open seats: nothing up to here is for them, nor will be.
+
+    `turn` in the seats that were given back, (`seat`, `slot`) in those that were laid out with the batch.
+    """
+
+    labeler = models.ForeignKey("User", on_delete=models.CASCADE, related_name="+", db_index=False)
+    batch = models.ForeignKey("Batch", on_delete=models.CASCADE, related_name="+", db_index=False)
+    turn = models.BigIntegerField(default=0)
+    seat = models.PositiveSmallIntegerField(default=0)
+    slot = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["labeler", "batch"], name="bookmark_once")]
+
+    def __str__(self) -> str:
+        return f"{self.labeler_id} in batch {self.batch_id}"
+
+
 class Draft(models.Model):
     """A labeler's worksheet on a task, made when they first see it and saved as they type. Outlives the lease.
 
     `content` holds the answer so far in the shape of a Revision's fields; what is not answered is absent or null.
     """
 
-    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="drafts")
-    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="drafts")
+    # Both have an index below.
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="drafts", db_index=False)
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="drafts", db_index=False)
     content = models.JSONField(default=dict, blank=True)
     shown_order = models.JSONField(default=list, blank=True, help_text="Response UUIDs as shown: the first is letter A")
     version = models.PositiveIntegerField(default=0, help_text="Rises with every save; an older save never overwrites")
@@ -185,6 +207,7 @@ class Draft(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["task", "labeler"], name="draft_once")]
+        indexes = [models.Index("labeler", models.F("saved_at").desc(), name="draft_labeler")]
 
     def __str__(self) -> str:
         return f"task {self.task_id} by {self.labeler_id}"

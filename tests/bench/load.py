@@ -243,7 +243,7 @@ class _Load:
         people = self.rng.sample(crowd, batch.overlap + 1)
         for seat, labeler in enumerate(people[: batch.overlap], start=1):
             slot_id = self._next(Slot)
-            head = (slot_id, task_id, seat, batch.pk, batch.kind, batch.group)
+            head = (slot_id, task_id, seat, batch.pk, batch.kind, 0)
             if not is_done:
                 self._add(Slot, *head, "open", None, None, None)
                 continue
@@ -318,7 +318,7 @@ COLUMNS: dict[type[models.Model], list[str]] = {
     Task: ["id", "uuid", "batch_id", "prompt_id", "kind", "created_at"],
     TaskResponse: ["id", "task_id", "response_id"],
     Slot: [
-        "id", "task_id", "seat", "batch_id", "kind", "group", "status", "labeler_id", "leased_at", "submitted_at",
+        "id", "task_id", "seat", "batch_id", "kind", "turn", "status", "labeler_id", "leased_at", "submitted_at",
     ],
     Submission: [
         "id", "uuid", "task_id", "labeler_id", "slot_id", "kind", "status", "labeler_group", "origin", "schema_id",

@@ -95,7 +95,8 @@ def test_claim_leaves_out_what_is_not_for_them(change, demonstration, labeler, l
         demonstration.batch.status = "paused"
         demonstration.batch.save()
     elif change == "other group":
-        demonstration.slots.update(group="held_out")
+        demonstration.batch.group = "held_out"
+        demonstration.batch.save()
     elif change == "own prompt":
         author = Author.objects.create(key="me", split="train", user=labeler)
         mine = builders.prompt("mine", author=author)
