@@ -30,7 +30,7 @@ DROP SEQUENCE labeling_slot_turn;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("labeling", "0024_token_scope"),
+        ("labeling", "0025_erasure"),
     ]
 
     operations = [
