@@ -1,7 +1,7 @@
 """The console's agreement: reports per batch and of all, by group and between groups, and the rows behind each figure."""
 
 import operator
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -296,50 +296,49 @@ class Shared:
 def agreement_labelers(request: Request) -> HttpResponse:
     """How far each labeler agrees with each other one: those who share most tasks side by side, or one of them with everybody."""
     scope = Labelers(request.GET)
-    by_labeler = _by_labeler(scope)
-    people = User.objects.in_bulk(list(by_labeler))
+    pairs = _chosen_pairs(scope)
     context: dict[str, Any] = {"scope": scope, "query": query_without(request, "page", "labeler")}
     if "labeler" in scope.chosen:
         person = get_object_or_404(User, pk=scope.chosen["labeler"])
-        rows = _shared(scope, person.pk, by_labeler.get(person.pk, {}), people)
+        rows = _shared(scope, pairs.filter(Q(first_labeler=person) | Q(second_labeler=person)))[person.pk]
         rows.sort(key=lambda row: (row.mean, -row.tasks, row.other.pk))
         page = Paginator(rows, ROWS_PER_PAGE).get_page(request.GET.get("page"))
-        return render(
-            request,
-            "agreement/labeler.html",
-            context | {"person": person, "page": page, "page_query": query_without(request, "page")},
-        )
-    most = sorted(by_labeler, key=lambda pk: (-sum(row["tasks"] for row in by_labeler[pk].values()), pk))[:IN_MATRIX]
-    chosen = sorted((people[pk] for pk in most), key=lambda person: (str(person).casefold(), person.pk))
+        context |= {"person": person, "page": page, "page_query": query_without(request, "page")}
+        return render(request, "agreement/labeler.html", context)
+    counts = _counts(pairs)
+    most = sorted(counts, key=lambda pk: (-counts[pk], pk))[:IN_MATRIX]
+    shared = _shared(scope, pairs.filter(first_labeler__in=most, second_labeler__in=most))
+    chosen = sorted(User.objects.filter(pk__in=most), key=lambda person: (str(person).casefold(), person.pk))
     matrix = []
     for person in chosen:
-        shared = {row.other.pk: row for row in _shared(scope, person.pk, by_labeler[person.pk], people)}
-        matrix.append((person, [(other.pk == person.pk, shared.get(other.pk)) for other in chosen]))
-    context |= {"people": chosen, "matrix": matrix, "count": len(by_labeler)}
+        of = {row.other.pk: row for row in shared[person.pk]}
+        matrix.append((person, [(other == person, of.get(other.pk)) for other in chosen]))
+    context |= {"people": chosen, "matrix": matrix, "count": len(counts)}
     return render(request, "agreement/labelers.html", context)
 
 
-def _by_labeler(scope: Labelers) -> dict[int, dict[int, dict]]:
-    """Labeler → other labeler → what both share; each two under either. One query."""
-    pairs = _chosen_pairs(scope)
-    if pk := scope.chosen.get("labeler"):
-        pairs = pairs.filter(Q(first_labeler=pk) | Q(second_labeler=pk))
-    found: dict[int, dict[int, dict]] = defaultdict(dict)
-    for row in pairs.by_labelers():
-        found[row["one"]][row["other"]] = found[row["other"]][row["one"]] = row
+def _counts(pairs: AgreementPairQuerySet) -> Counter[int]:
+    """Labeler → pairs of rankings that one of theirs is in."""
+    found: Counter[int] = Counter()
+    for side in ("first_labeler", "second_labeler"):
+        found.update(dict(pairs.order_by().values_list(side).annotate(n=Count("id"))))
     return found
 
 
-def _shared(scope: Labelers, pk: int, rows: dict[int, dict], people: dict[int, User]) -> list[Shared]:
-    batch = scope.chosen.get("batch")
-    query = {"batch": batch.pk if batch else None, "between": scope.chosen.get("between"), "one": pk}
-    return [
-        Shared(
-            people[other], row["tasks"], row["mean"], row["agreed_on"], row["compared"],
-            f"{reverse('agreement_rows')}?{urlencode({k: v for k, v in (query | {'other': other}).items() if v})}",
-        )
-        for other, row in rows.items()
-    ]  # fmt: skip
+def _shared(scope: Labelers, pairs: AgreementPairQuerySet) -> dict[int, list[Shared]]:
+    """Labeler → what they share with each other one; each two under either."""
+    rows = list(pairs.by_labelers())
+    people = User.objects.in_bulk({row[name] for row in rows for name in ("one", "other")})
+    batch, between = scope.chosen.get("batch"), scope.chosen.get("between")
+    query = {"batch": batch.pk if batch else None, "between": between}
+    more = "".join(f"&{name}={value}" for name, value in query.items() if value)
+    found: dict[int, list[Shared]] = defaultdict(list)
+    for row in rows:
+        for one, other in ((row["one"], row["other"]), (row["other"], row["one"])):
+            href = f"{reverse('agreement_rows')}?one={one}&other={other}{more}"
+            numbers = (row["tasks"], row["mean"], row["agreed_on"], row["compared"])
+            found[one].append(Shared(people[other], *numbers, href))
+    return found
 
 
 @role_required("reviewer", "researcher")
