@@ -20,6 +20,7 @@ import msgspec
 
 from training.contract import (
     DATA_FILES,
+    PAIR_FILES,
     ContractError,
     ExportManifest,
     atomic_folder,
@@ -199,7 +200,9 @@ class HeedClient(HttpClient):
             read_export(folder)
             return folder
         with atomic_folder(folder) as building:
-            for file in ("manifest.json", "README.md", *DATA_FILES):
+            listed = self.get(f"/api/v1/exports/{name}/")["files"]
+            pairs = [file for file in PAIR_FILES if file in listed]
+            for file in ("manifest.json", "README.md", *DATA_FILES, *pairs):
                 self.stream_to(f"/api/v1/exports/{name}/files/{file}", building / file)
             manifest: ExportManifest = read_export(building).manifest
             if manifest.name != name:

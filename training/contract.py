@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -195,6 +195,25 @@ class RankingRow(Row, frozen=True, kw_only=True):
     rankings: list[Ranking]
 
 
+class PairRow(Row, frozen=True, kw_only=True):
+    """Two responses of a ranking, of which one stands in a higher tier. Derived from the rankings: training/pairs.py."""
+
+    task_id: Uuid
+    labeler_group: Group
+    ranking_id: Uuid
+    chosen_id: Uuid
+    rejected_id: Uuid
+    prompt_id: Uuid
+    split: Split
+    use_case: str | None
+    labeler: str | None
+    origin: LabelOrigin
+    review: ReviewState
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+
+
 # ---- manifests ------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +321,13 @@ RANKINGS = Kind("rankings", RankingRow, ("task_id", "labeler_group"))
 KINDS: tuple[Kind[Any], ...] = (PROMPTS, DEMONSTRATIONS, RANKINGS)
 DATA_FILES = tuple(sorted(name for kind in KINDS for name in (kind.jsonl, kind.parquet)))
 
-_DECODERS = {kind.name: msgspec.json.Decoder(kind.row_type) for kind in KINDS}
+PAIR_SPLITS = ("train", "valid", "test", "held_out")
+"""Held-out labelers' pairs are a split of their own, so that nobody trains on them by loading all."""
+PAIR_KEY = ("task_id", "labeler_group", "ranking_id", "chosen_id", "rejected_id")
+PAIRS = {split: Kind(f"pairs_{split}", PairRow, PAIR_KEY) for split in PAIR_SPLITS}
+PAIR_FILES = tuple(sorted(name for kind in PAIRS.values() for name in (kind.jsonl, kind.parquet)))
+
+_DECODERS = {kind.name: msgspec.json.Decoder(kind.row_type) for kind in (*KINDS, *PAIRS.values())}
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -356,6 +381,10 @@ def _check_row(row: Row, place: str) -> None:
     elif isinstance(row, RankingRow):
         _check_messages(row.messages, place)
         _check_ranking_row(row, place)
+    elif isinstance(row, PairRow):
+        _check_messages(row.prompt, place)
+        if row.chosen_id == row.rejected_id:
+            raise ContractError(f"{place}: field rejected_id: the same as chosen_id")
 
 
 def _check_messages(messages: list[Message], place: str) -> None:
@@ -439,6 +468,8 @@ def write_export(
     rankings: Iterable[RankingRow],
     query: dict[str, Any],
     counts: dict[str, int] | None = None,
+    pairs: bool = False,
+    agreement: Callable[[], str] = lambda: "",
     name: str | None = None,
     created_at: str | None = None,
     code_version: str | None = None,
@@ -446,7 +477,8 @@ def write_export(
     """Write an export folder at `path`, whole or not at all, and return its manifest.
 
     Rows are taken as they come, in flat memory, and must be sorted by id; the three iterables are read one after the
-    other. `counts` adds to the manifest's counts. Raises ContractError for a row that breaks the contract,
+    other. `counts` adds to the manifest's counts; `pairs` adds the files of PAIRS, made of the rankings; `agreement`, asked
+    when all rows were read, is what the card says of how far labelers agree. Raises ContractError for a row that breaks the contract,
     FileExistsError if `path` exists: an export never changes.
     """
     path = Path(path)
@@ -454,6 +486,8 @@ def write_export(
         files: dict[str, ExportFile] = {}
         for kind, rows in zip(KINDS, (prompts, demonstrations, rankings), strict=True):
             files |= _write_kind(folder, kind, rows)
+        for split in PAIRS if pairs else ():
+            files |= _write_pairs(folder, split)
         manifest = ExportManifest(
             kind="heed-export",
             schema_version=SCHEMA_VERSION,
@@ -462,11 +496,11 @@ def write_export(
             created_at=created_at or utc_now(),
             code_version=find_code_version() if code_version is None else code_version,
             query=query,
-            counts={kind.name: files[kind.jsonl].rows or 0 for kind in KINDS} | (counts or {}),
+            counts={kind.name: files[kind.jsonl].rows or 0 for kind in kinds_in(files)} | (counts or {}),
             files=files,
             data_sha256=hash_data_files(files),
         )
-        (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
+        (folder / "README.md").write_text(dataset_card(manifest, agreement()), encoding="utf-8")
         readme = _file_entry(folder / "README.md")
         manifest = msgspec.structs.replace(manifest, files=dict(sorted((files | {"README.md": readme}).items())))
         return _write_manifest(folder, manifest)
@@ -479,8 +513,21 @@ def export_name(version: int) -> str:
 
 def hash_data_files(files: dict[str, ExportFile]) -> str:
     """The hash that identifies an export's data: SHA-256 over "name sha256\\n" of its data files, sorted by name."""
-    lines = "".join(f"{name} {files[name].sha256}\n" for name in DATA_FILES)
+    names = sorted({*DATA_FILES, *(name for name in PAIR_FILES if name in files)})
+    lines = "".join(f"{name} {files[name].sha256}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def kinds_in(files: Iterable[str]) -> tuple[Kind[Any], ...]:
+    """The kinds of rows in an export with these files."""
+    there = set(files)
+    return (*KINDS, *(kind for kind in PAIRS.values() if kind.jsonl in there))
+
+
+def _write_pairs(folder: Path, split: str) -> dict[str, ExportFile]:
+    from training import pairs
+
+    return _write_kind(folder, PAIRS[split], pairs.pairs_in(folder / RANKINGS.jsonl, split))
 
 
 def _write_kind(folder: Path, kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> dict[str, ExportFile]:
@@ -534,12 +581,25 @@ def _chunks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def dataset_card(manifest: ExportManifest) -> str:
+def dataset_card(manifest: ExportManifest, agreement: str = "") -> str:
     """The export's `README.md`: a dataset card that `datasets.load_dataset(folder, "rankings")` understands."""
     configs = "".join(f"- config_name: {kind.name}\n  data_files: {kind.parquet}\n" for kind in KINDS)
+    has_pairs = len(kinds_in(manifest.files)) > len(KINDS)
+    full = [(split, kind) for split, kind in PAIRS.items() if manifest.counts.get(kind.name)]
+    if full:  # `datasets` refuses a split without rows
+        configs += "- config_name: pairs\n  data_files:\n"
+        configs += "".join(f"  - split: {split}\n    path: {kind.parquet}\n" for split, kind in full)
     counts = "".join(f"| {name.replace('_', ' ')} | {count} |\n" for name, count in sorted(manifest.counts.items()))
+    counts += f"\n{agreement}\n" if agreement else ""
     query = json.dumps(manifest.query, indent=2, sort_keys=True, ensure_ascii=False)
-    return CARD.format(configs=configs, counts=counts, query=query, manifest=manifest)
+    pairs = PAIRS_ON_CARD if has_pairs else ""
+    return CARD.format(configs=configs, counts=counts, query=query, manifest=manifest, pairs=pairs)
+
+
+PAIRS_ON_CARD = (
+    "| `pairs` | two responses of a ranking as `prompt`, `chosen` and `rejected`, in splits: the training labelers' on prompts of "
+    "train, valid and test, and `held_out`, the held-out labelers' (never train on them); ties make no pair |\n"
+)
 
 
 CARD = """---
@@ -561,7 +621,7 @@ It never changes; `manifest.json` holds the SHA-256 of each file, and `data_sha2
 | `prompts` | a prompt: chat messages, kind, source, and the split of its author (an author is never in two splits) |
 | `demonstrations` | a response written by a person, with all its revisions and reviews |
 | `rankings` | the rankings of one task by one labeler group: tiers best first (ties share a tier), ratings 1–7, flags |
-
+{pairs}
 Each is there as JSON Lines and as Parquet with the same rows. People are pseudonyms, the same in every export of one
 installation. Labels of held-out labelers stand in rows of their own (`labeler_group`): never train on them.
 `is_surplus` marks work beyond the ordered overlap. A flag or quality of null was not answered, which is not "no".
@@ -604,6 +664,12 @@ class Export:
         """The rankings of each task and labeler group, sorted by task_id, then group."""
         return self._rows(RANKINGS)
 
+    def pairs(self, split: str) -> Iterator[PairRow]:
+        """The pairs of a split of PAIRS. Raises ContractError where the export was written without."""
+        if PAIRS[split].jsonl not in self.manifest.files:
+            raise ContractError(f"{self.manifest.name}: was written without pairs")
+        return self._rows(PAIRS[split])
+
     def _rows(self, kind: Kind[AnyRow]) -> Iterator[AnyRow]:
         count, last = 0, None
         with (self.path / kind.jsonl).open("rb") as file:
@@ -626,7 +692,7 @@ def read_export(path: str | os.PathLike[str], *, verify: bool = True) -> Export:
     """
     folder = Path(path)
     manifest = _read_manifest(folder, ExportManifest)
-    expected = {*DATA_FILES, "README.md"}
+    expected = {*DATA_FILES, "README.md"} | (set(PAIR_FILES) if set(PAIR_FILES) & set(manifest.files) else set())
     if set(manifest.files) != expected:
         odd = sorted(set(manifest.files) ^ expected)
         raise ContractError(f"manifest.json: field files: missing or unknown {', '.join(odd)}")
@@ -639,7 +705,7 @@ def read_export(path: str | os.PathLike[str], *, verify: bool = True) -> Export:
 
 def _verify_export(folder: Path, manifest: ExportManifest) -> None:
     bad = {name for name, entry in manifest.files.items() if not _is_intact(folder / name, entry)}
-    for kind in KINDS:
+    for kind in kinds_in(manifest.files):
         if kind.jsonl in bad or kind.parquet in bad:
             raise ContractError(_locate_damage(folder, kind, bad))
     if bad:

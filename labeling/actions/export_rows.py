@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from heapq import merge
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ from training.contract import (
     format_time,
 )
 
-FETCH_ROWS = 500
+FETCH_ROWS = 100
 STATES = {
     Submission.Status.SUBMITTED: "unreviewed",
     Submission.Status.ACCEPTED: "accepted",
@@ -42,7 +43,12 @@ STATES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What goes into an export. Empty tuples of batches, splits, use cases and groups mean all."""
+    """What goes into an export. Empty tuples mean all.
+
+    `since`, `until`: days (UTC, both included) on which a label was handed in or imported; `schemas`: versions of the label
+    schema; `min_agreement`: rankings of tasks whose labelers agree so far at least, 0 to 1. `pairs` adds the rankings as
+    pairs, in files of their own.
+    """
 
     batches: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
@@ -51,10 +57,20 @@ class Selection:
     origins: tuple[str, ...] = ("import", "person")
     review: tuple[str, ...] = ("accepted", "unreviewed")
     surplus: bool = False
+    since: str | None = None
+    until: str | None = None
+    schemas: tuple[int, ...] = ()
+    min_agreement: float | None = None
+    pairs: bool = False
 
     def as_query(self) -> dict[str, Any]:
-        """The selection as stored and as written into the manifest: every key named, lists sorted."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        """The selection as stored and as written into the manifest: lists sorted, every key named but those of ADDED that are unused."""
+        query = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {name: value for name, value in query.items() if name not in ADDED or value not in (None, [], False)}
+
+
+ADDED = frozenset(("since", "until", "schemas", "min_agreement", "pairs"))
+"""Keys that a query has only where they are used: the same selection as before they existed stays the same query."""
 
 
 # Conditions take NULL for "all". Everything that is sorted is a UUID, a number or compared by its bytes (COLLATE "C"):
@@ -70,6 +86,9 @@ SUBMISSION_CONDITIONS = f"""
   AND (%(groups)s::text[] IS NULL OR s.labeler_group = ANY(%(groups)s::text[]))
   AND s.origin = ANY(%(origins)s::text[]) AND s.status = ANY(%(statuses)s::text[])
   AND (%(surplus)s OR NOT s.is_surplus) AND NOT s.is_gold AND s.erased_at IS NULL
+  AND (%(since)s::date IS NULL OR s.submitted_at >= %(since)s::date::timestamp AT TIME ZONE 'UTC')
+  AND (%(until)s::date IS NULL OR s.submitted_at < (%(until)s::date + 1)::timestamp AT TIME ZONE 'UTC')
+  AND (%(schemas)s::bigint[] IS NULL OR s.schema_id = ANY(%(schemas)s::bigint[]))
 """
 
 PROMPTS = f"""
@@ -103,11 +122,13 @@ SELECT s.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, s.labeler_i
  ORDER BY s.uuid
 """  # noqa: S608 constants alone
 
-# An import belongs to no batch: naming batches leaves imported demonstrations out.
+# An import belongs to no batch and was made under no label schema: naming either leaves imported demonstrations out.
 IMPORTED = f"""
 SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.created_at
   FROM labeling_response r JOIN labeling_prompt p ON p.id = r.prompt_id
- WHERE r.origin = 'person' AND 'import' = ANY(%(origins)s::text[]) AND %(batches)s::text[] IS NULL
+ WHERE r.origin = 'person' AND 'import' = ANY(%(origins)s::text[]) AND %(batches)s::text[] IS NULL AND %(schemas)s::bigint[] IS NULL
+   AND (%(since)s::date IS NULL OR r.created_at >= %(since)s::date::timestamp AT TIME ZONE 'UTC')
+   AND (%(until)s::date IS NULL OR r.created_at < (%(until)s::date + 1)::timestamp AT TIME ZONE 'UTC')
    AND (%(groups)s::text[] IS NULL OR 'training' = ANY(%(groups)s::text[])) AND {PROMPT_CONDITIONS}
  ORDER BY r.uuid
 """  # noqa: S608 constants alone
@@ -126,6 +147,7 @@ SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_c
   JOIN labeling_batch b ON b.id = t.batch_id
   JOIN labeling_prompt p ON p.id = t.prompt_id, {HISTORY}
  WHERE s.kind = 'ranking' AND {SUBMISSION_CONDITIONS}
+   AND (%(min_agreement)s::float IS NULL OR 1 - t.disagreement >= %(min_agreement)s::float)
  GROUP BY t.id, t.uuid, p.id, b.name, s.labeler_group
  ORDER BY t.uuid, s.labeler_group COLLATE "C"
 """  # noqa: S608 constants alone
@@ -148,7 +170,15 @@ def _parameters(selection: Selection) -> dict[str, Any]:
         "origins": list(selection.origins),
         "statuses": [status.value for status, state in STATES.items() if state in selection.review],
         "surplus": selection.surplus,
+        "since": selection.since,
+        "until": selection.until,
+        "schemas": _schema_keys(selection.schemas),
+        "min_agreement": selection.min_agreement,
     }
+
+
+def _schema_keys(versions: tuple[int, ...]) -> list[int] | None:
+    return list(LabelSchema.objects.filter(version__in=versions).values_list("pk", flat=True)) if versions else None
 
 
 class ExportRows:
@@ -162,6 +192,7 @@ class ExportRows:
         self.parameters = _parameters(selection)
         self.schemas = {schema.pk: schema for schema in LabelSchema.objects.all()}
         self.names = Pseudonyms(PseudonymKey.secret())
+        self.agreed = self.compared = self.shared_tasks = 0
 
     def __enter__(self) -> "ExportRows":
         return self
@@ -195,6 +226,8 @@ class ExportRows:
         """The rankings of each task and labeler group."""
         for row in self._fetch(RANKINGS):
             ids = [response["id"] for response in row["responses"]]
+            rankings = [self._ranking(ranking, ids) for ranking in row["rankings"]]
+            self._compare(rankings, ids)
             yield RankingRow(
                 task_id=str(row["task_id"]),
                 prompt_id=str(row["prompt_id"]),
@@ -204,8 +237,29 @@ class ExportRows:
                 messages=_messages(row["messages"]),
                 labeler_group=row["labeler_group"],
                 responses=[_response(response) for response in row["responses"]],
-                rankings=[self._ranking(ranking, ids) for ranking in row["rankings"]],
+                rankings=rankings,
             )
+
+    def _compare(self, rankings: list[Ranking], ids: list[str]) -> None:
+        """Count the comparisons that each two labelers of a row make, and those on which they agree (InstructGPT §3.4)."""
+        if len(rankings) < 2:
+            return
+        places = [{i: place for place, tier in enumerate(one.tiers) for i in tier} for one in rankings]
+        self.shared_tasks += 1
+        for first, second in combinations(places, 2):
+            for a, b in combinations(ids, 2):
+                order, other = first[a] - first[b], second[a] - second[b]
+                self.agreed += (order > 0) == (other > 0) and (order < 0) == (other < 0)
+                self.compared += 1
+
+    def agreement(self) -> str:
+        """What the card says of how far labelers agree, once `rankings` has been read to its end."""
+        if not self.compared:
+            return "Agreement: no task here was ranked by two labelers of one group."
+        return (
+            f"Agreement: two labelers of one group say the same of {100 * self.agreed / self.compared:.1f} % of {self.compared:,} "
+            f"comparisons of two responses (better, worse or tied; {self.shared_tasks:,} tasks that two or more of them ranked)."
+        )
 
     def _fetch(self, sql: str) -> Iterator[dict[str, Any]]:
         """The rows of a query; the next ones are fetched while these are worked on."""

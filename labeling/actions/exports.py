@@ -3,9 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from labeling.actions.export_rows import STATES, ExportRows, Selection
 from labeling.errors import Conflict, Invalid
-from labeling.models import Batch, Export, Group, Origin, PseudonymKey, Split, User
+from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
 from training.contract import (
     HALF_BUILT,
     ContractError,
@@ -43,7 +44,8 @@ def check_query(query: Mapping[str, Any]) -> Selection:
 
     Keys, all optional: `batches`, `splits`, `use_cases`, `groups` (empty: all), `origins` (default person and import;
     simulated and ai only by name), `review` (default accepted and unreviewed; returned and rejected by name),
-    `surplus` (default false: work outside the ordered overlap stays out).
+    `surplus` (default false: work outside the ordered overlap stays out), `since` and `until` ("2026-01-31", days in UTC),
+    `schemas` (versions), `min_agreement` (0 to 1; of rankings), `pairs` (default false: rankings as pairs too).
     """
     defaults, errors = vars(Selection()), []
     for name, value in query.items():
@@ -51,10 +53,12 @@ def check_query(query: Mapping[str, Any]) -> Selection:
             errors.append({"place": f"query.{name}", "message": problem})
     if not errors and (missing := _unknown_batches(query.get("batches") or [])):
         errors = [{"place": "query.batches", "message": f"there is no batch named {name!r}"} for name in missing]
+    if not errors and (unknown := _unknown_schemas(query.get("schemas") or [])):
+        errors = [{"place": "query.schemas", "message": f"there is no label schema {version}"} for version in unknown]
     if errors:
         raise Invalid("; ".join(f"{e['place']}: {e['message']}" for e in errors), errors=errors)
-    given = {name: value if isinstance(value, bool) else tuple(sorted(set(value))) for name, value in query.items()}
-    return Selection(**defaults | {name: value for name, value in given.items() if value != ()})
+    given = {n: tuple(sorted(set(value))) if isinstance(value, list | tuple) else value for n, value in query.items()}
+    return Selection(**defaults | {name: value for name, value in given.items() if value not in ((), None)})
 
 
 def _problem(name: str, value: Any, defaults: dict[str, Any]) -> str:
@@ -62,10 +66,40 @@ def _problem(name: str, value: Any, defaults: dict[str, Any]) -> str:
         return f"unknown; keys are {', '.join(field.name for field in fields(Selection))}"
     if isinstance(defaults[name], bool):
         return "" if isinstance(value, bool) else "expected true or false"
+    if name in SINGLE:
+        return SINGLE[name](value)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and "\x00" not in item for item in value):
         return "expected a list of texts"
     wrong = sorted(set(value) - CHOICES[name]) if name in CHOICES else []
     return f"unknown {wrong[0]!r}; expected {', '.join(sorted(CHOICES[name]))}" if wrong else ""
+
+
+def _day_problem(value: Any) -> str:
+    try:
+        return "" if value is None or date.fromisoformat(value).isoformat() == value else DAY_EXPECTED
+    except (TypeError, ValueError):
+        return DAY_EXPECTED
+
+
+def _versions_problem(value: Any) -> str:
+    is_fine = isinstance(value, list | tuple) and all(type(item) is int and 0 < item < 2**31 for item in value)
+    return "" if is_fine else "expected a list of version numbers"
+
+
+def _share_problem(value: Any) -> str:
+    is_fine = value is None or (type(value) in (int, float) and 0 <= value <= 1)
+    return "" if is_fine else "expected a number from 0 to 1"
+
+
+DAY_EXPECTED = "expected a day, as 2026-01-31"
+SINGLE: dict[str, Callable[[Any], str]] = {
+    "since": _day_problem, "until": _day_problem, "schemas": _versions_problem, "min_agreement": _share_problem,
+}  # fmt: skip
+
+
+def _unknown_schemas(versions: list[int]) -> list[int]:
+    known = LabelSchema.objects.filter(version__in=versions).values_list("version", flat=True)
+    return sorted(set(versions) - set(known))
 
 
 def _unknown_batches(names: list[str]) -> list[str]:
@@ -205,6 +239,8 @@ def _write(
             demonstrations=rows.demonstrations(),
             rankings=rows.rankings(),
             query=export.query,
+            pairs=bool(export.query.get("pairs")),
+            agreement=rows.agreement,
             created_at=created_at,
             code_version=code_version,
         )

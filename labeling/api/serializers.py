@@ -124,7 +124,8 @@ class LabelSchemaPage(serializers.Serializer):
 
 
 class ExportIn(StrictSerializer):
-    """`query`: batches, splits, use_cases, groups, origins, review (lists of texts), surplus (true or false)."""
+    """`query`: batches, splits, use_cases, groups, origins, review (lists of texts), schemas (list of version numbers), surplus and
+    pairs (true or false), since and until (days, as 2026-01-31), min_agreement (0 to 1)."""
 
     query = JSONObject(required=False, default=dict)
 

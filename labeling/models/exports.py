@@ -8,7 +8,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from training.contract import KINDS
+from training.contract import KINDS, PAIRS
 
 
 class Export(models.Model):
@@ -72,7 +72,7 @@ class Export(models.Model):
     @property
     def counts_in_order(self) -> dict[str, int]:
         """The counts in the manifest's order: files first, as they are written. The database keeps none."""
-        order = {kind.name: number for number, kind in enumerate(KINDS)}
+        order = {kind.name: number for number, kind in enumerate((*KINDS, *PAIRS.values()))}
         return {name: self.counts[name] for name in sorted(self.counts, key=lambda name: (order.get(name, 99), name))}
 
     def sha256_of(self, name: str) -> str:

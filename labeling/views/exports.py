@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import messages
@@ -18,7 +18,7 @@ from labeling import downloads
 from labeling.actions import exports
 from labeling.actions.export_rows import Selection
 from labeling.errors import HeedError
-from labeling.models import Batch, Export, Group, Origin, Split
+from labeling.models import Batch, Export, Group, LabelSchema, Origin, Split
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, query_without, set_choices, use_cases
 
@@ -41,6 +41,11 @@ def ticks(
         initial=initial,
         widget=forms.CheckboxSelectMultiple,
     )
+
+
+def day_input() -> forms.DateInput:
+    """A day, with the browser's calendar."""
+    return forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
 
 
 class SelectionForm(forms.Form):
@@ -67,18 +72,48 @@ class SelectionForm(forms.Form):
     use_cases = ticks(gettext_lazy("Use cases"), [], gettext_lazy("None ticked: all."))
     batches = ticks(gettext_lazy("Batches"), [], gettext_lazy("None ticked: all."))
     surplus = forms.BooleanField(label=gettext_lazy("Surplus work too, marked"), required=False)
+    since = forms.DateField(label=gettext_lazy("Handed in since"), required=False, widget=day_input())
+    until = forms.DateField(
+        label=gettext_lazy("Handed in until"),
+        required=False,
+        widget=day_input(),
+        help_text=gettext_lazy("Days in UTC, both included."),
+    )
+    schemas = ticks(gettext_lazy("Versions of the label schema"), [], gettext_lazy("None ticked: all."))
+    min_agreement = forms.FloatField(
+        label=gettext_lazy("Least agreement"),
+        required=False,
+        min_value=0,
+        max_value=1,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text=gettext_lazy(
+            "Only rankings of tasks whose labelers agree on at least this share of comparisons, 0 to 1. "
+            "A task ranked once has no agreement and stays out."
+        ),
+    )
+    pairs = forms.BooleanField(
+        label=gettext_lazy("Rankings as pairs too (prompt, chosen, rejected), which TRL reads"), required=False
+    )
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         set_choices(self, "use_cases", [(case, case) for case in use_cases()])
         names = Batch.objects.order_by("-id").values_list("name", flat=True)
         set_choices(self, "batches", [(name, name) for name in names])
+        versions = LabelSchema.objects.values_list("version", flat=True)
+        set_choices(self, "schemas", [(str(version), str(version)) for version in versions])
 
     def clean(self):
         for name in ("review", "origins"):
             if not self.cleaned_data.get(name) and name not in self.errors:
                 self.add_error(name, _("Tick at least one."))
         return self.cleaned_data
+
+    def query(self) -> dict[str, Any]:
+        """What the form asks for, as an export's query."""
+        given = dict(self.cleaned_data)
+        given["schemas"] = [int(version) for version in given["schemas"]]
+        return given | {name: day.isoformat() if (day := given[name]) else None for name in ("since", "until")}
 
 
 @role_required("researcher")
@@ -90,7 +125,7 @@ def exports_list(request: Request) -> HttpResponse:
         form = SelectionForm(request.POST)
         if form.is_valid():
             try:
-                return redirect("export", exports.request(query=form.cleaned_data, by=request.user).pk)
+                return redirect("export", exports.request(query=form.query(), by=request.user).pk)
             except HeedError as error:
                 form.add_error(None, str(error))
     rows = Export.objects.select_related("created_by", "same_as").defer("manifest").order_by("-id")

@@ -16,7 +16,7 @@ from django.db import connection
 from labeling import jobs
 from labeling.actions import exports, imports, reviews
 from labeling.errors import Invalid
-from labeling.models import Export, LabelSchema, Prompt, Submission, Task
+from labeling.models import Export, LabelSchema, Prompt, Response, Submission, Task
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
 from training import contract
 from training.contract import ContractError, read_export
@@ -134,6 +134,62 @@ def test_what_stays_out_unless_named(labeler, labeler2, heldout_labeler, reviewe
     assert (imported.origin, imported.labeler, imported.labeler_group) == ("import", None, "training")
 
 
+def test_labels_are_chosen_by_day_schema_and_agreement(labeler, labeler2):
+    both, once = make_ranking_batch(prompts=2, overlap=2).tasks.order_by("id")
+    first = submit(both, labeler)
+    submit(both, labeler2)
+    lone = submit(once, labeler)
+    demo = submit(make_demonstration_batch(prompts=1).tasks.get(), labeler, text="Mine.")
+    imports.import_rows(kind="prompts", rows=[{"prompt": "Known?", "demonstration": "imported"}], by=None)
+    Response.objects.filter(origin="person").update(created_at="2026-01-01T23:59:59Z")
+    Submission.objects.filter(pk__in=[lone.pk, demo.pk]).update(submitted_at="2026-01-02T00:00:00Z")
+    Task.objects.filter(pk=both.pk).update(disagreement=0.25)
+
+    def chosen(**query) -> tuple[list[int], set[str]]:
+        export = build(**query)
+        return [len(r.rankings) for r in export.rankings()], {row.response for row in export.demonstrations()}
+
+    assert sorted(chosen()[0]) == [1, 2]
+    assert chosen(until="2026-01-01") == ([], {"imported"})
+    assert chosen(since="2026-01-02", until="2026-01-02") == ([1], {"Mine."})
+    assert chosen(since="2026-01-03") == ([2], set())
+    assert chosen(min_agreement=0.75)[0] == [2]
+    assert chosen(min_agreement=0.76)[0] == []
+    assert chosen(schemas=[first.schema.version])[1] == {"Mine."}
+    assert Export.objects.filter(query__min_agreement=0.76).exists()
+    assert (
+        Export.objects.order_by("id")[0]
+        .query.keys()
+        .isdisjoint({"since", "until", "schemas", "min_agreement", "pairs"})
+    )
+    card = (Export.objects.get(query=exports.Selection().as_query()).folder / "README.md").read_text()
+    assert "say the same of 100.0 % of 6 comparisons" in card
+    assert "1 tasks that two or more" in card
+
+
+def test_pairs_stand_beside_the_rankings_they_are_made_of(labeler, heldout_labeler, capsys):
+    task = make_ranking_batch(overlap=2).tasks.get()
+    a, b, c, d = response_ids(task)
+    ranking = submit(task, labeler, tiers=[[b], [a, c], [d]])
+    submit(task, heldout_labeler)
+    call_command("build_export", "--pairs")
+    assert "6 pairs_held_out" in capsys.readouterr().out
+    export = read_export(Export.objects.get().folder)
+    split = task.prompt.split
+    pairs = list(export.pairs(split))
+    assert {(p.chosen_id, p.rejected_id) for p in pairs} == {(b, a), (b, c), (b, d), (a, d), (c, d)}
+    assert {p.ranking_id for p in pairs} == {str(ranking.uuid)}
+    assert len(list(export.pairs("held_out"))) == 6
+    assert export.manifest.counts[f"pairs_{split}"] == 5
+    assert all(list(export.pairs(other)) == [] for other in {"train", "valid", "test"} - {split})
+    path = export.path / f"pairs_{split}.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ContractError, match=path.name):
+        read_export(export.path)
+    with pytest.raises(ContractError, match="without pairs"):
+        build().pairs("train")
+
+
 def test_prompts_are_there_labeled_or_not_by_split_and_use_case():
     rows = [
         {"prompt": f"P{n}", "split": split, "use_case": case, "metadata": {"b": 1.0, "a": "ü"}}
@@ -234,6 +290,12 @@ def test_a_wrong_query_is_refused(capsys):
         ({"batches": ["none"]}, "query.batches: there is no batch named 'none'"),
         ({"colour": []}, "query.colour: unknown"),
         ({"use_cases": ["\0"]}, "query.use_cases: expected a list"),
+        ({"since": "2026-1-1"}, "query.since: expected a day"),
+        ({"until": 5}, "query.until: expected a day"),
+        ({"schemas": ["1"]}, "query.schemas: expected a list of version numbers"),
+        ({"schemas": [999]}, "query.schemas: there is no label schema 999"),
+        ({"min_agreement": True}, "query.min_agreement: expected a number from 0 to 1"),
+        ({"min_agreement": 1.5}, "query.min_agreement: expected a number from 0 to 1"),
     ]:
         with pytest.raises(Invalid, match=message):
             exports.build(query=query, by=None)

@@ -155,3 +155,17 @@ def test_a_download_that_broke_off_goes_on(researcher_client, labels):
     assert ask("bytes=5-", **{"If-Range": '"another"'}) == (200, data, None)
     assert ask("bytes=5-", **{"If-Range": tag})[0] == 206
     assert ask("bytes=5-", **{"If-None-Match": tag})[0] == 304
+
+
+def test_days_schema_agreement_and_pairs_are_chosen_by_page(researcher_client, labels):
+    choice = {"since": "2020-01-31", "until": "", "schemas": ["1"], "min_agreement": "0.5", "pairs": "on"}
+    export = built(researcher_client, **choice)
+    added = {"since": "2020-01-31", "schemas": [1], "min_agreement": 0.5, "pairs": True}
+    assert {name: export.query.get(name) for name in added} == added
+    assert "until" not in export.query
+    page = researcher_client.get(reverse("export", args=[export.pk])).text
+    assert "2020-01-31" in page
+    assert "pairs_train.parquet" in page
+    wrong = order(researcher_client, since="31.1.2020", min_agreement="2")
+    assert wrong.status_code == 422
+    assert 'value="31.1.2020"' in wrong.text

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from training import data, dpo, models, rankings, rm
+from training import contract, data, dpo, models, rankings, rm
 from training.contract import read_export
 
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -103,3 +103,30 @@ def test_dpo_loss_and_gradients_equal_trls(encoding, batch, base, sft_model, tok
     assert figures["loss"] == pytest.approx(loss.item(), abs=1e-5)
     assert figures["reward_margin"] == pytest.approx(trainer._metrics["eval"]["rewards/margins"][0], abs=1e-4)
     assert_same_gradients(gradients(runners[0].model), gradients(trainer.model))
+
+
+def test_an_export_with_pairs_trains_under_trl_as_it_is(export, reward_model, tokenizer, tmp_path):
+    """What `datasets` loads from the folder goes into the trainer without a word of ours between."""
+    from datasets import load_dataset
+    from trl import RewardConfig, RewardTrainer
+
+    rows = read_export(export)
+    everything = {"prompts": rows.prompts(), "demonstrations": rows.demonstrations(), "rankings": rows.rankings()}
+    folder = tmp_path / "v0002"
+    manifest = contract.write_export(folder, version=2, query={}, pairs=True, **everything)
+    loaded = load_dataset(str(folder), "pairs", cache_dir=str(tmp_path / "cache"))
+    counted = {split: manifest.counts[f"pairs_{split}"] for split in contract.PAIR_SPLITS}
+    assert {name: len(rows) for name, rows in loaded.items()} == {split: n for split, n in counted.items() if n}
+    train = loaded["train"]
+    assert train[0]["prompt"][-1]["role"] == "user"
+    assert train[0]["chosen"][0]["role"] == "assistant"
+    assert len(train) > len(loaded["held_out"]) > 0
+    trainer = RewardTrainer(
+        model=models.load_reward_model(reward_model),
+        args=RewardConfig(**settings(tmp_path / "out"), max_steps=1, per_device_train_batch_size=2, save_strategy="no"),
+        train_dataset=train.select_columns(["prompt", "chosen", "rejected"]),
+        processing_class=tokenizer,
+    )
+    result = trainer.train()
+    assert trainer.state.global_step == 1
+    assert 0 < result.training_loss < 10

@@ -1,6 +1,7 @@
 """`manage.py build_export`: freeze a selection of labels into a numbered folder."""
 
 import argparse
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -28,14 +29,38 @@ class Command(BaseCommand):
         add("--group", f"only labelers of this group: {', '.join(Group.values)}", Group.values)
         add("--origin", f"who made the labels: {', '.join(origins)} (default: person and import)", origins)
         add("--review", f"state of review: {', '.join(states)} (default: accepted and unreviewed)", states)
+        parser.add_argument(
+            "--since", metavar="DAY", help="only labels handed in on this day (2026-01-31, UTC) or later"
+        )
+        parser.add_argument("--until", metavar="DAY", help="only labels handed in on this day or before")
+        parser.add_argument(
+            "--schema",
+            action="append",
+            type=int,
+            default=[],
+            metavar="VERSION",
+            help="only labels of this label schema",
+        )
+        parser.add_argument(
+            "--min-agreement",
+            type=float,
+            metavar="SHARE",
+            help="only rankings of tasks whose labelers agree on this share of comparisons, 0 to 1, as last computed; "
+            "tasks ranked once have none and stay out",
+        )
+        parser.add_argument(
+            "--pairs", action="store_true", help="rankings also as pairs (prompt, chosen, rejected), which TRL reads"
+        )
         parser.add_argument("--surplus", action="store_true", help="with work outside the ordered overlap")
         parser.add_argument("--by", metavar="EMAIL", help="who asks; kept with the export")
 
     def handle(self, *args: object, **options) -> None:
         names = {"batch": "batches", "split": "splits", "use_case": "use_cases", "group": "groups", "origin": "origins"}
-        query = {key: options[name] for name, key in names.items() if options[name]}
-        if options["review"]:
-            query["review"] = options["review"]
+        query: dict[str, Any] = {key: options[name] for name, key in names.items() if options[name]}
+        names = {"review": "review", "since": "since", "until": "until", "schema": "schemas", "pairs": "pairs"}
+        query |= {key: options[name] for name, key in names.items() if options[name]}
+        if options["min_agreement"] is not None:
+            query["min_agreement"] = options["min_agreement"]
         try:
             export = exports.build(query=query | {"surplus": options["surplus"]}, by=_person(options["by"]))
         except (HeedError, ContractError, OSError) as error:
