@@ -7,8 +7,9 @@ NIGHTS ?= 1
 SEED ?= 0
 PART ?=
 ARGS ?=
+CASES ?= 10000
 
-.PHONY: help demo stop test loop bench lint browser
+.PHONY: help demo stop test loop bench fuzz lint browser
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ loop: .venv/.installed ## the whole loop once, unattended, with simulated labele
 
 bench: .venv/.installed ## benchmarks; PART=labeling or training
 	@exec .venv/bin/python -m tests.bench $(PART)
+
+fuzz: .venv/.installed ## the API against its OpenAPI schema: CASES=10000 requests
+	HEED_API_CASES=$(CASES) .venv/bin/python -m pytest tests/labeling/test_api_schema.py -s
 
 lint: .venv/.installed ## formatter, linter, types, templates
 	.venv/bin/python -m ruff format --check .

@@ -11,6 +11,7 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
 from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks
+from labeling.api import idempotency
 from labeling.errors import Invalid
 from labeling.models import Export
 from training.contract import ContractError
@@ -106,3 +107,10 @@ def measure_quality_anew(timestamp: int = 0) -> None:
 def enter_lapsed_retakes(timestamp: int = 0) -> None:
     """Every night: hours of those who were asked to try the screening again and have not come back."""
     hours.enter_lapsed_retakes()
+
+
+@app.periodic(cron="50 * * * *")
+@app.task(name="forget_idempotency_keys", queueing_lock="forget_idempotency_keys")
+def forget_idempotency_keys(timestamp: int = 0) -> None:
+    """Every hour: keys of the API's requests that are older than a day."""
+    idempotency.forget_old()

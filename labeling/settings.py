@@ -295,6 +295,13 @@ SPECTACULAR_SETTINGS = {
         "PromptKind": "labeling.models.prompts.Prompt.Kind",
         "TaskKind": "labeling.models.tasks.Kind",
         "ModelStatus": "labeling.models.model_versions.ModelVersion.Status",
+        "BatchStatus": "labeling.models.batches.Batch.Status",
+        "SubmissionStatus": "labeling.models.submissions.Submission.Status",
+        "Origin": "labeling.models.submissions.Origin",
+        "ResponseOrigin": "labeling.models.responses.Response.Origin",
+        "Group": "labeling.models.people.Group",
+        "Role": "labeling.models.people.Role",
+        "ImportKind": "labeling.models.imports.Import.Kind",
     },
 }
 

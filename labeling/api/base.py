@@ -5,11 +5,12 @@ import codecs
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
 from django.db.models import Model, QuerySet
-from drf_spectacular.utils import OpenApiParameter
+from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser, JSONParser
@@ -19,6 +20,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from labeling.api.errors import TooLarge
+from labeling.api.idempotency import HEADER, once
 from labeling.api.permissions import HasScope
 from labeling.models import User
 
@@ -87,11 +89,21 @@ class View(APIView):
     permission_classes: tuple[type[BasePermission], ...] = (HasScope,)
     parser_classes = (BoundedJSONParser,)
     scopes: dict[str, str] = {}
+    takes_idempotency_keys = True
+    secrets: tuple[str, ...] = ()  # members of a POST's answer that are shown once
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Let nobody in who may not; only then take what they send in chunks."""
         super().initial(request, *args, **kwargs)
         gather_chunks(request)
+        if (
+            request.method == "POST"
+            and HEADER in request.headers
+            and self.takes_idempotency_keys
+            and hasattr(self, "post")
+        ):
+            handler = partial(once, getattr(self, "post"), self.person, self.secrets)  # noqa: B009 mypy knows of none
+            setattr(self, "post", handler)  # noqa: B010 the framework asks for it after this
 
     @property
     def person(self) -> User:
@@ -185,6 +197,12 @@ PAGE_PARAMETERS = [
 ]
 
 
+def page_of(shown: type[serializers.Serializer]) -> serializers.Serializer:
+    """For the documentation: a page of such rows."""
+    fields = {"results": shown(many=True), "next": serializers.CharField(allow_null=True)}
+    return inline_serializer(name=shown.__name__.removesuffix("Out") + "Page", fields=fields)
+
+
 def page(
     request: Request,
     rows: QuerySet,
@@ -192,12 +210,13 @@ def page(
     query: dict[str, Any],
     *,
     newest_first: bool = False,
+    key: str = "id",
 ) -> Response:
-    """A page of rows in order of id, and the cursor of the next one: cost O(limit), however far back the page lies."""
+    """A page of rows in order of their key, and the cursor of the next one: cost O(limit), however far back the page lies."""
     limit, cursor = query["limit"], query.get("cursor")
     if cursor is not None:
-        rows = rows.filter(id__lt=cursor) if newest_first else rows.filter(id__gt=cursor)
-    found: list[Model] = list(rows.order_by("-id" if newest_first else "id")[: limit + 1])
+        rows = rows.filter(**{f"{key}__lt" if newest_first else f"{key}__gt": cursor})
+    found: list[Model] = list(rows.order_by(f"-{key}" if newest_first else key)[: limit + 1])
     has_more = len(found) > limit
     found = found[:limit]
     following = base64.urlsafe_b64encode(str(found[-1].pk).encode()).decode() if has_more else None

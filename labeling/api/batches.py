@@ -1,29 +1,56 @@
 """/batches/: order tasks."""
 
+from dataclasses import asdict, fields
 from typing import Any
 
+from django.http import Http404
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.actions import batches
-from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, query_of
+from labeling.api.base import PageQuery, StrictSerializer, View, page, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import BatchIn, BatchOut, BatchPage
-from labeling.models import Batch
+from labeling.models import Batch, Kind
+from labeling.models.batches import Progress
+
+
+class BatchQuery(PageQuery):
+    """Which batches, and which page of them, newest first."""
+
+    status = serializers.ChoiceField(Batch.Status.choices, required=False)
+    kind = serializers.ChoiceField(Kind.choices, required=False)
+
+
+class BatchStatusIn(StrictSerializer):
+    status = serializers.ChoiceField(Batch.Status.choices)
+
+
+class ProgressOut(serializers.Serializer):
+    """Seats: open + leased + submitted = seats. Submissions by status; `surplus` stand outside them. Gold is left out."""
+
+    locals().update({field.name: serializers.IntegerField() for field in fields(Progress)})
+
+
+class BatchDetailOut(BatchOut):
+    progress = ProgressOut()
 
 
 class Batches(View):
     scopes = {"GET": "read", "POST": "import"}
 
     @operation(
-        scope="read", answers={200: BatchPage}, problems=(422,), parameters=PAGE_PARAMETERS,
+        scope="read", answers={200: BatchPage}, problems=(422,), parameters=[BatchQuery],
         operation_id="list_batches", summary="Batches, newest first",
     )  # fmt: skip
     def get(self, request: Request) -> Response:
-        return page(request, Batch.objects.all(), _shown, self.checked(PageQuery, query_of(request)), newest_first=True)
+        query = self.checked(BatchQuery, query_of(request))
+        chosen = {name: query[name] for name in ("status", "kind") if name in query}
+        return page(request, Batch.objects.filter(**chosen), _shown, query, newest_first=True)
 
     @operation(
-        scope="import", answers={200: BatchOut, 201: BatchOut}, request=BatchIn, problems=(409,),
+        scope="import", answers={200: BatchOut, 201: BatchOut}, request=BatchIn, creates=True, problems=(409,),
         operation_id="create_batch", summary="Order a batch",
         description="201 when it was made; 200 when the same order under the same name was there; 409 when another was.",
     )  # fmt: skip
@@ -32,6 +59,36 @@ class Batches(View):
         is_known = Batch.objects.filter(name=order["name"]).exists()
         batch = batches.create_batch(**order, by=self.person)
         return Response(_shown(batch), status=200 if is_known else 201)
+
+
+class OneBatch(View):
+    scopes = {"GET": "read", "PATCH": "import"}
+
+    @operation(
+        scope="read", answers={200: BatchDetailOut}, problems=(404,), operation_id="get_batch", summary="A batch and how far it is",
+    )  # fmt: skip
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(_detail(_find(pk)))
+
+    @operation(
+        scope="import", answers={200: BatchDetailOut}, request=BatchStatusIn, problems=(404,),
+        operation_id="set_batch_status", summary="Pause, resume or close a batch",
+        description="While it is not active no seat of it is given out; whoever holds one may finish.",
+    )  # fmt: skip
+    def patch(self, request: Request, pk: int) -> Response:
+        given = self.checked(BatchStatusIn, request.data)
+        return Response(_detail(batches.set_status(batch=_find(pk), **given, by=self.person)))
+
+
+def _find(pk: int) -> Batch:
+    batch = Batch.objects.filter(pk=pk).first() if pk < 2**63 else None
+    if batch is None:
+        raise Http404(f"There is no batch {pk}.")
+    return batch
+
+
+def _detail(batch: Batch) -> dict[str, Any]:
+    return _shown(batch) | {"progress": asdict(Batch.objects.filter(pk=batch.pk).progress()[batch.pk])}
 
 
 def _shown(batch: Batch) -> dict[str, Any]:

@@ -21,6 +21,10 @@ TYPES = {"json": "application/json", "jsonl": "application/jsonl", "md": "text/m
          "parquet": "application/vnd.apache.parquet"}  # fmt: skip
 
 
+def _type(kind: str) -> OpenApiTypes:
+    return OpenApiTypes.OBJECT if kind == TYPES["json"] else OpenApiTypes.BINARY
+
+
 class Exports(View):
     scopes = {"GET": "read", "POST": "train"}
 
@@ -33,7 +37,7 @@ class Exports(View):
         return page(request, rows, _shown, self.checked(PageQuery, query_of(request)), newest_first=True)
 
     @operation(
-        scope="train", answers={200: ExportOut, 202: ExportOut}, request=ExportIn,
+        scope="train", answers={200: ExportOut, 202: ExportOut}, request=ExportIn, creates=True,
         operation_id="build_export", summary="Order an export",
         description=(
             "202 while it is being built: ask for it again by its id until it is ready or failed. The same selection of "
@@ -62,7 +66,7 @@ class ExportFile(View):
     @operation(
         scope="read", problems=(404,), operation_id="get_export_file", summary="A file of an export",
         description="Answers `Range: bytes=…`, so that a download which broke off can go on; its `ETag` is the SHA-256.",
-        answers={(200, kind): OpenApiResponse(OpenApiTypes.BINARY, "The file's bytes.") for kind in TYPES.values()}
+        answers={(200, kind): OpenApiResponse(_type(kind), "The file's bytes.") for kind in TYPES.values()}
         | {(206, kind): OpenApiResponse(OpenApiTypes.BINARY, "The range asked for.") for kind in TYPES.values()}
         | {
             304: OpenApiResponse(description="The client has it (If-None-Match)."),

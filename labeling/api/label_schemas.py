@@ -24,7 +24,7 @@ class LabelSchemas(View):
         return page(request, LabelSchema.objects.order_by(), _shown, query, newest_first=True)
 
     @operation(
-        scope="import", answers={200: LabelSchemaOut, 201: LabelSchemaOut}, request=LabelSchemaIn,
+        scope="import", answers={200: LabelSchemaOut, 201: LabelSchemaOut}, request=LabelSchemaIn, creates=True,
         operation_id="create_label_schema", summary="Make a new version of the rating form",
         description="201 when it was made; 200 when the newest version says the same. Batches name it by `schema_version`.",
     )  # fmt: skip

@@ -38,7 +38,7 @@ class Models(View):
         return page(request, rows, _shown, self.checked(PageQuery, query_of(request)), newest_first=True)
 
     @operation(
-        scope="train", answers={200: ModelOut, 201: ModelOut}, request=ModelIn, problems=(409,),
+        scope="train", answers={200: ModelOut, 201: ModelOut}, request=ModelIn, creates=True, problems=(409,),
         operation_id="register_model", summary="Register a model",
         description=(
             "201 when it was registered, 200 when the same manifest was there. Its parents and its export must be known "
@@ -78,7 +78,7 @@ class Evaluations(View):
         return page(request, _find(name).evaluations.all(), _shown_evaluation, query, newest_first=True)
 
     @operation(
-        scope="train", answers={200: EvaluationOut}, request=EvaluationIn, problems=(404,),
+        scope="train", answers={200: EvaluationOut}, request=EvaluationIn, creates=True, problems=(404,),
         operation_id="record_evaluation", summary="Record an evaluation",
         description="Kept for ever; the same figures recorded twice are one.",
     )  # fmt: skip
@@ -92,7 +92,7 @@ class Promote(View):
     scopes = {"POST": "promote"}
 
     @operation(
-        scope="promote", answers={200: PromotionOut}, request=PromotionIn, problems=(404, 409),
+        scope="promote", answers={200: PromotionOut}, request=PromotionIn, creates=True, problems=(404, 409),
         operation_id="promote_model", summary="Let a policy serve",
         description="The policy that served is retired in the same step. Promoting the one that serves changes nothing.",
     )  # fmt: skip

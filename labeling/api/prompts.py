@@ -4,13 +4,14 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef
 from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response as Answer
 
 from labeling.actions import imports
-from labeling.api.base import PAGE_PARAMETERS, View, page, query_of
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, page_of, query_of
 from labeling.api.schema import operation
-from labeling.api.serializers import CountsOut, PromptPage, PromptQuery, RowsIn
+from labeling.api.serializers import CountsOut, JSONObject, PromptPage, PromptQuery, RowsIn
 from labeling.models import Import, Kind, Prompt, Response, Split, Task
 
 FILTERS = [
@@ -41,7 +42,7 @@ class Prompts(View):
         return page(request, prompts, _shown, query)
 
     @operation(
-        scope="import", answers={200: CountsOut}, request=RowsIn, problems=(409,),
+        scope="import", answers={200: CountsOut}, request=RowsIn, creates=True, problems=(409,),
         operation_id="import_prompts", summary="Bring prompts",
         description="Rows as in an import file. All or nothing; what is here already is counted as present.",
     )  # fmt: skip
@@ -50,11 +51,41 @@ class Prompts(View):
         return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=self.person)})
 
 
+class ResponseQuery(PageQuery):
+    """Which responses, and which page of them."""
+
+    prompt_id = serializers.UUIDField(required=False)
+    model = serializers.CharField(required=False, max_length=150)
+    origin = serializers.ChoiceField(Response.Origin.choices, required=False)
+
+
+class ResponseOut(serializers.Serializer):
+    response_id = serializers.UUIDField()
+    prompt_id = serializers.UUIDField()
+    text = serializers.CharField(allow_blank=True)
+    origin = serializers.ChoiceField(Response.Origin.choices)
+    model = serializers.CharField(allow_null=True, help_text="null: a person wrote it")
+    sampling = JSONObject()
+    finish_reason = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+
+
 class Responses(View):
-    scopes = {"POST": "import"}
+    scopes = {"GET": "read", "POST": "import"}
 
     @operation(
-        scope="import", answers={200: CountsOut}, request=RowsIn, problems=(409,),
+        scope="read", answers={200: page_of(ResponseOut)}, problems=(422,), parameters=[ResponseQuery],
+        operation_id="list_responses", summary="Responses, a page at a time",
+    )  # fmt: skip
+    def get(self, request: Request) -> Answer:
+        query = self.checked(ResponseQuery, query_of(request))
+        names = {"prompt_id": "prompt__uuid", "model": "model_version__name", "origin": "origin"}
+        rows = Response.objects.select_related("prompt", "model_version")
+        rows = rows.filter(**{path: query[name] for name, path in names.items() if name in query})
+        return page(request, rows, _shown_response, query)
+
+    @operation(
+        scope="import", answers={200: CountsOut}, request=RowsIn, creates=True, problems=(409,),
         operation_id="import_responses", summary="Bring responses",
         description=(
             "Rows as in an import file: `prompt_id` or a prompt, `model`, `response`, and optionally "
@@ -75,4 +106,13 @@ def _shown(prompt: Prompt) -> dict[str, Any]:
         "use_case": prompt.use_case,
         "split": prompt.split,
         "messages": prompt.messages,
+    }
+
+
+def _shown_response(response: Response) -> dict[str, Any]:
+    same = ("text", "origin", "sampling", "finish_reason", "created_at")
+    return {name: getattr(response, name) for name in same} | {
+        "response_id": response.uuid,
+        "prompt_id": response.prompt.uuid,
+        "model": response.model_version.name if response.model_version else None,
     }

@@ -146,6 +146,7 @@ class OwnSubmissionOut(serializers.Serializer):
 
 class NextTask(View):
     scopes = {"POST": "label"}
+    takes_idempotency_keys = False  # asked again, it is the same task
 
     @operation(
         scope="label", answers={200: TaskOut, 204: None}, request=NextIn, problems=(409,),
@@ -174,7 +175,9 @@ class NextTask(View):
 
 
 class TaskView(View):
-    """A view of one task that was given to the caller."""
+    """A view of one task that was given to the caller. Handing in has a key of its own; the rest may be repeated as it is."""
+
+    takes_idempotency_keys = False
 
     def given(self, task_uuid: UUID) -> tuple[Task, Draft | None, Submission | None]:
         """The task with what this labeler has of it; 404 for any other, so that nothing can be learned by asking."""

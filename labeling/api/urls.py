@@ -14,7 +14,22 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api import batches, erasures, exports, label_schemas, model_versions, prompts, submissions, tasks
+from labeling.api import (
+    batches,
+    erasures,
+    exports,
+    gateway_keys,
+    imports,
+    label_schemas,
+    labelers,
+    model_versions,
+    people,
+    prompts,
+    questions,
+    reviews,
+    submissions,
+    tasks,
+)
 from labeling.api.authentication import TokenAuthentication
 from labeling.api.base import View
 from labeling.api.permissions import IsResearcher
@@ -63,6 +78,20 @@ urlpatterns = [
     path("responses/", prompts.Responses.as_view(), name="api_responses"),
     path("batches/", batches.Batches.as_view(), name="api_batches"),
     path("erasures/", erasures.Erasures.as_view(), name="api_erasures"),
+    path("batches/<int:pk>/", batches.OneBatch.as_view(), name="api_batch"),
+    path("imports/", imports.Imports.as_view(), name="api_imports"),
+    path("imports/<int:pk>/", imports.OneImport.as_view(), name="api_import"),
+    path("submissions/", reviews.Submissions.as_view(), name="api_submissions"),
+    path("submissions/<uuid:submission_uuid>/", reviews.OneSubmission.as_view(), name="api_submission"),
+    path("submissions/<uuid:submission_uuid>/review/", reviews.Decide.as_view(), name="api_review"),
+    path("labelers/", labelers.Labelers.as_view(), name="api_labelers"),
+    path("agreement/", labelers.Agreement.as_view(), name="api_agreement"),
+    path("questions/", questions.Questions.as_view(), name="api_questions"),
+    path("questions/<uuid:question_uuid>/answer/", questions.Answer.as_view(), name="api_question_answer"),
+    path("people/", people.People.as_view(), name="api_people"),
+    path("invitations/", people.Invitations.as_view(), name="api_invitations"),
+    path("gateway-keys/", gateway_keys.GatewayKeys.as_view(), name="api_gateway_keys"),
+    path("gateway-keys/<int:pk>/", gateway_keys.OneGatewayKey.as_view(), name="api_gateway_key"),
     path("label-schemas/", label_schemas.LabelSchemas.as_view()),
     path("exports/", exports.Exports.as_view(), name="api_exports"),
     path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),

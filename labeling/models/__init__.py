@@ -10,6 +10,7 @@ from labeling.models.exports import Export, PseudonymKey
 from labeling.models.gateway_keys import GatewayKey, GatewayUsage, RateBucket
 from labeling.models.gold import GoldAnswer
 from labeling.models.hours import Activity, PayRule, WorkEntry
+from labeling.models.idempotency_keys import IdempotencyKey
 from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
 from labeling.models.intake import Finding, IntakeDecision, LikenessKey
@@ -57,6 +58,7 @@ __all__ = [
     "GoldAnswer",
     "Grade",
     "Group",
+    "IdempotencyKey",
     "Import",
     "Instructions",
     "InstructionsDraft",

@@ -1,0 +1,69 @@
+"""The header Idempotency-Key: a request sent again is answered as it was the first time, and does nothing twice."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.utils.encoders import JSONEncoder
+
+from labeling.errors import Conflict
+from labeling.models import IdempotencyKey, User
+
+HEADER = "Idempotency-Key"
+KEPT = timedelta(hours=24)
+
+
+class KeyReused(Conflict):
+    """The key came before with another request: one of the two is a mistake."""
+
+    code = "idempotency_key_reused"
+
+
+def once(
+    handle: Callable[..., Response], user: User, secrets: tuple[str, ...], request: Request, *args: Any, **kwargs: Any
+) -> Response:
+    """The handler's answer, kept with what it made in one transaction; or the answer kept of the same request before.
+
+    A second request that comes while the first is at work waits for it. What fails is not kept, so it may be tried again.
+    Members of the answer named in `secrets` are not kept: a repeated answer has null there. Raises KeyReused, ValidationError.
+    """
+    key, digest, now = _key(request), _digest(request), timezone.now()
+    with transaction.atomic():
+        IdempotencyKey.objects.filter(user=user, key=key, created_at__lt=now - KEPT).delete()
+        row = IdempotencyKey(user=user, key=key, request_sha256=digest, created_at=now)
+        IdempotencyKey.objects.bulk_create([row], ignore_conflicts=True)
+        row = IdempotencyKey.objects.select_for_update().get(user=user, key=key)
+        if row.request_sha256 != digest:
+            raise KeyReused(f"{HEADER} {key!r} came before with another request.")
+        if row.status is not None:
+            return Response(row.body, status=row.status, headers={"Idempotent-Replayed": "true"})
+        answer = handle(request, *args, **kwargs)
+        body = json.loads(json.dumps(answer.data, cls=JSONEncoder))
+        row.status, row.body = answer.status_code, body and body | dict.fromkeys(secrets)
+        row.save(update_fields=["status", "body"])
+        return answer
+
+
+def forget_old() -> int:
+    """Remove keys older than a day; how many."""
+    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT).delete()[0]
+
+
+def _key(request: Request) -> str:
+    key = request.headers[HEADER]
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise ValidationError({HEADER: ["Expected 1 to 255 visible ASCII characters."]})
+    return key
+
+
+def _digest(request: Request) -> str:
+    said = json.dumps(request.data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{request.method} {request.get_full_path()}\n{said}".encode()).hexdigest()

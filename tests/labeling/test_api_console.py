@@ -1,0 +1,200 @@
+"""The API for the team: who may what, the rows that come, and keys that make a repeated request do nothing twice."""
+
+import threading
+import uuid
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+
+from labeling import jobs
+from labeling.actions import imports, numbers, questions, tokens
+from labeling.models import (
+    ApiToken,
+    Batch,
+    GatewayKey,
+    IdempotencyKey,
+    Import,
+    Invitation,
+    Prompt,
+    Question,
+    Submission,
+)
+from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
+from tests.labeling.test_api import assert_problem, call
+
+pytestmark = pytest.mark.django_db
+ROLES = ("applicant", "labeler", "reviewer", "researcher", "admin")
+TEAM, RESEARCH = {"reviewer", "researcher", "admin"}, {"researcher", "admin"}
+KEY = {"organization": "Acme", "name": "k", "may_train": False}
+
+
+@pytest.fixture
+def api(make_user):
+    """A factory of callers: api("reviewer", "read") is a client of somebody with that role, its token with these scopes or all."""
+
+    def make(role: str, *scopes: str) -> Client:
+        number = ApiToken.objects.count()
+        user = make_user(f"{role}{number}@example.org", role)
+        _, secret = tokens.create(user=user, name=f"t{number}", scopes=list(scopes) or list(ApiToken.Scope.values))
+        return Client(headers={"Authorization": f"Bearer {secret}"})
+
+    return make
+
+
+@pytest.fixture
+def world(labeler, labeler2) -> dict:
+    """Two rankings of one task, a demonstration, a question, a key: something behind every address."""
+    ranks = make_ranking_batch(k=3, overlap=2)
+    for person in (labeler, labeler2):
+        submit(ranks.tasks.get(), person)
+    demonstration = submit(make_demonstration_batch(prompts=1).tasks.get(), labeler)
+    questions.ask(text="Which?", key=uuid.uuid4(), kind="ranking", by=labeler)
+    GatewayKey.objects.create(**KEY | {"name": "old"}, prefix="heedgw_x", secret_hash="x", expires_at=timezone.now())
+    record = imports.import_rows(kind="prompts", rows=[{"prompt": "New?"}], by=None)
+    assert record["prompts_new"] == 1
+    numbers.measure()
+    return {"batch": ranks, "submission": demonstration, "question": Question.objects.get()}
+
+
+def endpoints(world) -> list[tuple]:
+    """Method, path, scope, roles that may, body."""
+    of = f"submissions/{world['submission'].uuid}/"
+    return [
+        ("GET", "submissions/?kind=demonstration", "read", TEAM, None),
+        ("GET", of, "read", TEAM, None),
+        ("POST", f"{of}review/", "review", {"reviewer", "admin"}, {"verdict": "accepted", "revision": 1}),
+        ("GET", f"batches/{world['batch'].pk}/", "read", RESEARCH, None),
+        ("PATCH", f"batches/{world['batch'].pk}/", "import", RESEARCH, {"status": "paused"}),
+        ("GET", "responses/", "read", RESEARCH, None),
+        ("GET", "imports/", "read", RESEARCH, None),
+        ("GET", f"imports/{Import.objects.first().pk}/", "read", RESEARCH, None),
+        ("GET", "labelers/", "read", TEAM, None),
+        ("GET", "agreement/", "read", TEAM, None),
+        ("GET", "questions/?is_open=true", "read", TEAM, None),
+        ("POST", f"questions/{world['question'].uuid}/answer/", "review", {"reviewer", "admin"},
+         {"key": str(uuid.uuid4()), "text": "B."}),
+        ("GET", "people/", "admin", {"admin"}, None),
+        ("POST", "invitations/", "admin", {"admin"}, {"email": "new@example.org", "role": "labeler"}),
+        ("GET", "gateway-keys/", "admin", {"admin"}, None),
+        ("POST", "gateway-keys/", "admin", {"admin"}, KEY),
+        ("DELETE", f"gateway-keys/{GatewayKey.objects.first().pk}/", "admin", {"admin"}, None),
+    ]  # fmt: skip
+
+
+def test_each_endpoint_answers_those_who_may_and_refuses_the_rest(world, api):
+    callers = {role: api(role) for role in ROLES}
+    for method, path, scope, roles, body in endpoints(world):
+        path = f"/api/v1/{path}"
+        assert_problem(call(Client(), method, path, body), 401)
+        without = api("admin", *(each for each in ApiToken.Scope.values if each != scope))
+        assert scope in assert_problem(call(without, method, path, body), 403)["detail"]
+        for role in ROLES:
+            if role not in roles:
+                assert_problem(call(callers[role], method, path, body), 403)
+        assert_problem(call(callers["admin"], "PUT", path, {}), 405)
+        if not path.endswith("review/"):  # whose verdict stands then, and another's would be a conflict
+            Question.objects.update(is_open=True)
+        answer = call(callers[sorted(roles)[0]], method, path, body)
+        assert 200 <= answer.status_code < 300, (path, answer.content)
+        if method == "GET" and "results" in answer.json():
+            assert answer.json()["results"], path
+
+
+def test_what_the_team_reads_is_what_is_there(world, api, labeler):
+    client = api("researcher")
+    batch = client.get(f"/api/v1/batches/{world['batch'].pk}/").json()
+    assert (batch["progress"]["seats"], batch["progress"]["submitted"], batch["progress"]["waiting"]) == (2, 2, 2)
+    shown = client.get("/api/v1/submissions/", {"kind": "ranking", "labeler_id": labeler.pk}).json()["results"]
+    assert [(row["labeler"], row["group"]) for row in shown] == [("Lena Labeler", "training")]
+    detail = client.get(f"/api/v1/submissions/{shown[0]['submission_id']}/").json()
+    assert sorted(detail["shown_order"]) == sorted(uuid for tier in detail["answer"]["tiers"] for uuid in tier)
+    agreement = client.get("/api/v1/agreement/", {"batch_id": world["batch"].pk}).json()["results"]
+    share = next(f for f in agreement[0]["figures"] if (f["measure"], f["between"]) == ("share", "all"))
+    assert share["value"] == 1.0  # both ranked in the same order
+    names = {row["name"]: row["rankings"] for row in client.get("/api/v1/labelers/").json()["results"]}
+    assert names == {"Lena Labeler": 1, "Luis Labeler": 1}
+    assert client.get("/api/v1/responses/", {"model": "m0"}).json()["results"][0]["model"] == "m0"
+    for wrong in ("responses/?prompt_id=x", "submissions/?colour=red", "labelers/?is_paused=perhaps"):
+        assert_problem(client.get(f"/api/v1/{wrong}"), 422)
+    for missing in (f"submissions/{uuid.uuid4()}/", "batches/999999/", f"imports/{2**70}/"):
+        assert_problem(client.get(f"/api/v1/{missing}"), 404)
+
+
+def test_a_review_and_a_status_do_what_they_do_on_the_page(world, api):
+    path = f"/api/v1/submissions/{world['submission'].uuid}/review/"
+    reviewer = api("reviewer")
+    assert_problem(call(reviewer, "POST", path, {"verdict": "returned", "revision": 1}), 422)
+    assert_problem(call(reviewer, "POST", path, {"verdict": "accepted", "revision": 2}), 409)
+    made = call(reviewer, "POST", path, {"verdict": "accepted", "revision": 1}).json()
+    assert (made["verdict"], made["revision"]) == ("accepted", 1)
+    assert Submission.objects.get(pk=world["submission"].pk).status == "accepted"
+    assert_problem(call(api("reviewer"), "POST", path, {"verdict": "rejected", "revision": 1}), 409)
+    batch = f"/api/v1/batches/{world['batch'].pk}/"
+    assert call(api("researcher"), "PATCH", batch, {"status": "closed"}).json()["status"] == "closed"
+    assert_problem(call(api("researcher"), "PATCH", batch, {"status": "lost"}), 422)
+
+
+# ---- idempotency keys -------------------------------------------------------------------------------------------------
+
+
+def send(client: Client, path: str, body: dict, key: str):
+    return client.post(f"/api/v1/{path}", body, content_type="application/json", headers={"Idempotency-Key": key})
+
+
+def test_a_repeated_key_repeats_the_answer_and_does_nothing_twice(api):
+    make_demonstration_batch(name="first", prompts=1)
+    client, order = api("researcher"), {"name": "b", "kind": "demonstration"}
+    first, again = (send(client, "batches/", order, "k-1") for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 201)  # without the key the second were 200
+    assert again.json() == first.json()
+    assert ("Idempotent-Replayed" in first, again["Idempotent-Replayed"]) == (False, "true")
+    assert (
+        assert_problem(send(client, "batches/", order | {"overlap": 2}, "k-1"), 409)["code"] == "idempotency_key_reused"
+    )
+    assert_problem(send(client, "exports/", {}, "k-1"), 409)  # nor for another address
+    assert send(api("researcher"), "batches/", order, "k-1").status_code == 200  # another person's key
+    for wrong in ("", "a b", "x" * 256):
+        assert_problem(send(client, "batches/", order, wrong), 422)
+    assert_problem(send(client, "batches/", {"name": "c", "kind": "ranking"}, "k-2"), 422)
+    assert (
+        send(client, "batches/", {"name": "c", "kind": "demonstration"}, "k-2").status_code == 201
+    )  # a failure is not kept
+    IdempotencyKey.objects.update(created_at=timezone.now() - timedelta(hours=25))
+    assert send(client, "batches/", order, "k-1").status_code == 200
+    jobs.forget_idempotency_keys()
+    assert list(IdempotencyKey.objects.values_list("key", flat=True)) == ["k-1"]
+    assert Batch.objects.count() == 3
+
+
+def test_a_secret_is_not_kept_with_the_answer(api):
+    client = api("admin")
+    first, again = (send(client, "gateway-keys/", KEY, "k").json() for _ in range(2))
+    assert first["secret"].startswith("heedgw_")
+    assert again == first | {"secret": None}
+    link = send(client, "invitations/", {"email": "n@example.org", "role": "reviewer"}, "i").json()["link"]
+    assert Client().get(link).status_code == 302
+    assert Invitation.objects.get().role == "reviewer"
+    assert link.rsplit("/", 2)[1] not in str(list(IdempotencyKey.objects.values("body")))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_requests_at_once_one_does_it(api):
+    """Both get the one answer, though the second came before the first was done."""
+    client, answers = api("researcher"), []
+    body = {"rows": [{"prompt": f"At once {n}?"} for n in range(20)]}
+
+    def run() -> None:
+        answers.append(send(client, "prompts/", body, "same"))
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [answer.json()["counts"]["prompts_new"] for answer in answers] == [20, 20]
+    assert sorted("Idempotent-Replayed" in answer for answer in answers) == [False, True]
+    assert Prompt.objects.count() == 20
