@@ -26,6 +26,13 @@ def main() -> int:
         default=[1000, 10_000, 100_000],
         help="sizes at which every page is opened (labeling; default 1000 10000 100000)",
     )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="*",
+        default=[1000, 10_000, 100_000],
+        help="rows of bulk imports and exports (labeling; default 1000 10000 100000; 1000000 takes an hour)",
+    )
     parser.add_argument("--runs", type=int, default=3, help="how often each bulk figure is taken (default 3)")
     parser.add_argument("--quick", action="store_true", help="one small cell of each stage (training)")
     options = parser.parse_args()
@@ -41,9 +48,10 @@ def main() -> int:
 def measure(part: str, folder: Path, options: argparse.Namespace) -> list[dict]:
     """The rows of a part. Only its own imports: one needs no torch, the other no Django."""
     if part == "labeling":
-        from tests.bench import labeling
+        from tests.bench import bulk, labeling
 
-        return labeling.run(folder / "site", options.tasks, options.runs, options.submissions)
+        rows = bulk.run(folder / "bulk", options.rows, options.runs) if options.rows else []
+        return rows + labeling.run(folder / "site", options.tasks, options.runs, options.submissions)
     from tests.bench import training
 
     return training.run(folder / "models", options.runs, options.quick)

@@ -1,4 +1,4 @@
-"""The labeling half measured from outside, in a throwaway installation with one web process: what a labeler waits for, and bulk.
+"""The labeling half measured from outside, in a throwaway installation with one web process: what a labeler waits for.
 
 Tasks are rankings of K = 4 responses of about 500 characters to prompts of about 500, so about 2.5 KB each.
 """
@@ -46,8 +46,8 @@ def all_pages(sizes: list[int]) -> Iterator[dict]:
 
 
 def measure(folder: Path, url: str, tasks: int, runs: int) -> Iterator[dict]:
-    """Import, order, claim and submit, read, export."""
-    from labeling.actions import batches, exports, imports
+    """Order, claim and submit, read. Imports and exports: bulk.py."""
+    from labeling.actions import batches, imports, intake
     from labeling.models import Kind, Role, User
 
     sizes = {"tasks": tasks, "k": K}
@@ -55,9 +55,8 @@ def measure(folder: Path, url: str, tasks: int, runs: int) -> Iterator[dict]:
     for person in people:
         person.grant(Role.LABELER)
     files = [write_rows(folder / f"rows-{i}.jsonl", tasks, seed=i) for i in range(runs)]
-    seconds = [timed(lambda file=file: imports.import_responses(path=file, by=None)) for file in files]
-    rate = [tasks * K / s for s in seconds]
-    yield row("import of responses", sizes, "responses/s", statistics.median(rate), runs)
+    for file in files:
+        intake.finish_import(record=imports.import_responses(path=file, by=None))
     took = timed(lambda: batches.create_batch(name="bench", kind=Kind.RANKING, k=K, limit=tasks, by=None))
     yield row("batch of tasks", sizes, "tasks/s", tasks / took, 1)
     claims, pages, submits = work(Browser(url, "labeler@bench.example"))
@@ -65,8 +64,6 @@ def measure(folder: Path, url: str, tasks: int, runs: int) -> Iterator[dict]:
     yield row("next task, claimed and shown", sizes, "ms", 1000 * statistics.median(pages), STEPS)
     yield row("submit of a ranking", sizes, "ms", 1000 * statistics.median(submits), STEPS)
     yield row("rps of the queue page", sizes | {"clients": READERS}, "requests/s", read(url), 1)
-    took = timed(lambda: exports.build(query={}, by=None))
-    yield row("export of rankings", {"rankings": STEPS}, "rankings/s", STEPS / took, 1)
 
 
 def row(name: str, params: dict, unit: str, ours: float, runs: int) -> dict:

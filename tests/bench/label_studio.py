@@ -1,0 +1,79 @@
+"""Label Studio beside ours: the same tasks through its API. It is not installed here; whoever has one running says where it is.
+
+`../shared/bench/label_studio_up.sh` starts one (1.23.2, two gunicorn workers, PostgreSQL). LABEL_STUDIO_URL and LABEL_STUDIO_TOKEN
+say where it is; without them nothing stands beside ours.
+"""
+
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+CONFIG = (
+    '<View><Text name="prompt" value="$prompt"/><List name="answers" value="$items" title="R"/>'
+    '<Ranker name="rank" toName="answers"/><Rating name="q" toName="prompt" maxRating="7"/></View>'
+)
+RESULT = [
+    {"from_name": "rank", "to_name": "answers", "type": "ranker", "value": {"ranker": ["r2", "r0", "r1", "r3"]}},
+    {"from_name": "q", "to_name": "prompt", "type": "rating", "value": {"rating": 5}},
+]
+AT_ONCE = 5000  # tasks a request: more do not go through
+
+
+class LabelStudio:
+    """A running Label Studio, spoken to as its users' scripts do."""
+
+    def __init__(self, url: str, token: str):
+        self.port = urlsplit(url).port
+        self.http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Token {token}"}, timeout=900, trust_env=False
+        )
+
+    @classmethod
+    def here(cls) -> "LabelStudio | None":
+        """The one that the environment names."""
+        url = os.environ.get("LABEL_STUDIO_URL")
+        return cls(url, os.environ["LABEL_STUDIO_TOKEN"]) if url else None
+
+    def import_tasks(self, rows: list[dict], *, are_labeled: bool = False) -> tuple[int, float]:
+        """(project, seconds) for rows as write_rows makes them, in a project of their own."""
+        made = self.http.post("/api/projects/", json={"title": "bench", "label_config": CONFIG}).raise_for_status()
+        project, seconds = made.json()["id"], 0.0
+        tasks = [self._task(row, are_labeled) for row in rows]
+        for begin in range(0, len(tasks), AT_ONCE):
+            began = time.perf_counter()
+            url = f"/api/projects/{project}/import?return_task_ids=false"
+            self.http.post(url, json=tasks[begin : begin + AT_ONCE]).raise_for_status()
+            seconds += time.perf_counter() - began
+        return project, seconds
+
+    @staticmethod
+    def _task(row: dict, is_labeled: bool) -> dict:
+        bodies = [response["text"] for response in row.get("responses", [])]
+        items = [{"id": f"r{k}", "title": f"R{k}", "body": body} for k, body in enumerate(bodies)]
+        task: dict = {"data": {"prompt": row["prompt"], "items": items}}
+        return task | ({"annotations": [{"result": RESULT, "completed_by": 1}]} if is_labeled else {})
+
+    def export(self, project: int) -> float:
+        """Seconds to fetch all tasks of a project with their labels."""
+        began = time.perf_counter()
+        url = f"/api/projects/{project}/export"
+        with self.http.stream("GET", url, params={"exportType": "JSON", "download_all_tasks": "true"}) as answer:
+            answer.raise_for_status()
+            for _block in answer.iter_bytes():
+                pass
+        return time.perf_counter() - began
+
+    def peak_mb(self) -> float | None:
+        """The most memory that one of its processes on this machine ever held, in MiB."""
+        listening = {c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == self.port and c.pid}
+        peaks = [
+            int(line.split()[1]) / 1024
+            for pid in listening
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        ]
+        return max(peaks, default=None)
