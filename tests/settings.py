@@ -27,3 +27,5 @@ if IS_EMBEDDED:
 from labeling.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
+# Without this, each new test client starts by reading the headers of all static files; test_demo.py asks for one as people do.
+WHITENOISE_AUTOREFRESH = True

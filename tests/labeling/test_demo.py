@@ -221,6 +221,7 @@ def test_start_says_where_to_go_and_who_may_log_in(clone):
     assert f"http://127.0.0.1:{clone.port}" in clone.said
     password = clone.password
     assert (clone.folder / "var/env").stat().st_mode & 0o077 == 0
+    assert clone.get("/static/css/heed.css").headers["content-type"].startswith("text/css"), "as it is served to people"
     for person in ("admin", "researcher", "reviewer", "labeler", "heldout", "applicant"):
         assert f"{person}@demo.example" in clone.said
         with httpx.Client(base_url=f"http://127.0.0.1:{clone.port}", timeout=20, trust_env=False) as browser:
