@@ -28,7 +28,7 @@ stop: ## end the demo of this clone, wherever it runs
 	@test ! -x .venv/bin/python || exec .venv/bin/python -m labeling.demo stop
 
 test: .venv/.installed browser ## everything that the tests need, browser included, then all tests; ARGS="-k name" for some
-	.venv/bin/python -m pytest -n auto --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n auto $(ARGS)
 
 loop: .venv/.installed ## the whole loop once, unattended, with simulated labelers; NIGHTS=1 SEED=0
 	@exec .venv/bin/python -m tests.loop.run --nights $(NIGHTS) --seed $(SEED)

@@ -1,10 +1,15 @@
 """What every test may use: a throwaway database, people of every role, their clients, an environment for processes.
 
 The database is an embedded PostgreSQL, started once per run and only waited for by tests that need one; with DATABASE_URL set,
-the same tests run there instead. pytest-xdist's workers share the server and have a database each.
+the same tests run there instead. pytest-xdist's workers share the server and have a database each: the migrations run once, in
+the server's own database, and theirs are copies of it (TEST TEMPLATE in tests/settings.py).
+
+Files whose tests share something dear (a demo, processes of torchrun, trained models) stay on one worker, longest first; then
+come all tests that use the database, one by one to whoever is free, so that no worker is left with a long file at the end.
 """
 
 import contextlib
+import fcntl
 import importlib
 import os
 import shutil
@@ -17,6 +22,8 @@ from urllib.parse import quote
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
 from django.test import Client
 
 from labeling import postgres
@@ -24,6 +31,43 @@ from labeling import postgres
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
 SERVER = pytest.StashKey[subprocess.Popen]()
+TOGETHER = ("tests/loop/", "tests/labeling/test_demo.py", "tests/labeling/test_postgres.py", "tests/training/")
+LONGEST = (
+    "tests/loop/test_run.py",
+    "tests/labeling/test_demo.py",
+    "tests/training/test_stages.py",
+    "tests/training/test_parallel.py",
+    "tests/training/test_serve.py",
+    "tests/labeling/test_postgres.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, then what needs no database; pytest-django has put real transactions last."""
+
+    def turn(item: pytest.Item) -> int:
+        path = item.nodeid.partition("::")[0]
+        if path in LONGEST:
+            return LONGEST.index(path)
+        uses = {"db", "transactional_db", "live_server"} & set(getattr(item, "fixturenames", ()))
+        return len(LONGEST) + bool(uses or item.get_closest_marker("django_db"))
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Files below TOGETHER to one worker each, other tests to any. (xdist's own groups are lost on pytest 9's node ids.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if path.startswith(TOGETHER) else nodeid
+
+    config.option.loadscopereorder = False  # our order stays
+    return FilesTogether(config, log)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -69,8 +113,21 @@ def database_server() -> None:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(database_server: None, django_db_modify_db_settings: None) -> None:
-    """pytest-django makes the test database after this: wait for the server first."""
+def database_template(database_server: None, django_db_blocker) -> None:
+    """Return once the database that the tests' own are copied from is migrated; the first worker that comes here does it."""
+    if not settings.IS_EMBEDDED:
+        return
+    with (settings.TEST_BASE / "migrated").open("a+") as mark, django_db_blocker.unblock():
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        if mark.seek(0, os.SEEK_END) == 0:
+            call_command("migrate", verbosity=0)
+            connection.close()  # a database that someone is connected to cannot be copied
+            mark.write("once for all workers")
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(database_template: None, django_db_modify_db_settings: None) -> None:
+    """pytest-django makes the test database after this: wait for what it is copied from first."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +148,6 @@ def first_label_schema(request: pytest.FixtureRequest) -> None:
 
 def empty_job_queue() -> None:
     """Jobs of an earlier test with real transactions: procrastinate's tables are not Django's to empty."""
-    from django.db import connection
-
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE procrastinate_jobs, procrastinate_workers CASCADE")
 

@@ -25,6 +25,10 @@ if IS_EMBEDDED:
     os.environ["DATABASE_URL"] = embedded_url(TEST_BASE)
 
 from labeling.settings import *  # noqa: E402, F403
+from labeling.settings import DATABASES  # noqa: E402
+
+if IS_EMBEDDED:
+    DATABASES["default"]["TEST"] = {"TEMPLATE": DATABASES["default"]["NAME"]}  # which tests/conftest.py migrates
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the real one is slow on purpose
 # Without this, each new test client starts by reading the headers of all static files; test_demo.py asks for one as people do.

@@ -13,8 +13,7 @@ from tests.training.conftest import LIMITS, SMALL
 from training import parallel, processes
 from training.contract import read_model_manifest
 
-# One launch serves all tests; one worker must have them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parallel")]
+pytestmark = pytest.mark.slow  # one launch serves all tests
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pretrain", "sft", "rm", "dpo", "ppo")
