@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-READ_CHARS = 1000
+READ_CHARS = 400  # more tell it no better, and cost
 SURE_FROM = 0.3  # of the probability, which is low for a few words even where they are told rightly
 
 

@@ -78,6 +78,8 @@ def _phones(text: str) -> Iterator[Found]:
             # Without a code in front, any other number may look so: then a word beside it must speak of calling.
             said = match.raw_string
             has_code = said.startswith(("+", "0", "(")) and not said.isdigit()
+            if text[max(0, match.start - 1) : match.start] in (",", "."):
+                continue  # the end of a longer figure
             if has_code or PHONE_WORD.search(text, max(0, match.start - 40), match.start):
                 yield Found("phone", match.start, match.end)
 
