@@ -17,6 +17,12 @@ def clock(seconds: int) -> str:
 
 
 @register.filter
+def words(name: str) -> str:
+    """The name of a count, to read: "left_out_responses" is "left out responses"."""
+    return name.replace("_", " ")
+
+
+@register.filter
 def pretty_json(value) -> str:
     """JSON to read, keys as they stand."""
     return json.dumps(value, indent=2, ensure_ascii=False)

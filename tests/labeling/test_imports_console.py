@@ -110,3 +110,15 @@ def test_a_file_sent_after_the_session_ended_is_asked_for_again_and_the_rest_is_
     assert "the file did not arrive" in page.text and "prompt=context</textarea>" in page.text
     assert page.context["form"]["kind"].value() == "responses" and not Import.objects.exists()
     assert "the file did not arrive" not in client.get(reverse("imports")).text
+
+
+def test_a_known_data_set_goes_in_by_its_name_and_what_stays_out_is_said(researcher_client):
+    pair = {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: Eh."}
+    refused = upload(researcher_client, lines(pair), "train.jsonl")
+    assert refused.status_code == 422
+    assert "import them in the format hh-rlhf" in refused.text
+    assert "columns found: chosen, rejected" in refused.text
+    page = upload(researcher_client, lines(pair), "train.jsonl", format="hh-rlhf")
+    assert page.status_code == 200
+    assert Prompt.objects.get().text == "Why?"
+    assert "left out responses" in page.text
