@@ -20,9 +20,9 @@ OVERLAP = 2
 
 # Each takes its names from the first column of `lay_out`.
 PROMPTS = """
-INSERT INTO labeling_prompt (uuid, messages, content_sha256, split, author_id{names})
+INSERT INTO labeling_prompt (uuid, messages, content_sha256, split, intake, author_id{names})
 SELECT gen_random_uuid(), jsonb_build_array(jsonb_build_object('role', 'user', 'content', %(name)s || ' ' || n)),
-       encode(sha256(convert_to(%(name)s || ' ' || n, 'UTF8')), 'hex'), 'train', NULL{values}
+       encode(sha256(convert_to(%(name)s || ' ' || n, 'UTF8')), 'hex'), 'train', 'open', NULL{values}
   FROM generate_series(1, %(tasks)s) AS n
 RETURNING id
 """
@@ -68,7 +68,7 @@ def lay_out(*, tasks: int, overlap: int = OVERLAP, **fields):
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE bench_prompt (id bigint) ON COMMIT DROP")
     made = PROMPTS.replace("INSERT", "WITH made AS (INSERT", 1) + ") INSERT INTO bench_prompt SELECT id FROM made"
-    execute(made, Prompt, "uuid messages content_sha256 split author_id", name=name, tasks=tasks)
+    execute(made, Prompt, "uuid messages content_sha256 split intake author_id", name=name, tasks=tasks)
     execute(TASKS, Task, "uuid batch_id prompt_id kind", batch=batch.pk, kind=batch.kind)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE bench_prompt")
