@@ -16,7 +16,9 @@ from django.db import connection
 
 from labeling.models import Bookmark, Slot, User
 
-WORTH_A_BOOKMARK = 50  # seats walked over in vain; fewer cost less than writing it down
+WORTH_A_BOOKMARK = (
+    200  # seats walked over in vain; fewer cost less than writing it down, and many may only be in others' hands
+)
 END = (2**15 - 1, 2**63 - 1)  # no seat lies behind it: nothing joins the seats that were laid out with a batch
 LOCKS = 0x4C494E45  # the first key of the advisory locks on lines; the second is the batch
 

@@ -33,6 +33,16 @@ def main() -> int:
         default=[1000, 10_000, 100_000],
         help="rows of bulk imports and exports (labeling; default 1000 10000 100000; 1000000 takes an hour)",
     )
+    parser.add_argument(
+        "--open-tasks",
+        type=int,
+        nargs="*",
+        default=[1000, 10_000],
+        help="open tasks of the rows next, submit and rps (labeling; default 1000 10000; beside Label Studio where one runs)",
+    )
+    parser.add_argument(
+        "--own-open-tasks", type=int, nargs="*", default=[], help="further sizes of these rows, Heed alone, as 1000000"
+    )
     parser.add_argument("--runs", type=int, default=3, help="how often each bulk figure is taken (default 3)")
     parser.add_argument("--quick", action="store_true", help="one small cell of each stage (training)")
     options = parser.parse_args()
@@ -48,9 +58,11 @@ def main() -> int:
 def measure(part: str, folder: Path, options: argparse.Namespace) -> list[dict]:
     """The rows of a part. Only its own imports: one needs no torch, the other no Django."""
     if part == "labeling":
-        from tests.bench import bulk, labeling
+        from tests.bench import bulk, labeling, serving
 
         rows = bulk.run(folder / "bulk", options.rows, options.runs) if options.rows else []
+        if options.open_tasks or options.own_open_tasks:
+            rows += serving.run(folder / "serving", options.open_tasks, options.own_open_tasks)
         return rows + labeling.run(folder / "site", options.tasks, options.runs, options.submissions)
     from tests.bench import training
 

@@ -30,6 +30,14 @@ TASKS = """
 INSERT INTO labeling_task (uuid, batch_id, prompt_id, kind{names})
 SELECT gen_random_uuid(), %(batch)s, id, %(kind)s{values} FROM bench_prompt ORDER BY id
 """
+RESPONSES = """
+WITH made AS (INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, model_version_id, external_id, origin{names})
+  SELECT gen_random_uuid(), p.id, t.text, encode(sha256(convert_to(t.text, 'UTF8')), 'hex'), m.id, '', 'model'{values}
+    FROM bench_prompt p CROSS JOIN unnest(%(models)s::bigint[]) AS m (id)
+   CROSS JOIN LATERAL (SELECT repeat('word' || p.id || ' of ' || m.id || ' ', 25)) AS t (text) RETURNING id, prompt_id)
+INSERT INTO labeling_taskresponse (task_id, response_id)
+SELECT t.id, made.id FROM made JOIN labeling_task t ON t.prompt_id = made.prompt_id AND t.batch_id = %(batch)s
+"""
 DONE_SLOTS = """
 INSERT INTO labeling_submission (uuid, task_id, batch_id, labeler_id, slot_id, is_surplus, kind, labeler_group, schema_id,
                                  revision_count, submitted_at{names})
@@ -57,19 +65,24 @@ def execute(sql: str, model: type[models.Model] | None = None, given: str = "", 
 
 @transaction.atomic
 def lay_out(*, tasks: int, overlap: int = OVERLAP, **fields):
-    """An active batch of demonstrations with so many tasks on prompts of their own, all seats open, as a batch's making leaves them."""
+    """An active batch (of demonstrations, unless said) with so many tasks on prompts of their own, all seats open, as a batch's making
+    leaves them."""
     from labeling.actions import batch_rows
-    from labeling.models import Batch, LabelSchema, Prompt, Task
+    from labeling.models import Batch, LabelSchema, ModelVersion, Prompt, Response, Task
 
     name = fields.pop("name", f"bench {uuid.uuid4()}")
-    batch = Batch.objects.create(
-        name=name, kind="demonstration", schema=LabelSchema.latest(), overlap=overlap, **fields
-    )
+    fields = {"kind": "demonstration"} | fields
+    batch = Batch.objects.create(name=name, schema=LabelSchema.latest(), overlap=overlap, **fields)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE bench_prompt (id bigint) ON COMMIT DROP")
     made = PROMPTS.replace("INSERT", "WITH made AS (INSERT", 1) + ") INSERT INTO bench_prompt SELECT id FROM made"
     execute(made, Prompt, "uuid messages content_sha256 split intake author_id", name=name, tasks=tasks)
     execute(TASKS, Task, "uuid batch_id prompt_id kind", batch=batch.pk, kind=batch.kind)
+    if batch.responses_per_task:
+        names = [f"bench-{i}" for i in range(batch.responses_per_task)]
+        versions = [ModelVersion.objects.get_or_create(name=n, defaults={"stage": "external"})[0].pk for n in names]
+        given = "uuid prompt_id text text_sha256 model_version_id external_id origin"
+        execute(RESPONSES, Response, given, models=versions, batch=batch.pk)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE bench_prompt")
         cursor.execute(batch_rows.INSERT_SLOTS, {"batch": batch.pk, "overlap": overlap})
@@ -102,7 +115,8 @@ def lease_first(batch, count: int) -> None:
         "UPDATE labeling_slot s SET status = 'leased', leased_at = now(), lease_expires_at = now() + interval '1 hour',"
         " labeler_id = p.person"
         " FROM (SELECT id, row_number() OVER (ORDER BY seat, id) AS n FROM labeling_slot WHERE batch_id = %(batch)s"
-        " AND status = 'open' LIMIT %(count)s) f JOIN unnest(%(people)s) WITH ORDINALITY AS p (person, n) USING (n) WHERE s.id = f.id",
+        " AND status = 'open' LIMIT %(count)s) f JOIN unnest(%(people)s::bigint[]) WITH ORDINALITY AS p (person, n)"
+        " USING (n) WHERE s.id = f.id",
         batch=batch.pk, count=count, people=[person.pk for person in people],
     )  # fmt: skip
 

@@ -1,16 +1,19 @@
 """Label Studio beside ours: the same tasks through its API. It is not installed here; whoever has one running says where it is.
 
 `../shared/bench/label_studio_up.sh` starts one (1.23.2, two gunicorn workers, PostgreSQL). LABEL_STUDIO_URL and LABEL_STUDIO_TOKEN
-say where it is; without them nothing stands beside ours.
+say where it is; without them nothing stands beside ours. LABEL_STUDIO_POSTGRES: its server, as postgresql://postgres@127.0.0.1:55433,
+where its database is `ls`: then ours stands on the same, and its tasks can be locked.
 """
 
 import os
 import time
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import psycopg
 
 CONFIG = (
     '<View><Text name="prompt" value="$prompt"/><List name="answers" value="$items" title="R"/>'
@@ -27,6 +30,7 @@ class LabelStudio:
     """A running Label Studio, spoken to as its users' scripts do."""
 
     def __init__(self, url: str, token: str):
+        self.server = os.environ.get("LABEL_STUDIO_POSTGRES", "")
         self.port = urlsplit(url).port
         self.http = httpx.Client(
             base_url=url, headers={"Authorization": f"Token {token}"}, timeout=900, trust_env=False
@@ -66,6 +70,38 @@ class LabelStudio:
             for _block in answer.iter_bytes():
                 pass
         return time.perf_counter() - began
+
+    def next(self, project: int) -> int:
+        """The id of the next task."""
+        return self.http.get(f"/api/projects/{project}/next").raise_for_status().json()["id"]
+
+    def submit(self, project: int, task: int) -> None:
+        """Hand a ranking in."""
+        url = f"/api/tasks/{task}/annotations/?project={project}"
+        self.http.post(url, json={"result": RESULT}).raise_for_status()
+
+    def lock(self, project: int, count: int) -> None:
+        """So many tasks are open before another person."""
+        mail = f"{uuid.uuid4()}@bench.example"
+        body = {"email": mail, "username": mail[:30], "first_name": "", "last_name": ""}
+        user = self.http.post("/api/users/", json=body).raise_for_status().json()["id"]
+        with psycopg.connect(f"{self.server}/ls", autocommit=True) as database:
+            database.execute(
+                "INSERT INTO tasks_tasklock (task_id, user_id, unique_id, expire_at, created_at)"
+                " SELECT id, %s, gen_random_uuid(), now() + interval '2 hours', now() FROM task"
+                " WHERE project_id = %s ORDER BY id LIMIT %s",
+                (user, project, count),
+            )
+            database.execute("ANALYZE")
+
+    def database_for_us(self) -> str:
+        """The URL of an empty database on its server; "" if we are to use one of our own."""
+        if not self.server:
+            return ""
+        with psycopg.connect(f"{self.server}/postgres", autocommit=True) as server:
+            server.execute("DROP DATABASE IF EXISTS heed_bench WITH (FORCE)")
+            server.execute("CREATE DATABASE heed_bench")
+        return f"{self.server}/heed_bench"
 
     def peak_mb(self) -> float | None:
         """The most memory that one of its processes on this machine ever held, in MiB."""

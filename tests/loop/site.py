@@ -29,8 +29,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def throwaway_site(folder: Path) -> Iterator[str]:
+def throwaway_site(folder: Path, *, web_processes: int = 1, database_url: str = "") -> Iterator[str]:
     """Start a fresh Heed under `folder` and yield its URL. os.environ points at it, so Django may be set up inside the block.
+
+    `database_url`: an empty database elsewhere, instead of a server of its own.
 
     Everything of an earlier run in `folder` is removed first. Raises RuntimeError with the end of its log if a part
     does not start.
@@ -42,24 +44,27 @@ def throwaway_site(folder: Path) -> Iterator[str]:
         "SECRET_KEY": secrets.token_urlsafe(32),
         "ALLOWED_HOSTS": "127.0.0.1",
         "HEED_VAR": str(folder / "var"),
-        "DATABASE_URL": postgres.embedded_url(folder),
+        "DATABASE_URL": database_url or postgres.embedded_url(folder),
         "DJANGO_SETTINGS_MODULE": "labeling.settings",
         "HEED_URL": f"http://127.0.0.1:{port}",
     }
     processes: list[subprocess.Popen] = []
     try:
         manage = [sys.executable, "manage.py"]
-        processes.append(_start(folder, "postgres", [*manage, "postgres", "--throwaway", "--base-dir", str(folder)]))
+        if not database_url:
+            own = [*manage, "postgres", "--throwaway", "--base-dir", str(folder)]
+            processes.append(_start(folder, "postgres", own))
         postgres.wait_until_ready(os.environ["DATABASE_URL"], START_SECONDS, folder)
-        subprocess.run([*manage, "migrate", "-v0"], cwd=ROOT, check=True, timeout=START_SECONDS * 2)
-        web = ["gunicorn", "labeling.wsgi", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "4"]
+        subprocess.run([*manage, "migrate", "-v0"], cwd=ROOT, check=True, timeout=START_SECONDS * 10)
+        web = ["gunicorn", "labeling.wsgi", "--bind", f"127.0.0.1:{port}", "--workers", str(web_processes)]
+        web += ["--threads", "4"]
         web += [
             "--graceful-timeout",
             "2",
         ]  # a client that keeps its connection open would hold the end up for 30 seconds
-        processes.append(_start(folder, "web", [sys.executable, "-m", *web]))
+        processes.append(web_process := _start(folder, "web", [sys.executable, "-m", *web]))
         processes.append(_start(folder, "worker", [*manage, "procrastinate", "worker"]))
-        _wait_for(os.environ["HEED_URL"] + "/healthz", processes[1], folder)
+        _wait_for(os.environ["HEED_URL"] + "/healthz", web_process, folder)
         yield os.environ["HEED_URL"]
     finally:
         for process in reversed(processes):
