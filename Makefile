@@ -14,11 +14,11 @@ CASES ?= 10000
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
-# The stamp tells the last complete installation; a changed pin makes it old.
+# The stamp tells the last complete installation; a changed pin makes it old. Python compiles what it imports, when it does.
 .venv/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Heed needs Python 3.11 or later; name one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@.venv/bin/python -c '' 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv .venv; } || { echo "make: no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	@touch $@
 
 demo: .venv/.installed ## everything on http://127.0.0.1:PORT (8000), until Ctrl-C or `make stop`
