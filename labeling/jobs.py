@@ -10,10 +10,10 @@ from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks
+from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks, webhooks
 from labeling.api import idempotency
 from labeling.errors import Invalid
-from labeling.models import Export
+from labeling.models import Export, WebhookDelivery
 from training.contract import ContractError
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,16 @@ def enter_lapsed_retakes(timestamp: int = 0) -> None:
 
 
 @app.periodic(cron="50 * * * *")
-@app.task(name="forget_idempotency_keys", queueing_lock="forget_idempotency_keys")
-def forget_idempotency_keys(timestamp: int = 0) -> None:
-    """Every hour: keys of the API's requests that are older than a day."""
+@app.task(name="forget_old", queueing_lock="forget_old")
+def forget_old(timestamp: int = 0) -> None:
+    """Every hour: keys of the API's requests that are older than a day, and messages to webhooks older than a month."""
     idempotency.forget_old()
+    webhooks.forget_old()
+
+
+@app.task(name="deliver_webhook", retry=RetryStrategy(max_attempts=webhooks.MAX_ATTEMPTS, exponential_wait=4))
+def deliver_webhook(delivery_id: int) -> None:
+    """Send a message to a webhook; one that is not taken is sent again later, for about a day."""
+    found = WebhookDelivery.objects.select_related("webhook").filter(pk=delivery_id).first()
+    if found is not None:  # else it is older than what is kept
+        webhooks.deliver(delivery=found)

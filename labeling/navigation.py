@@ -87,6 +87,7 @@ SECTIONS: tuple[tuple[Promise, tuple[Page, ...]], ...] = (
         _("Administration"),
         (
             Page("gateway_keys", _("Keys"), (Role.ADMIN,)),
+            Page("webhooks", _("Webhooks"), (Role.ADMIN,)),
             Page("erasures", _("Erasures"), (Role.ADMIN,)),
             Page("admin:index", _("Rows"), (Role.ADMIN,)),
         ),

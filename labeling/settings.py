@@ -21,6 +21,7 @@ POLICY_CONNECT_SECONDS, POLICY_FIRST_SECONDS, POLICY_GAP_SECONDS   optional   ho
                              of an answer (60) and between pieces (30); POLICY_RESTART_SECONDS: how long a restart is waited for (30)
 PROMPTS_PER_AUTHOR, PROMPTS_PER_ORGANIZATION optional   how many prompts of one are let in unasked (labelers as authors: any number);
                              default 200 each, as InstructGPT §3.2 and A.2; 0: no limit
+WEBHOOK_PRIVATE   optional   1: webhooks may go to this machine and to private networks, and over plain HTTP; default 0
 CAPTURE_MAX_CHARS optional   longer prompts of the gateway and the playground are not kept; default 4000 (about 1k tokens)
 """
 
@@ -268,6 +269,7 @@ PLAYGROUND_REQUESTS_PER_MINUTE, PLAYGROUND_TOKENS_PER_MINUTE = 20, 20_000  # of 
 PROMPTS_PER_AUTHOR = int(os.environ.get("PROMPTS_PER_AUTHOR", "200"))
 PROMPTS_PER_ORGANIZATION = int(os.environ.get("PROMPTS_PER_ORGANIZATION", "200"))
 CAPTURE_MAX_CHARS = int(os.environ.get("CAPTURE_MAX_CHARS", "4000"))
+WEBHOOK_PRIVATE = switch("WEBHOOK_PRIVATE", False)
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_MB", "1024")) * 2**20
 
 PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"
@@ -301,6 +303,8 @@ SPECTACULAR_SETTINGS = {
         "ResponseOrigin": "labeling.models.responses.Response.Origin",
         "Group": "labeling.models.people.Group",
         "Role": "labeling.models.people.Role",
+        "WebhookEvent": "labeling.models.webhooks.Event",
+        "DeliveryStatus": "labeling.models.webhooks.WebhookDelivery.Status",
         "ImportKind": "labeling.models.imports.Import.Kind",
     },
 }

@@ -38,6 +38,7 @@ from labeling.views import (
     second_reviews,
     submissions,
     tasks,
+    webhooks,
     writings,
 )
 
@@ -179,6 +180,10 @@ urlpatterns = [
     path("console/people/<int:pk>/", people.person, name="person"),
     path("console/people/<int:pk>/accept", people.applicant_accept, name="applicant_accept"),
     path("console/people/<int:pk>/active", people.person_active, name="person_active"),
+    path("console/webhooks/", webhooks.webhooks_list, name="webhooks"),
+    path("console/webhooks/<int:pk>/", webhooks.webhook, name="webhook"),
+    path("console/webhooks/<int:pk>/test", webhooks.webhook_test, name="webhook_test"),
+    path("console/webhooks/<int:pk>/end", webhooks.webhook_end, name="webhook_end"),
     path("playground/", playground.chat, name="playground"),
     path("playground/answer", playground.answer, name="playground_answer"),
     path("playground/stop", playground.stop, name="playground_stop"),

@@ -16,6 +16,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling.actions import webhooks
 from labeling.actions.export_rows import STATES, ExportRows, Selection
 from labeling.errors import Conflict, Invalid
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
@@ -196,7 +197,7 @@ def _publish(export: Export, staging: Path) -> Export:
     if existing:
         _ensure_intact(existing, staging)
         export.status, export.same_as, export.finished_at = Export.Status.SAME, existing, timezone.now()
-        export.save(update_fields=["status", "same_as", "finished_at"])
+        _announce(export, ["status", "same_as", "finished_at"])
         return export
     target = staging.parent / manifest.name
     if target.exists():
@@ -205,8 +206,15 @@ def _publish(export: Export, staging: Path) -> Export:
     export.status, export.number, export.finished_at = Export.Status.READY, number, timezone.now()
     export.manifest = _as_json(manifest)
     export.counts, export.data_sha256 = manifest.counts, manifest.data_sha256
-    export.save()
+    _announce(export)
     return export
+
+
+@transaction.atomic
+def _announce(export: Export, fields: list[str] | None = None) -> None:
+    """Keep that it is ready, and tell those who want to hear of it."""
+    export.save(update_fields=fields)
+    webhooks.exported(export)
 
 
 def _ensure_intact(existing: Export, staging: Path) -> None:
@@ -256,6 +264,8 @@ def _fail(export: Export, error: Exception) -> None:
         Export.objects.filter(pk=export.pk, status=Export.Status.BUILDING).update(
             status=Export.Status.FAILED, error=str(error)[:2000], finished_at=timezone.now()
         )
+        export.refresh_from_db()
+        webhooks.exported(export)
 
 
 @contextmanager

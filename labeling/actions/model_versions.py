@@ -7,6 +7,7 @@ from pathlib import Path
 from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
+from labeling.actions import webhooks
 from labeling.errors import Conflict, Invalid
 from labeling.models import Evaluation, Export, ModelVersion, Promotion, User
 from training.contract import ContractError, ModelManifest, decode_model_manifest, read_model_manifest
@@ -45,6 +46,7 @@ def register(*, manifest: bytes, uri: str, by: User | None) -> ModelVersion:
     version.registered_by = by
     version.save()
     version.parents.set(parents)
+    webhooks.registered(version)
     return version
 
 
@@ -215,6 +217,7 @@ def _switch(
     if serving is not None:
         ModelVersion.objects.filter(pk=serving.pk).update(status=ModelVersion.Status.RETIRED)
     ModelVersion.objects.filter(pk=model_version.pk).update(status=ModelVersion.Status.SERVING)
+    webhooks.promoted(model_version, previous=serving, reason=reason)
     return Promotion.objects.create(
         model_version=model_version, previous=serving, reason=reason, metrics=metrics, promoted_by=by
     )

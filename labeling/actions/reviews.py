@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import Max, Prefetch, Q, QuerySet
 from django.utils.translation import gettext as _
 
-from labeling.actions import priorities, second_reviews
+from labeling.actions import priorities, second_reviews, webhooks
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Review, Slot, Submission, Task, User
 
@@ -47,6 +47,7 @@ def review(
     submission.has_unread_feedback = verdict != Review.Verdict.ACCEPTED or bool(comment)
     submission.save(update_fields=["status", "has_unread_feedback"])
     _balance_seats(submission.task)
+    webhooks.reviewed([made])
     return made
 
 
@@ -75,6 +76,7 @@ def accept_many(*, seen: Mapping[str, int] | Mapping[UUID, int], by: User) -> in
         for pk, newest in revisions.order_by("pk")
     )
     second_reviews.sample(made=made)
+    webhooks.reviewed(made)
     return Submission.objects.filter(pk__in=rows).update(status=Submission.Status.ACCEPTED)
 
 

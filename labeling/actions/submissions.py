@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions import drafts, hours, priorities
+from labeling.actions import drafts, hours, priorities, webhooks
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler, take_seat
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
@@ -115,6 +115,7 @@ def _add_revision(submission: Submission, submit_key: UUID, fields: dict, second
         revision=made, activity=activity, seconds=seconds, is_surplus=submission.is_surplus, by=submission.labeler
     )
     priorities.refresh_task(submission=submission, now=submission.updated_at)
+    webhooks.submitted(submission)
 
 
 def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft | None, seen: Seen | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.db.models import Model, QuerySet
+from django.http import QueryDict
 from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError, ValidationError
@@ -109,6 +110,11 @@ class View(APIView):
     def person(self) -> User:
         """Whoever the caller acts for. The permissions have let them in, so it is nobody anonymous."""
         return cast(User, self.request.user)
+
+    @property
+    def sent(self) -> Any:
+        """The body; {} if there was none."""
+        return {} if isinstance(self.request.data, QueryDict) else self.request.data
 
     @staticmethod
     def checked(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:

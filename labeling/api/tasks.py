@@ -157,7 +157,7 @@ class NextTask(View):
         ),
     )  # fmt: skip
     def post(self, request: Request) -> Answer:
-        wanted = self.checked(NextIn, request.data or {})
+        wanted = self.checked(NextIn, self.sent)
         slot = tasks.claim_next(
             kind=wanted.get("kind", ""), batch_id=self._batch_id(wanted.get("batch", "")), by=self.person
         )
@@ -248,7 +248,7 @@ class TaskRenew(TaskView):
         description="`lost`: another labeler has it; what is handed in all the same is kept as extra work.",
     )  # fmt: skip
     def post(self, request: Request, task_uuid: UUID) -> Answer:
-        given = self.checked(WorkedIn, request.data or {})
+        given = self.checked(WorkedIn, self.sent)
         task, draft, submission = self.given(task_uuid)
         seat: str = _seat(task, draft, submission)
         if draft is not None:

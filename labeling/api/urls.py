@@ -29,6 +29,7 @@ from labeling.api import (
     reviews,
     submissions,
     tasks,
+    webhooks,
 )
 from labeling.api.authentication import TokenAuthentication
 from labeling.api.base import View
@@ -92,6 +93,10 @@ urlpatterns = [
     path("invitations/", people.Invitations.as_view(), name="api_invitations"),
     path("gateway-keys/", gateway_keys.GatewayKeys.as_view(), name="api_gateway_keys"),
     path("gateway-keys/<int:pk>/", gateway_keys.OneGatewayKey.as_view(), name="api_gateway_key"),
+    path("webhooks/", webhooks.Webhooks.as_view(), name="api_webhooks"),
+    path("webhooks/<int:pk>/", webhooks.OneWebhook.as_view(), name="api_webhook"),
+    path("webhooks/<int:pk>/deliveries/", webhooks.Deliveries.as_view(), name="api_webhook_deliveries"),
+    path("webhooks/<int:pk>/test/", webhooks.TryOut.as_view(), name="api_webhook_test"),
     path("label-schemas/", label_schemas.LabelSchemas.as_view()),
     path("exports/", exports.Exports.as_view(), name="api_exports"),
     path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),

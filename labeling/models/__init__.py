@@ -27,6 +27,7 @@ from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
 from labeling.models.tasks import Bookmark, Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
+from labeling.models.webhooks import Webhook, WebhookDelivery
 from labeling.models.writings import UseCase, Writing
 
 __all__ = [
@@ -101,6 +102,8 @@ __all__ = [
     "UseCase",
     "User",
     "UserRole",
+    "Webhook",
+    "WebhookDelivery",
     "WorkEntry",
     "Writing",
 ]

@@ -17,6 +17,7 @@ from labeling.actions import (
     pauses,
     people,
     statistics,
+    webhooks,
     writings,
 )
 from labeling.actions import screenings as screening_actions
@@ -52,6 +53,9 @@ def site(open_browser, make_user, researcher) -> pages.Site:
     writings.add_use_case(name="Letters", description="To an office.", by=researcher)
     for kind in ("plain", "few_shot", "user_based"):
         writings.begin(kind=kind, by=found.labeler)
+    webhooks.try_out(
+        webhook=webhooks.create(url="https://example.org/", events=["export.ready"], by=found.chief), by=found.chief
+    )
     gateway_keys.create(organization="A school", name="Pilot", may_train=True, by=researcher)
     for kind in ("ranking", "demonstration"):
         instructions.publish(kind=kind, text=f"How to do a {kind}.", examples="> An example", by=researcher)

@@ -164,7 +164,7 @@ def test_a_repeated_key_repeats_the_answer_and_does_nothing_twice(api):
     )  # a failure is not kept
     IdempotencyKey.objects.update(created_at=timezone.now() - timedelta(hours=25))
     assert send(client, "batches/", order, "k-1").status_code == 200
-    jobs.forget_idempotency_keys()
+    jobs.forget_old()
     assert list(IdempotencyKey.objects.values_list("key", flat=True)) == ["k-1"]
     assert Batch.objects.count() == 3
 

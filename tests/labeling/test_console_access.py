@@ -7,7 +7,7 @@ import pytest
 from django.urls import URLPattern, get_resolver, reverse
 from django.utils import timezone
 
-from labeling.actions import applications, exercises, gateway_keys, gold, questions, screenings
+from labeling.actions import applications, exercises, gateway_keys, gold, questions, screenings, webhooks
 from labeling.models import Author, Erasure, Export
 from tests.labeling.rows import make_demonstration_batch, make_model, make_ranking_batch, response_ids, submit
 
@@ -92,6 +92,10 @@ ADDRESSES = {
     "gateway_keys": ("GET POST", {"admin"}),
     "gateway_key": ("GET POST", {"admin"}),
     "gateway_key_revoke": ("POST", {"admin"}),
+    "webhooks": ("GET POST", {"admin"}),
+    "webhook": ("GET", {"admin"}),
+    "webhook_test": ("POST", {"admin"}),
+    "webhook_end": ("POST", {"admin"}),
     "dashboards": ("GET", STAFF),
     "throughput": ("GET", STAFF),
     "agreement": ("GET", STAFF),
@@ -154,6 +158,7 @@ def arguments(labeler, applicant):
         "model": model.pk,
         "person": applicant.pk,
         "gateway": key.pk,
+        "webhook": webhooks.create(url="https://example.org/", events=["export.ready"], by=None).pk,
         "labeler": labeler.pk,
         "gold": gold_answer.pk,
     }
