@@ -111,7 +111,7 @@ def at(url: str, peer: LabelStudio | None, tasks: int, leases: int) -> Iterator[
 
     empty()
     batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K)
-    lease_first(batch, leases)
+    lease_first(batch, leases := min(leases, tasks // 2))
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
     sides: list = [Labeler(url)] + ([Annotator(peer, tasks)] if peer else [])
@@ -152,7 +152,7 @@ def rate(clients: list) -> list[float]:
                     answered[i] += 1
                     clients[i].submit(task)
                     answered[i] += 1
-                except httpx.HTTPError:
+                except (httpx.HTTPError, AssertionError):  # refused, or nothing is left: no answer that counts
                     continue
 
         began = time.monotonic()
