@@ -200,9 +200,10 @@ class HeedClient(HttpClient):
             read_export(folder)
             return folder
         with atomic_folder(folder) as building:
-            listed = self.get(f"/api/v1/exports/{name}/")["files"]
-            pairs = [file for file in PAIR_FILES if file in listed]
-            for file in ("manifest.json", "README.md", *DATA_FILES, *pairs):
+            self.stream_to(f"/api/v1/exports/{name}/files/manifest.json", building / "manifest.json")
+            listed = (building / "manifest.json").read_text(encoding="utf-8", errors="replace")
+            pairs = [file for file in PAIR_FILES if f'"{file}"' in listed]  # read_export checks all of it below
+            for file in ("README.md", *DATA_FILES, *pairs):
                 self.stream_to(f"/api/v1/exports/{name}/files/{file}", building / file)
             manifest: ExportManifest = read_export(building).manifest
             if manifest.name != name:

@@ -42,9 +42,9 @@ def create(*, url: str, events: list[str], by: User | None) -> Webhook:
     try:
         outgoing.check_url(url)
     except outgoing.Refused as refused:
-        problems.append(answers.problem("url", str(refused), "url"))
+        problems.append(answers.problem(_("Address"), str(refused), "url"))
     if not events or set(events) - set(Event.values):
-        problems.append(answers.problem("events", _("expected some of: %s") % ", ".join(Event.values), "events"))
+        problems.append(answers.problem(_("Events"), _("expected some of: %s") % ", ".join(Event.values), "events"))
     if problems:
         raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems), problems)
     return Webhook.objects.create(url=url, events=sorted(set(events)), created_by=by)

@@ -182,7 +182,9 @@ def agreement_rows(request: Request) -> HttpResponse:
         "rows": rows,
         "measure": measure,
         "label": label_of(measure, flag_labels()),
-        "two": User.objects.filter(pk__in=[rows.chosen[name] for name in ("one", "other") if name in rows.chosen]),
+        "two": User.objects.filter(
+            pk__in=[rows.chosen[name] for name in ("one", "other") if name in rows.chosen]
+        ).order_by("name"),
         "query": query_without(request, "page"),
     }
     if measure in RANKINGS:
@@ -214,8 +216,6 @@ def _pairs(rows: Rows):
     found = _chosen_pairs(rows)
     for pk in (rows.chosen[name] for name in ("one", "other") if name in rows.chosen):
         found = found.filter(Q(first_labeler=pk) | Q(second_labeler=pk))
-    people = ("first_labeler", "second_labeler", "first", "second")
-    found = found.select_related(*people).annotate(prompt_preview=prompt_preview("task__prompt__"))
     return found.order_by("share", "id")
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from labeling.actions import batches, exports, imports, submissions, tasks
+from labeling.actions import batches, exports, imports, intake, submissions, tasks
 from labeling.models import Kind, Task, TaskResponse
 from tests import builders
 from training.__main__ import main
@@ -52,6 +52,8 @@ def test_real_files_end_in_reports_that_open(outputs, make_user, researcher, env
     file, toxicity = outputs
     seeds = builders.shared_file("self_instruct_seed_tasks.jsonl")
     imports.import_prompts(path=seeds, form="self_instruct", by=researcher)
+    published = {"verdict": "released", "comment": "Published addresses.", "by": researcher}
+    assert intake.decide(prompts=intake.held(reason="personal_data"), **published) == 2
     imports.import_responses(path=file, by=researcher)
     batches.create_batch(name="less toxic", kind=Kind.RANKING, k=6, limit=100, by=researcher)
     person = make_user("measure@example.org", "labeler", is_simulated=True)

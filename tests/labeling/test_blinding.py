@@ -281,24 +281,33 @@ def console_addresses(task: Task, submission: uuid.UUID) -> list[str]:
             f"/console/dashboards/policies/{model}/{model}/", "/console/dashboards/policies.csv", "/console/exports/"]  # fmt: skip
 
 
+REFUSED = {302, 401, 403, 404, 405}
+ANSWERED = REFUSED | {200, 201, 204, 400, 409, 415, 422}
+
+
 def test_the_api_tells_a_labeler_nothing(world, client_for):
-    """By session and by a token of every scope, each method of each endpoint: refused alike, whether there is such a row or not."""
+    """By session and by a token of every scope, each method of each endpoint: refused alike, whether there is such a row or not;
+    and what is a labeler's own (their tasks, their submissions) says no more than its page."""
     labeler, _normal, gold = world
     _token, secret = tokens.create(user=labeler, name="curious", scopes=list(ApiToken.Scope.values))
-    argument = {"<str:key>": "v0001", "<path:name>": MODELS[0], "<str:file_name>": "rankings.jsonl"}
+    argument = {"key": "v0001", "name": MODELS[0], "file_name": "rankings.jsonl", "pk": "1"}
     routes = [
         str(p.pattern) for p in get_resolver("labeling.api.urls").url_patterns if not str(p.pattern).startswith("^")
     ]
-    paths = ["/api/v1/" + re.sub(r"<.*?>", lambda found: argument[found[0]], route) for route in routes]
-    paths += ["/api/v1/models/none/", f"/api/v1/tasks/{gold.uuid}/", "/api/v1/"]
-    assert len(paths) >= 16 and "/api/v1/prompts/" in paths
+
+    def address(route: str) -> str:
+        return "/api/v1/" + re.sub(r"<\w+:(\w+)>", lambda found: argument.get(found[1], str(gold.uuid)), route)
+
+    own = {address(route) for route in routes if route.startswith(("tasks/", "me/"))}
+    paths = [address(route) for route in routes] + ["/api/v1/models/none/", f"/api/v1/tasks/{gold.uuid}/", "/api/v1/"]
+    assert len(paths) >= 40 and "/api/v1/prompts/" in paths and f"/api/v1/tasks/{gold.uuid}/submit/" in own
     by_token = {"HTTP_AUTHORIZATION": f"Bearer {secret}"}
     browser, program = client_for(labeler), Client()
     for path in paths:
-        for method in ("get", "post", "delete", "options"):
+        for method in ("get", "post", "put", "patch", "delete", "options"):
             for client, heads in ((browser, {}), (program, by_token)):
                 answer = getattr(client, method)(path, **heads)
-                allowed = (200, 401, 403, 405) if method == "options" else (302, 401, 403, 404, 405)
+                allowed = ANSWERED if path in own else REFUSED | ({200} if method == "options" else set())
                 assert answer.status_code in allowed, f"{method} {path}: {answer.status_code}"
                 said = told(answer).replace(path, "")
                 assert not any(word in said for word in (*MODELS, ELSES, ELSE_NAME)), f"{method} {path}"

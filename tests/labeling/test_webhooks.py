@@ -121,7 +121,7 @@ def test_retries_last_about_a_day():
 def test_addresses_that_are_not_the_internets_are_refused(url):
     with pytest.raises(Invalid) as caught:
         webhooks.create(url=url, events=EVERY, by=None)
-    assert [each["place"] for each in caught.value.errors] == ["url"]
+    assert [each["field"] for each in caught.value.errors] == ["url"]
 
 
 def test_a_name_that_leads_into_a_private_network_gets_nothing(monkeypatch, admin_user):

@@ -46,6 +46,7 @@ RANKING_INSTRUCTIONS = """Rate every response from 1 to 7, then rank them. Helpf
 Then true, then harmless. Responses that are equally good share a rank."""
 DEMONSTRATION_INSTRUCTIONS = "Write the response that you would have liked to get."
 TOKEN_NAME = "demo training"  # noqa: S105 (a name, not a secret)
+TOKEN_SCOPES = ["read", "import", "train", "promote"]  # what the training half needs, and no more
 
 
 class Command(BaseCommand):
@@ -168,7 +169,7 @@ def keep_token(path: Path) -> None:
     user = User.objects.get(email="admin@demo.example")
     for old in ApiToken.objects.filter(user=user, name=TOKEN_NAME, revoked_at=None):
         tokens.revoke(token=old, by=user)
-    _, secret = tokens.create(user=user, name=TOKEN_NAME, scopes=list(ApiToken.Scope.values))
+    _, secret = tokens.create(user=user, name=TOKEN_NAME, scopes=TOKEN_SCOPES)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secret + "\n")
