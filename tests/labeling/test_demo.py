@@ -79,9 +79,11 @@ class Clone:
             try:
                 is_marked = process.environ().get(demo.MARK) == str(self.folder)
                 is_server = str(self.folder) in " ".join(process.cmdline()) and process.name() == "postgres"
-                if (is_marked or is_server) and text in " ".join(process.cmdline()):
+                # A server's child bears its parent's command line for a moment after it was forked.
+                is_child = process.name() == "postgres" and process.parent().name() == "postgres"
+                if (is_marked or is_server) and text in " ".join(process.cmdline()) and not (text and is_child):
                     found.append(process)
-            except psutil.Error:
+            except (psutil.Error, AttributeError):  # ended meanwhile, it or its parent
                 continue
         return found
 
