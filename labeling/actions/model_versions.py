@@ -126,24 +126,54 @@ def _export(manifest: ModelManifest) -> Export | None:
 
 
 def record_evaluation(
-    *, model_version: ModelVersion, name: str, metrics: dict, config: dict | None = None, by: User | None
+    *,
+    model_version: ModelVersion,
+    name: str,
+    metrics: dict,
+    config: dict | None = None,
+    measured_by: str = "",
+    by: User | None,
 ) -> Evaluation:
-    """Figures about a model, kept for ever. The same figures recorded twice are one row. Raises Invalid without any."""
+    """Figures about a model, kept for ever. The same figures recorded twice are one row. Raises Invalid without any.
+
+    `measured_by`: people, a model, tasks … (Evaluation.MeasuredBy); default: what the metrics themselves say under "by".
+    """
     name, config = name.strip(), config or {}
     if not name or len(name) > 100:
         raise Invalid("name: an evaluation needs a name of at most 100 characters")
     if not isinstance(metrics, dict) or not metrics:
         raise Invalid(f"metrics: evaluation {name!r} needs at least one figure")
+    measured_by = _measured_by(name, measured_by, metrics)
     return Evaluation.objects.get_or_create(
         model_version=model_version,
-        digest=_evaluation_digest(name, metrics, config),
-        defaults={"name": name, "metrics": metrics, "config": config, "created_by": by},
+        digest=_evaluation_digest(name, metrics, config, measured_by),
+        defaults={
+            "name": name,
+            "metrics": metrics,
+            "config": config,
+            "measured_by": measured_by,
+            "created_by": by,
+        },
     )[0]
 
 
-def _evaluation_digest(name: str, metrics: dict, config: dict) -> str:
+def _measured_by(name: str, measured_by: str, metrics: dict) -> str:
+    """What measured the figures. Raises Invalid for an unknown word, and where it is not what the metrics say."""
+    said = metrics.get("by")
+    chosen = measured_by or (said if isinstance(said, str) else Evaluation.MeasuredBy.UNSTATED.value)
+    if chosen not in Evaluation.MeasuredBy.values:
+        known = ", ".join(Evaluation.MeasuredBy.values)
+        raise Invalid(f"measured_by: evaluation {name!r} is by {chosen!r}; expected one of {known}")
+    if isinstance(said, str) and said != chosen:
+        raise Invalid(f"measured_by: evaluation {name!r} is by {chosen!r}, and its metrics say by {said!r}")
+    return chosen
+
+
+def _evaluation_digest(name: str, metrics: dict, config: dict, measured_by: str) -> str:
+    # Where nothing is stated, as before there was a word for it: figures recorded then are found again.
+    stated = [measured_by] if measured_by != Evaluation.MeasuredBy.UNSTATED else []
     try:
-        canonical = json.dumps([name, metrics, config], sort_keys=True, ensure_ascii=False, allow_nan=False)
+        canonical = json.dumps([name, metrics, config, *stated], sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise Invalid(f"metrics: evaluation {name!r}: {error}") from error
     if NUL in canonical:

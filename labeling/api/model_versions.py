@@ -80,7 +80,10 @@ class Evaluations(View):
     @operation(
         scope="train", answers={200: EvaluationOut}, request=EvaluationIn, creates=True, problems=(404,),
         operation_id="record_evaluation", summary="Record an evaluation",
-        description="Kept for ever; the same figures recorded twice are one.",
+        description=(
+            "Kept for ever; the same figures recorded twice are one. `measured_by` says what measured them; where it is "
+            "left out, what the metrics say under `by`."
+        ),
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:
         given = self.checked(EvaluationIn, request.data)
@@ -141,7 +144,7 @@ def _shown(version: ModelVersion) -> dict[str, Any]:
 
 
 def _shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: getattr(evaluation, name) for name in ("name", "metrics", "config", "created_at")}
+    return {name: getattr(evaluation, name) for name in ("name", "measured_by", "metrics", "config", "created_at")}
 
 
 def _shown_promotion(promotion: Promotion) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from labeling.api.base import PageQuery, StrictSerializer
-from labeling.models import Kind, ModelVersion, Prompt, Split
+from labeling.models import Evaluation, Kind, ModelVersion, Prompt, Split
 
 MAX_ROWS = 1000
 
@@ -221,10 +221,12 @@ class EvaluationIn(StrictSerializer):
     name = serializers.CharField(max_length=100)
     metrics = JSONObject(allow_empty=False)
     config = JSONObject(required=False, default=dict)
+    measured_by = serializers.ChoiceField(Evaluation.MeasuredBy.choices, required=False)
 
 
 class EvaluationOut(serializers.Serializer):
     name = serializers.CharField()
+    measured_by = serializers.ChoiceField(Evaluation.MeasuredBy.choices)
     metrics = JSONObject()
     config = JSONObject()
     created_at = serializers.DateTimeField()

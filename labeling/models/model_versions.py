@@ -55,19 +55,46 @@ class ModelVersion(models.Model):
         return self.stage not in {self.Stage.RM, self.Stage.EXTERNAL}
 
 
+class EvaluationQuerySet(models.QuerySet):
+    """Evaluations of a model version."""
+
+    def newest(self) -> "EvaluationQuerySet":
+        """The last one of each name, by what measured it."""
+        return self.order_by("measured_by", "name", "-id").distinct("measured_by", "name")
+
+
 class Evaluation(models.Model):
-    """Figures about a model version, as reported by the training half. Append-only."""
+    """Figures about a model version. Append-only. What people said, what a model said and what tasks show stand apart."""
+
+    class MeasuredBy(models.TextChoices):
+        PEOPLE = "people", _("people")
+        MODEL = "model", _("a model")
+        TASK = "task", _("tasks")
+        LABELS = "labels", _("labels of an export")
+        SIMULATION = "simulation", _("simulated labelers")
+        UNSTATED = "unstated", _("not stated")
 
     model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="evaluations")
     name = models.CharField(max_length=100)
+    measured_by = models.CharField(max_length=10, choices=MeasuredBy.choices, default=MeasuredBy.UNSTATED)
     metrics = models.JSONField()
     config = models.JSONField(default=dict, blank=True)
-    digest = models.CharField(max_length=64, editable=False, help_text="SHA-256 of name, metrics and config")
+    digest = models.CharField(
+        max_length=64, editable=False, help_text="SHA-256 of name, metrics, config and, where stated, what measured it"
+    )
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
+    objects = EvaluationQuerySet.as_manager()
+
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["model_version", "digest"], name="evaluation_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["model_version", "digest"], name="evaluation_once"),
+            models.CheckConstraint(
+                condition=models.Q(measured_by__in=["people", "model", "task", "labels", "simulation", "unstated"]),
+                name="evaluation_measured_by_known",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} of {self.model_version_id}"

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from labeling.actions import model_versions
 from labeling.errors import Invalid
 from labeling.models import ModelVersion, Promotion
+from labeling.views import evaluations
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
 
@@ -72,7 +73,8 @@ def model_version(request: Request, pk: int) -> HttpResponse:
         "model": found,
         "lineage": lineage(found),
         "children": found.children.order_by("id"),
-        "evaluations": found.evaluations.select_related("created_by").order_by("-id")[:100],
+        "measured": evaluations.measured(found),
+        "earlier": evaluations.earlier(found),
         "promotions": found.promotions.select_related("previous", "promoted_by").order_by("-id")[:50],
         "form": ReasonForm(),
         "can_promote": found.is_policy and found.status != ModelVersion.Status.SERVING,

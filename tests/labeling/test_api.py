@@ -346,6 +346,9 @@ def test_a_model_is_registered_evaluated_and_promoted_once(api, tmp_path):
         call(client, "POST", f"{path}evaluations/", {"name": "gold", "metrics": {"win": 0.7}})
         call(client, "POST", f"{path}promote/", {"reason": "better", "metrics": {"win": 0.7}})
     assert (Evaluation.objects.count(), Promotion.objects.count(), ModelVersion.objects.count()) == (1, 1, 1)
+    judged = {"name": "judge", "metrics": {"by": "model", "win_rate": 0.6}}
+    assert call(client, "POST", f"{path}evaluations/", judged).json()["measured_by"] == "model"
+    assert_problem(call(client, "POST", f"{path}evaluations/", judged | {"measured_by": "people"}), 422)
     assert client.get("/api/v1/promotions/serving/").json()["model"]["name"] == "org/policy-1"
     assert [p["reason"] for p in client.get("/api/v1/promotions/").json()["results"]] == ["better"]
     assert_problem(call(client, "POST", f"{path}evaluations/", {"name": "gold", "metrics": {}}), 422)

@@ -117,6 +117,21 @@ def test_an_evaluation_recorded_twice_is_one_row():
     assert Evaluation.objects.count() == 2
 
 
+def test_what_measured_is_kept_and_never_another_than_the_metrics_say():
+    policy = make_policy("p")
+
+    def record(metrics, **options):
+        return model_versions.record_evaluation(model_version=policy, name="e", metrics=metrics, by=None, **options)
+
+    assert record({"a": 1}).measured_by == "unstated"
+    assert record({"by": "model", "a": 1}).measured_by == "model"
+    assert record({"a": 1}, measured_by="people") != record({"a": 1}, measured_by="task") != record({"a": 1})
+    with pytest.raises(Invalid, match="by 'people', and its metrics say by 'model'"):
+        record({"by": "model", "a": 1}, measured_by="people")
+    with pytest.raises(Invalid, match="expected one of people, model"):
+        record({"by": "stars", "a": 1})
+
+
 @pytest.mark.parametrize(("name", "metrics"), [("", {"a": 1}), ("e", {}), ("e", {"a": float("nan")}), ("e", [1])])
 def test_an_evaluation_needs_name_and_figures(name, metrics):
     with pytest.raises(Invalid):
@@ -238,6 +253,29 @@ def test_a_page_shows_lineage_figures_and_children(tmp_path, base, researcher_cl
     assert "0.7123" in page.text
     assert "ppo-1" in researcher_client.get(reverse("model_version", args=[sft.pk])).text
     assert researcher_client.get(reverse("model_versions") + "?stage=rm").context["page"].paginator.count == 1
+
+
+def test_the_page_keeps_people_and_models_apart(researcher_client):
+    policy = make_policy("p")
+    agreement = {"judge": {"agreement": 0.71, "low": 0.65, "high": 0.77, "n": 200}, "reward": {"agreement": 0.5}}
+    judge = {"win_rate": 0.625, "low": 0.5, "high": 0.75, "n": 64, "no_verdict": 2}
+    figures = [
+        ("blind", {"by": "people", "win_rate": 0.44}),
+        ("night", {"by": "model", "judge": {"win_rate": 0.1111}}),
+        ("night", {"by": "model", "judge": judge, "agreement": agreement}),
+        ("tasks", {"by": "task", "tax": [{"figure": "perplexity", "value": 31.25}, {"figure": "rte", "value": 0.5}]}),
+    ]
+    for name, metrics in figures:
+        model_versions.record_evaluation(model_version=policy, name=name, metrics=metrics, by=None)
+    page = researcher_client.get(reverse("model_version", args=[policy.pk]))
+    people, model, task = page.context["measured"]
+    assert people.agreement == [("judge, in night", "0.71 (0.65 to 0.77)"), ("reward, in night", "0.5")]
+    assert [lines.evaluation.name for lines in model.figures] == ["night"], "the newest of a name"
+    assert ("judge · win rate", "0.625 (0.5 to 0.75)") in model.figures[0].lines
+    assert ("judge · low", "0.5") not in model.figures[0].lines
+    assert task.figures[0].tables == [("tax", [["figure", "value"], ["perplexity", "31.25"], ["rte", "0.5"]])]
+    assert page.text.index("Measured by: people") < page.text.index("Measured by: a model")
+    assert "0.1111" not in page.text and "Earlier evaluations" in page.text
 
 
 def test_promoting_and_going_back_by_page(admin):

@@ -353,6 +353,10 @@ def test_an_evaluation_never_changes():
         "evaluation_once",
         lambda: Evaluation.objects.create(model_version=model, name="gold", metrics={}, digest="a"),
     )
+    refused(
+        "evaluation_measured_by_known",
+        lambda: Evaluation.objects.create(model_version=model, name="g", metrics={}, digest="b", measured_by="stars"),
+    )
 
 
 def test_a_promotion_has_a_reason():
