@@ -180,8 +180,9 @@ def test_what_happens_is_told_to_those_who_want_to_hear_it(labeler, reviewer, tm
     for _ in range(2):  # the second finds the first's data: whoever ordered it hears of it too
         exports.build(query={}, by=None)
     assert [row["name"] for row in told("export.ready")] == ["v0001", "v0001"]
-    version = model_versions.register(manifest=manifest_text(tmp_path).encode(), uri="/m", by=None)
-    model_versions.register(manifest=manifest_text(tmp_path).encode(), uri="/m", by=None)
+    manifest = manifest_text(tmp_path).encode()  # says the second in which it was made
+    version = model_versions.register(manifest=manifest, uri="/m", by=None)
+    model_versions.register(manifest=manifest, uri="/m", by=None)
     model_versions.promote(model_version=version, reason="better", by=None)
     assert len(told("model.registered")) == 1
     assert told("model.promoted") == [{"name": version.name, "previous": None, "reason": "better"}] * 2
