@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from labeling.errors import Invalid
+from labeling.errors import Invalid, refuse
 from labeling.models import Kind, LabelSchema
 
 LETTERS = "ABCDEFGHIJKL"
@@ -213,8 +213,7 @@ def checked(
         fields["tiers"] = _tiers(answer.get("tiers"), cards, problems)
         fields["ratings"] = _ratings(answer.get("ratings"), cards, schema, problems)
         fields["all_bad"] = bool(answer.get("all_bad"))
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
+    refuse(problems)
     return fields
 
 
@@ -303,8 +302,7 @@ def checked_tiers(given: object, cards: list[Card]) -> list[list[str]]:
     """The tiers of a whole ranking, twins with their twin. Raises Invalid naming every place that is wrong."""
     problems: list[dict] = []
     tiers = _tiers(given, cards, problems)
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
+    refuse(problems)
     return tiers
 
 

@@ -18,6 +18,16 @@ class Invalid(HeedError):
         self.errors = errors or []
 
 
+NAMED = 5
+
+
+def refuse(problems: list[dict], *, between: str = " ") -> None:
+    """Raise Invalid if there are any problems: its `errors` has all, its message the first few, each as place and message."""
+    if problems:
+        said = (f"{problem['place']}{between}{problem['message']}" for problem in problems[:NAMED])
+        raise Invalid("; ".join(said), problems)
+
+
 class Conflict(HeedError):
     """The rows have moved on since the asker looked: reload and decide again. Nothing was changed or lost."""
 

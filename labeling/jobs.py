@@ -5,10 +5,12 @@ import logging
 from contextlib import suppress
 from datetime import timedelta
 
+from django.db import transaction
 from django.utils import timezone
 from procrastinate import JobContext, RetryStrategy
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.tasks import Task
 
 from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks, webhooks
 from labeling.api import idempotency
@@ -22,6 +24,12 @@ LEASES_AT_ONCE = 1000
 PRIORITY_ROUNDS = 20
 CHECK_SECONDS = 15.0
 AGAIN = RetryStrategy(max_attempts=8, exponential_wait=4)  # a database or disk that is away comes back
+
+
+def order(job: Task) -> None:
+    """Have the worker do it soon; once, however often it is asked."""
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        job.defer()
 
 
 @app.task(name="build_export", retry=AGAIN, lock="build_export")
@@ -58,8 +66,7 @@ def resume_exports() -> None:
 def check_prompts(timestamp: int = 0) -> None:
     """Every minute, and when prompts come: what waits is checked. In turns, so that a million prompts hold up no other job."""
     if not intake.check_waiting(seconds=CHECK_SECONDS):
-        with suppress(AlreadyEnqueued):
-            check_prompts.defer()
+        order(check_prompts)
 
 
 @app.periodic(cron="*/5 * * * *")

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.actions import batch_rows
-from labeling.errors import Conflict, Invalid
+from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Split, Task, User
 
 MAX_OVERLAP = 50
@@ -110,7 +111,7 @@ def create_batch(
         name,
     )
     with transaction.atomic():
-        _lock_name(name)
+        locks.hold(f"batch {name}")  # of two callers with one name the second finds the first one's batch
         if existing := Batch.objects.filter(name=name).first():
             return _same_order(existing, order)
         batch = Batch.objects.create(
@@ -200,7 +201,7 @@ def _check(order: Order, name: str) -> Order:
         )
         if is_wrong
     ]
-    _refuse(problems)
+    refuse(problems, between=": ")
     _check_priority(order.priority)
     _check_models_exist(order)
     return order
@@ -228,12 +229,10 @@ def _check_priority(priority: int) -> None:
 def _check_models_exist(order: Order) -> None:
     names = {*order.model_names, *order.must_include}
     known = set(ModelVersion.objects.filter(name__in=names).values_list("name", flat=True))
-    _refuse([{"place": "model_names", "message": f"no model named {name!r}"} for name in sorted(names - known)])
-
-
-def _refuse(problems: list[dict]) -> None:
-    if problems:
-        raise Invalid("; ".join(f"{p['place']}: {p['message']}" for p in problems), errors=problems)
+    refuse(
+        [{"place": "model_names", "message": f"no model named {name!r}"} for name in sorted(names - known)],
+        between=": ",
+    )
 
 
 def _schema(version: int | None) -> LabelSchema:
@@ -243,12 +242,6 @@ def _schema(version: int | None) -> LabelSchema:
     if schema is None:
         raise Invalid(f"schema_version: there is no label schema {version}")
     return schema
-
-
-def _lock_name(name: str) -> None:
-    """Two callers with one name wait for each other, so that the second finds the first one's batch."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"heed batch {name}"])
 
 
 def _same_order(batch: Batch, order: Order) -> Batch:

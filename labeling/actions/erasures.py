@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 
 from labeling.actions.export_rows import Pseudonyms
 from labeling.answers import bounded
-from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.errors import Conflict, Forbidden, refuse
 from labeling.models import (
     Adjudication,
     Application,
@@ -225,8 +225,7 @@ def erase(*, author: Author, confirmation: str, reason: str, by: User | None) ->
         problems.append({"place": "confirmation", "message": _("is not the author's key, letter by letter")})
     if not reason:
         problems.append({"place": "reason", "message": _("is empty: name the request")})
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems), problems)
+    refuse(problems)
     if author.user and author.user.has_role(Role.ADMIN):
         raise Conflict(_("This is an admin's account. Take the role away first."))
     before = holdings(author)  # reads files: not while rows are locked
@@ -343,9 +342,7 @@ def _redact_account(user: User) -> None:
     mine = {"user": user}
     for model in (EmailAddress, SocialAccount, Authenticator):
         model.objects.filter(**mine).delete()
-    held = Slot.objects.filter(labeler=user, status=Slot.Status.LEASED)
-    held.filter(is_gold=True).delete()
-    held.update(status=Slot.Status.OPEN, labeler=None, leased_at=None, lease_expires_at=None)
+    Slot.objects.filter(labeler=user, status=Slot.Status.LEASED).give_back()
     Invitation.objects.filter(Q(accepted_by=user) | Q(email=user.email)).update(
         email=f"erased-{user.pk}@erased.invalid"
     )

@@ -16,9 +16,10 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.actions import webhooks
 from labeling.actions.export_rows import STATES, ExportRows, Selection
-from labeling.errors import Conflict, Invalid
+from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
 from training.contract import (
     HALF_BUILT,
@@ -56,8 +57,7 @@ def check_query(query: Mapping[str, Any]) -> Selection:
         errors = [{"place": "query.batches", "message": f"there is no batch named {name!r}"} for name in missing]
     if not errors and (unknown := _unknown_schemas(query.get("schemas") or [])):
         errors = [{"place": "query.schemas", "message": f"there is no label schema {version}"} for version in unknown]
-    if errors:
-        raise Invalid("; ".join(f"{e['place']}: {e['message']}" for e in errors), errors=errors)
+    refuse(errors, between=": ")
     given = {n: tuple(sorted(set(value))) if isinstance(value, list | tuple) else value for n, value in query.items()}
     return Selection(**defaults | {name: value for name, value in given.items() if value not in ((), None)})
 
@@ -119,8 +119,7 @@ def request(*, query: Mapping[str, Any], by: User | None) -> Export:
     from labeling import jobs  # jobs import this module
 
     selection = check_query(query)
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed export request', 0))")
+    locks.hold("export request")
     waiting = Export.objects.filter(status=Export.Status.BUILDING, query=selection.as_query()).first()
     if waiting:
         return waiting

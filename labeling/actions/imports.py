@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.actions import intake
 from labeling.actions.import_files import FORMATS, Columns, data_files, read_rows
 from labeling.actions.import_formats import of_field
@@ -216,7 +217,7 @@ def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Imp
 def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> None:
     staged = Staging()
     staged.fill(items)
-    _lock()
+    locks.hold("import")  # one at a time: two of the same file would else both find its rows missing
     record.pk = _next_key()  # prompts name it; its row comes last, when the counts are known, or not at all
     store = Store(staged, found.add, progress, record=record)
     store.check()
@@ -233,12 +234,6 @@ def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, recor
     record.counts = {**store.counts, **record.counts}  # and what was left out
     if record.file_name != "API" or any(count for name, count in record.counts.items() if name.endswith("_new")):
         record.save(force_insert=True)
-
-
-def _lock() -> None:
-    """One import at a time: two of the same file would else both find its rows missing."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed import', 0))")
 
 
 def _next_key() -> int:

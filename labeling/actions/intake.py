@@ -8,7 +8,6 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -17,9 +16,8 @@ from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from procrastinate.exceptions import AlreadyEnqueued
 
-from labeling import likeness, personal_data
+from labeling import likeness, locks, personal_data
 from labeling.answers import bounded
 from labeling.errors import Conflict, Invalid
 from labeling.languages import language_of
@@ -45,8 +43,7 @@ def soon() -> None:
 def _order_checks() -> None:
     from labeling import jobs  # jobs import this module
 
-    with suppress(AlreadyEnqueued):
-        jobs.check_prompts.defer()
+    jobs.order(jobs.check_prompts)
 
 
 def after_import(*, record: Import) -> None:
@@ -128,7 +125,7 @@ def _check_chunk(prompts: QuerySet[Prompt], *, after: int) -> list[int]:
     chunk = list(waiting.select_for_update(skip_locked=True, no_key=True, of=("self",))[:AT_ONCE])
     looks = [_look(prompt) for prompt in chunk]
     if looks:
-        _lock()  # what is compared with, and counted, must not change under us; the slow part was before
+        locks.hold("intake")  # what is compared with, and counted, must not change under us; the slow part was before
         _find_copies(looks)
         _find_too_many(looks)
         _mark(looks)
@@ -147,11 +144,6 @@ def _look(prompt: Prompt) -> Look:
     if spans:
         look.hold(Reason.PERSONAL_DATA, spans=spans)
     return look
-
-
-def _lock() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed intake', 0))")
 
 
 # ---- copies -----------------------------------------------------------------------------------------------------------

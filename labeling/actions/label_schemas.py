@@ -2,11 +2,12 @@
 
 import re
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.answers import problem
-from labeling.errors import Invalid
+from labeling.errors import Invalid, refuse
 from labeling.models import LabelSchema, User
 
 LOWEST, HIGHEST = 1, 7  # what an export's contract lets a rating be; each number has its key
@@ -24,8 +25,7 @@ def create_schema(*, content: dict, by: User | None) -> LabelSchema:
     `content` as in LabelSchema. Raises Invalid naming every place that is wrong.
     """
     checked = _checked(content)
-    with connection.cursor() as cursor:  # two at once get two numbers
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('heed label schema', 0))")
+    locks.hold("label schema")  # two at once get two numbers
     newest = LabelSchema.objects.first()
     if newest is not None and _checked(newest.content) == checked:
         return newest
@@ -40,8 +40,7 @@ def _checked(content: object) -> dict:
     problems: list[dict] = []
     checked: dict = {"quality": _scale(content.get("quality"), problems)}
     checked |= {name: _flags(content.get(name, []), name, problems) for name in LISTS}
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
+    refuse(problems)
     return checked
 
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from labeling import mail
 from labeling.actions.tasks import lock_labeler
-from labeling.errors import Forbidden, Invalid
+from labeling.errors import Forbidden, Invalid, refuse
 from labeling.models import LabelerPause, LabelerRule, Role, Skip, SubmissionNumbers, User
 
 REASON_MAX_CHARS = 5_000
@@ -132,8 +132,7 @@ def make_rule(*, metric: str, threshold: float, minimum: int, window_days: int, 
         )
         if is_wrong
     ]
-    if problems:
-        raise Invalid("; ".join(f"{p['place']}: {p['message']}" for p in problems), problems)
+    refuse(problems, between=": ")
     return LabelerRule.objects.create(
         metric=metric, threshold=threshold, minimum=minimum, window_days=window_days, made_by=by
     )

@@ -107,10 +107,7 @@ def set_active(*, user: User, is_active: bool, by: User) -> None:
     user.is_active = is_active
     user.save(update_fields=["is_active"])
     if not is_active:
-        user.slots.filter(status="leased", is_gold=True).delete()
-        user.slots.filter(status="leased").update(
-            status="open", labeler=None, leased_at=None, lease_expires_at=None, submitted_at=None
-        )
+        user.slots.filter(status="leased").give_back()
 
 
 def _is_last_admin(user: User) -> bool:

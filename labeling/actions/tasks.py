@@ -128,12 +128,7 @@ def return_expired(*, limit: int = RETURN_AT_ONCE, task: Task | None = None, now
     ids = list(
         expired.select_for_update(skip_locked=True).order_by("lease_expires_at").values_list("id", flat=True)[:limit]
     )
-    if not ids:
-        return 0
-    gone, _by_model = Slot.objects.filter(id__in=ids, is_gold=True).delete()
-    return gone + Slot.objects.filter(id__in=ids).update(
-        status=Slot.Status.OPEN, labeler=None, leased_at=None, lease_expires_at=None
-    )
+    return Slot.objects.filter(id__in=ids).give_back() if ids else 0
 
 
 # Working -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from procrastinate.types import JSONValue
 
 from labeling import answers, outgoing
-from labeling.errors import Conflict, Invalid
+from labeling.errors import Conflict, refuse
 from labeling.models import Export, ModelVersion, Review, Submission, User, Webhook, WebhookDelivery
 from labeling.models.webhooks import TEST, Event
 
@@ -45,8 +45,7 @@ def create(*, url: str, events: list[str], by: User | None) -> Webhook:
         problems.append(answers.problem(_("Address"), str(refused), "url"))
     if not events or set(events) - set(Event.values):
         problems.append(answers.problem(_("Events"), _("expected some of: %s") % ", ".join(Event.values), "events"))
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems), problems)
+    refuse(problems)
     return Webhook.objects.create(url=url, events=sorted(set(events)), created_by=by)
 
 

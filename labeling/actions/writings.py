@@ -12,7 +12,7 @@ from labeling.actions import hours, intake
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import bounded, clean_text, problem
-from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
+from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere, refuse
 from labeling.models import Author, Prompt, Response, UseCase, User, Writing
 from labeling.models.prompts import content_digest, split_of
 from labeling.models.responses import text_digest
@@ -132,8 +132,7 @@ def hand_in(*, writing: Writing, content: dict, page: str = "", active_seconds: 
     problems = _problems(locked.kind, normal)
     asked = [] if problems else _asked(locked.kind, normal)
     problems += _duplicates(asked, by)
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)
+    refuse(problems)
     key = f"labeler-{by.pk}"
     author, _made = Author.objects.get_or_create(user=by, defaults={"key": key, "split": split_of(key)})
     try:

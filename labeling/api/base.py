@@ -6,11 +6,11 @@ import io
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from django.db.models import Model, QuerySet
-from django.http import QueryDict
+from django.http import Http404, QueryDict
 from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError, ValidationError
@@ -27,6 +27,8 @@ from labeling.models import User
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_PAGE_ROWS = 1000
+
+Row = TypeVar("Row", bound=Model)
 
 
 class BoundedJSONParser(BaseParser):
@@ -227,6 +229,14 @@ def page(
     found = found[:limit]
     following = base64.urlsafe_b64encode(str(found[-1].pk).encode()).decode() if has_more else None
     return Response({"results": [show(row) for row in found], "next": following})
+
+
+def find(model: type[Row], pk: int, what: str) -> Row:
+    """The row with this number. Raises Http404, also for a number that is too large for any key."""
+    row = model._default_manager.filter(pk=pk).first() if pk < 2**63 else None
+    if row is None:
+        raise Http404(f"There is no {what} {pk}.")
+    return row
 
 
 def query_of(request: Request) -> dict[str, Any]:

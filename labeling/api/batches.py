@@ -3,13 +3,12 @@
 from dataclasses import asdict, fields
 from typing import Any
 
-from django.http import Http404
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.actions import batches
-from labeling.api.base import PageQuery, StrictSerializer, View, page, query_of
+from labeling.api.base import PageQuery, StrictSerializer, View, find, page, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import BatchIn, BatchOut, BatchPage
 from labeling.models import Batch, Kind
@@ -68,7 +67,7 @@ class OneBatch(View):
         scope="read", answers={200: BatchDetailOut}, problems=(404,), operation_id="get_batch", summary="A batch and how far it is",
     )  # fmt: skip
     def get(self, request: Request, pk: int) -> Response:
-        return Response(_detail(_find(pk)))
+        return Response(_detail(find(Batch, pk, "batch")))
 
     @operation(
         scope="import", answers={200: BatchDetailOut}, request=BatchStatusIn, problems=(404,),
@@ -77,14 +76,7 @@ class OneBatch(View):
     )  # fmt: skip
     def patch(self, request: Request, pk: int) -> Response:
         given = self.checked(BatchStatusIn, request.data)
-        return Response(_detail(batches.set_status(batch=_find(pk), **given, by=self.person)))
-
-
-def _find(pk: int) -> Batch:
-    batch = Batch.objects.filter(pk=pk).first() if pk < 2**63 else None
-    if batch is None:
-        raise Http404(f"There is no batch {pk}.")
-    return batch
+        return Response(_detail(batches.set_status(batch=find(Batch, pk, "batch"), **given, by=self.person)))
 
 
 def _detail(batch: Batch) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.http import Http404
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,6 +15,7 @@ from labeling.api.base import (
     View,
     Whole,
     YesNo,
+    find,
     page,
     page_of,
     query_of,
@@ -80,9 +80,7 @@ class OneGatewayKey(View):
         summary="End a key, at once and for ever", description="The row stays, with its use. Doing it twice changes nothing.",
     )  # fmt: skip
     def delete(self, request: Request, pk: int) -> Response:
-        key = GatewayKey.objects.filter(pk=pk).first() if pk < 2**63 else None
-        if key is None:
-            raise Http404(f"There is no key {pk}.")
+        key = find(GatewayKey, pk, "key")
         gateway_keys.revoke(key=key, by=self.person)
         return Response(status=204)
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from django.http import Http404
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, page_of, query_of
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, find, page, page_of, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject
 from labeling.models import Import
@@ -44,10 +43,7 @@ class OneImport(View):
         summary="An import, and how far its checks are",
     )  # fmt: skip
     def get(self, request: Request, pk: int) -> Response:
-        found = Import.objects.filter(pk=pk).first() if pk < 2**63 else None
-        if found is None:
-            raise Http404(f"There is no import {pk}.")
-        return Response(_shown(found))
+        return Response(_shown(find(Import, pk, "import")))
 
 
 def _shown(record: Import) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from labeling.actions.drafts import Seen
 from labeling.api.base import StrictSerializer, Text, Uuid, View, Whole, YesNo
 from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject, MessageOut
-from labeling.errors import Conflict, HeedError, Invalid
+from labeling.errors import Conflict, HeedError, Invalid, refuse
 from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, TaskResponse
 
 MOST_RESPONSES = len(answers.LETTERS)
@@ -301,7 +301,7 @@ class TaskSkip(TaskView):
         task, _draft, _submission = self.given(task_uuid)
         problems: list[dict] = []
         _check_flags(given.get("prompt_flags", {}), task.batch.schema.prompt_flags, "prompt_flags", problems)
-        _refuse(problems)
+        refuse(problems)
         tasks.skip(
             task=task,
             reason=given["reason"],
@@ -408,7 +408,7 @@ def _content(answer: dict, task: Task, work: Any, *, is_checked_later: bool = Fa
     if not is_checked_later:
         _check_flags(answer.get("prompt_flags", {}), schema.prompt_flags, "answer.prompt_flags", problems)
         _check_responses(answer, work.shown_order, schema, problems)
-    _refuse(problems)
+    refuse(problems)
     content = {"prompt_flags": answer.get("prompt_flags", {}), "comment": answers.clean_text(answer.get("comment", ""))}
     if task.kind == Kind.DEMONSTRATION:
         return content | {"text": answers.clean_text(answer.get("text", ""))}
@@ -432,8 +432,3 @@ def _check_responses(answer: dict, shown_order: list[str], schema: LabelSchema, 
 def _check_flags(given: dict, flags: list[dict], place: str, problems: list[dict]) -> None:
     unknown = set(given) - {flag["name"] for flag in flags}
     problems += [answers.problem(place, f"unknown flag {name[:40]!r}") for name in sorted(unknown)]
-
-
-def _refuse(problems: list[dict]) -> None:
-    if problems:
-        raise Invalid("; ".join(f"{p['place']} {p['message']}" for p in problems[:5]), problems)

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from django.http import Http404
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from labeling.actions import webhooks
-from labeling.api.base import PAGE_PARAMETERS, PageQuery, StrictSerializer, Text, View, page, page_of, query_of
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, StrictSerializer, Text, View, find, page, page_of, query_of
 from labeling.api.schema import operation
 from labeling.models import Webhook, WebhookDelivery
 from labeling.models.webhooks import Event
@@ -70,14 +69,14 @@ class OneWebhook(View):
         scope="admin", answers={200: WebhookOut}, problems=(404,), operation_id="get_webhook", summary="A webhook",
     )  # fmt: skip
     def get(self, request: Request, pk: int) -> Response:
-        return Response(_shown(_find(pk)))
+        return Response(_shown(find(Webhook, pk, "webhook")))
 
     @operation(
         scope="admin", answers={204: None}, problems=(404,), operation_id="end_webhook", summary="End a webhook",
         description="Doing it twice changes nothing; what it was told stays to be read.",
     )  # fmt: skip
     def delete(self, request: Request, pk: int) -> Response:
-        webhooks.end(webhook=_find(pk), by=self.person)
+        webhooks.end(webhook=find(Webhook, pk, "webhook"), by=self.person)
         return Response(status=204)
 
 
@@ -90,7 +89,7 @@ class Deliveries(View):
     )  # fmt: skip
     def get(self, request: Request, pk: int) -> Response:
         query = self.checked(PageQuery, query_of(request))
-        return page(request, _find(pk).deliveries.all(), _shown_delivery, query, newest_first=True)
+        return page(request, find(Webhook, pk, "webhook").deliveries.all(), _shown_delivery, query, newest_first=True)
 
 
 class TryOut(View):
@@ -101,14 +100,9 @@ class TryOut(View):
         operation_id="test_webhook", summary="Send a message that says nothing, to try the address",
     )  # fmt: skip
     def post(self, request: Request, pk: int) -> Response:
-        return Response(_shown_delivery(webhooks.try_out(webhook=_find(pk), by=self.person)), status=202)
-
-
-def _find(pk: int) -> Webhook:
-    webhook = Webhook.objects.filter(pk=pk).first() if pk < 2**63 else None
-    if webhook is None:
-        raise Http404(f"There is no webhook {pk}.")
-    return webhook
+        return Response(
+            _shown_delivery(webhooks.try_out(webhook=find(Webhook, pk, "webhook"), by=self.person)), status=202
+        )
 
 
 def _shown(webhook: Webhook) -> dict[str, Any]:

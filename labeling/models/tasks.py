@@ -80,6 +80,11 @@ class SlotQuerySet(models.QuerySet):
             .filter(~models.Exists(Slot.objects.filter(**mine)))
         )
 
+    def give_back(self) -> int:
+        """Open these leased seats to others, in the order of their line; those made for a gold task go. How many. Drafts stay."""
+        gone, _by_model = self.filter(is_gold=True).delete()
+        return gone + self.update(status=Slot.Status.OPEN, labeler=None, leased_at=None, lease_expires_at=None)
+
     def expired(self, now=None) -> "SlotQuerySet":
         """Leased slots whose lease has run out."""
         return self.filter(status=Slot.Status.LEASED, lease_expires_at__lt=now or timezone.now())

@@ -2,7 +2,6 @@
 
 import operator
 from collections import Counter, defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -10,7 +9,6 @@ from urllib.parse import urlencode
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import Count, Exists, F, OuterRef, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -18,7 +16,6 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST
-from procrastinate.exceptions import AlreadyEnqueued
 
 from labeling import charts, jobs
 from labeling.models import (
@@ -163,8 +160,7 @@ def agreement_csv(request: Request) -> HttpResponse:
 @require_POST
 def agreement_measure(request: Request) -> HttpResponse:
     """Have the worker measure now what has come since."""
-    with suppress(AlreadyEnqueued), transaction.atomic():
-        jobs.measure_quality.defer()
+    jobs.order(jobs.measure_quality)
     messages.info(request, _("The figures are being computed again: reload the page in a moment."))
     return redirect(f"{reverse('agreement_report')}?{urlencode({'batch': request.POST.get('batch', '')})}")
 

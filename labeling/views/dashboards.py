@@ -4,7 +4,6 @@ What is counted over many labels comes from statistics that a job has computed (
 The same figures as CSV: views/dashboard_files.py.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -12,7 +11,6 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import messages
-from django.db import transaction
 from django.db.models import Exists, OuterRef, Subquery
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -22,7 +20,6 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST
-from procrastinate.exceptions import AlreadyEnqueued
 
 from labeling import charts, forecast, jobs
 from labeling.actions import statistics
@@ -83,9 +80,8 @@ class Scope(FilterForm):
 
 
 def order_refresh() -> None:
-    """Have the worker compute what is out of date; once, however often it is asked."""
-    with suppress(AlreadyEnqueued), transaction.atomic():
-        jobs.refresh_statistics.defer()
+    """Have the worker compute what is out of date."""
+    jobs.order(jobs.refresh_statistics)
 
 
 @role_required("reviewer", "researcher")

@@ -20,7 +20,7 @@ from labeling.actions.export_rows import Selection
 from labeling.errors import HeedError
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, Split
 from labeling.views.access import Request, role_required
-from labeling.views.listing import paginate, query_without, set_choices, use_cases
+from labeling.views.listing import day_input, paginate, query_without, set_choices, use_cases
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -41,11 +41,6 @@ def ticks(
         initial=initial,
         widget=forms.CheckboxSelectMultiple,
     )
-
-
-def day_input() -> forms.DateInput:
-    """A day, with the browser's calendar."""
-    return forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
 
 
 class SelectionForm(forms.Form):

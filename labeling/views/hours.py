@@ -21,7 +21,7 @@ from labeling.models import PayRule, Role, User, WorkEntry
 from labeling.models.hours import WorkEntryQuerySet, sums
 from labeling.views.access import Request, role_required
 from labeling.views.csv_files import csv_file
-from labeling.views.listing import ROWS_PER_PAGE, FilterForm, paginate, query_without
+from labeling.views.listing import ROWS_PER_PAGE, FilterForm, day_input, paginate, query_without
 
 TEAM = (Role.REVIEWER, Role.RESEARCHER)
 
@@ -29,12 +29,8 @@ TEAM = (Role.REVIEWER, Role.RESEARCHER)
 class Period(FilterForm):
     """Which days. Without any in the address: this month, up to today."""
 
-    since = forms.DateField(
-        label=gettext_lazy("From"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
-    until = forms.DateField(
-        label=gettext_lazy("Until"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
+    since = forms.DateField(label=gettext_lazy("From"), required=False, widget=day_input())
+    until = forms.DateField(label=gettext_lazy("Until"), required=False, widget=day_input())
 
     def __init__(self, data):
         data = data.copy()

@@ -33,6 +33,11 @@ def paginate(
     return page
 
 
+def day_input() -> forms.DateInput:
+    """A day, with the browser's calendar."""
+    return forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+
+
 def use_cases() -> list[str]:
     """The use cases of all prompts. Remembered until there is a newer prompt: finding them reads the whole table."""
     newest = Prompt.objects.aggregate(newest=Max("id"))["newest"]

@@ -19,7 +19,7 @@ from labeling.errors import Conflict, Forbidden, HeedError, Invalid
 from labeling.models import Batch, Group, Kind, Origin, Response, Review, Revision, Slot, Submission, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
-from labeling.views.listing import FilterForm, moment_on, paginate, prompt_preview, query_without
+from labeling.views.listing import FilterForm, day_input, moment_on, paginate, prompt_preview, query_without
 
 ANY = "any"
 
@@ -54,12 +54,8 @@ class Filters(FilterForm):
         choices=[("", gettext_lazy("any")), ("no", gettext_lazy("no")), ("yes", gettext_lazy("yes"))],
     )
     task = forms.UUIDField(required=False, widget=forms.HiddenInput)
-    since = forms.DateField(
-        label=gettext_lazy("From"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
-    until = forms.DateField(
-        label=gettext_lazy("Until"), required=False, widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-    )
+    since = forms.DateField(label=gettext_lazy("From"), required=False, widget=day_input())
+    until = forms.DateField(label=gettext_lazy("Until"), required=False, widget=day_input())
 
     def __init__(self, data):
         data = data.copy()
