@@ -14,7 +14,7 @@ from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
 from django.contrib.auth.hashers import make_password
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -110,16 +110,16 @@ class _Rows:
         by_them = Q(labeler=user) if user else Q(pk__in=[])
         self.tasks = Task.objects.filter(prompt__author=author)
         self.responses = Response.objects.filter(prompt__author=author)
-        self.submissions = Submission.objects.filter(on_task | by_them)
+        self.submissions = _either(Submission, on_task, by_them)
         self.own_submissions = Submission.objects.filter(by_them)
         self.reviews = Review.objects.filter(submission__in=self.submissions.values("pk"))
-        self.drafts = Draft.objects.filter(on_task | by_them)
-        self.draft_copies = DraftCopy.objects.filter(on_task | by_them)
-        self.skips = Skip.objects.filter(on_task | by_them)
+        self.drafts = _either(Draft, on_task, by_them)
+        self.draft_copies = _either(DraftCopy, on_task, by_them)
+        self.skips = _either(Skip, on_task, by_them)
         self.seats = Slot.objects.filter(on_task).exclude(status=Slot.Status.SUBMITTED)
         self.gold = GoldAnswer.objects.filter(on_task)
         self.adjudications = Adjudication.objects.filter(on_task)
-        self.questions = Question.objects.filter(on_task | (Q(asker=user) if user else Q(pk__in=[])))
+        self.questions = _either(Question, on_task, Q(asker=user) if user else Q(pk__in=[]))
         self.writings = Writing.objects.filter(by_them)
         self.attempts = Attempt.objects.filter(user=user) if user else Attempt.objects.none()
         self.screenings = Screening.objects.filter(user=user) if user else Screening.objects.none()
@@ -145,6 +145,12 @@ class _Rows:
             "screenings": self.screenings,
             "accounts": User.objects.filter(pk=self.user.pk) if self.user else User.objects.none(),
         }
+
+
+def _either(model: type[Model], one: Q, other: Q) -> QuerySet:
+    """Rows of which one or the other is true, each found by its own index: OR over a join reads the whole table."""
+    rows = model._default_manager
+    return rows.filter(pk__in=rows.filter(one).values("pk").union(rows.filter(other).values("pk")))
 
 
 def _pseudonym(author: Author) -> str:
