@@ -35,14 +35,14 @@ def run(folder: Path, sizes: list[int], runs: int) -> list[dict]:
 
 
 def measure(folder: Path, sizes: list[int], runs: int) -> Iterator[dict]:
-    """Imports, then exports, in a throwaway installation."""
-    with throwaway_site(folder):
+    """Imports, then exports, in a throwaway installation; on the peer's PostgreSQL, if it says which that is."""
+    peer = LabelStudio.here()
+    if peer is None:
+        print("no Label Studio beside it: LABEL_STUDIO_URL is not set", file=sys.stderr)
+    with throwaway_site(folder, database_url=peer.database_for_us() if peer else ""):
         import django
 
         django.setup()
-        peer = LabelStudio.here()
-        if peer is None:
-            print("no Label Studio beside it: LABEL_STUDIO_URL is not set", file=sys.stderr)
         yield from import_rows(folder, sizes, runs, peer)
         yield from export_rows(folder, sizes, runs, peer)
 
