@@ -97,9 +97,9 @@ class HttpClient:
         given = {name: value for name, value in params.items() if value not in (None, "", ())}
         return self.request("GET", path, params=given).json()
 
-    def post(self, path: str, body: Any) -> Any:
-        """The JSON answer to a POST of JSON."""
-        headers = {"Content-Type": "application/json"}
+    def post(self, path: str, body: Any, *, key: str | None = None) -> Any:
+        """The JSON answer to a POST of JSON; with an idempotency key, the answer of the first time."""
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
         return self.request("POST", path, content=msgspec.json.encode(body), headers=headers).json()
 
     def stream_to(self, path: str, file: Path) -> None:
@@ -166,6 +166,10 @@ class HeedClient(HttpClient):
         """Prompts by id, page by page. Filters: split, use_case, kind, not_sampled_by (a model), without_tasks (a kind)."""
         return islice(self._pages("/api/v1/prompts/", **filters), limit)
 
+    def least_covered(self, *, task: str, limit: int, seed: int = 0, **filters: Any) -> list[dict[str, Any]]:
+        """The prompts that a batch of this kind should take next; filters: split, use_case."""
+        return self.get("/api/v1/prompts/least-covered/", task=task, limit=limit, seed=seed, **filters)["results"]
+
     def bring_prompts(self, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
         """Import prompt rows; those already there are counted as present. Returns the summed counts."""
         return self._bring("/api/v1/prompts/", rows)
@@ -180,9 +184,18 @@ class HeedClient(HttpClient):
 
     # exports
 
-    def build_export(self, query: dict[str, Any] | None = None, *, poll_seconds: float = 1.0) -> dict[str, Any]:
-        """Have an export built and wait for it. The same selection of the same data gives the export there is."""
-        export = self.post("/api/v1/exports/", {"query": query or {}})
+    def count_labels(self, query: dict[str, Any] | None = None) -> dict[str, int]:
+        """How many labels an export of this selection would hold now: demonstrations, rankings, and held-out labelers'."""
+        return self.post("/api/v1/exports/count/", {"query": query or {}})
+
+    def build_export(
+        self, query: dict[str, Any] | None = None, *, poll_seconds: float = 1.0, key: str | None = None
+    ) -> dict[str, Any]:
+        """Have an export built and wait for it. The same selection of the same data gives the export there is.
+
+        Ordered again with the same `key` within a day, it is the same order, whatever labels have come since.
+        """
+        export = self.post("/api/v1/exports/", {"query": query or {}}, key=key)
         deadline = time.monotonic() + self.patience_seconds
         while export["status"] == "building":
             if time.monotonic() > deadline:
@@ -218,6 +231,19 @@ class HeedClient(HttpClient):
         text = Path(folder, "manifest.json").read_text(encoding="utf-8")
         body = {"manifest": text, "uri": uri or str(Path(folder).resolve())}
         return self.post("/api/v1/models/", body)
+
+    def models(self) -> Iterator[dict[str, Any]]:
+        """Registered models, newest first."""
+        return self._pages("/api/v1/models/")
+
+    @staticmethod
+    def publish_model(folder: str | os.PathLike[str], root: str) -> str:
+        """Copy a model folder below an fsspec URL and return its own URL. The manifest comes last, and is what a repeat looks for."""
+        folder = Path(folder)
+        name, digest = folder.name, hash_file(folder / "manifest.json")
+        uri = f"{root.rstrip('/')}/{quote(name, safe='')}-{digest[:12]}"
+        _upload(folder, uri)
+        return uri
 
     def record_evaluation(
         self, model: str, *, name: str, metrics: dict[str, Any], config: dict[str, Any]
@@ -288,6 +314,23 @@ def _download(uri: str, folder: Path) -> None:
     try:
         system, path = fsspec.core.url_to_fs(uri)
         system.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
+    except (OSError, ImportError, ValueError) as error:
+        raise ClientError(f"{uri}: {error}") from None
+
+
+def _upload(folder: Path, uri: str) -> None:
+    """Copy a folder to whatever file system the URL names, unless its manifest is there."""
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+        if system.exists(f"{path}/manifest.json"):
+            return
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / "manifest.json"]
+        for file in [*files, folder / "manifest.json"]:
+            target = f"{path}/{file.relative_to(folder).as_posix()}"
+            system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(file), target)
     except (OSError, ImportError, ValueError) as error:
         raise ClientError(f"{uri}: {error}") from None
 

@@ -250,8 +250,8 @@ def publish(
     seed: int,
     samples: Sequence[Sample] = (),
 ) -> Path:
-    """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl and, with `samples`,
-    report.html. Raises FileExistsError. Of several processes only the main one writes; the others wait for it.
+    """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl, `samples`, where there are any,
+    samples.json; report.html shows both. Raises FileExistsError. Of several processes only the main one writes; the others wait.
     """
     facts: dict[str, Any] = {
         "name": Path(folder).name,
@@ -284,6 +284,8 @@ def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], sam
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)
         (building / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in log))
+        if samples:
+            (building / "samples.json").write_bytes(msgspec.json.format(msgspec.json.encode(samples), indent=1))
         page = msgspec.to_builtins(facts | {"libraries": library_versions()})
         write_report(building / "report.html", facts=page, log=log, samples=samples)
         write_model_manifest(building, **facts)

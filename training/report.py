@@ -52,7 +52,7 @@ def write_report(
     path: Path, *, facts: Mapping[str, Any], log: Sequence[Mapping[str, Any]], samples: Sequence[Sample] = ()
 ) -> None:
     """Write the page. `facts` are the manifest's fields as plain values, without its files, which hold this page too."""
-    template = _environment().get_template("report.html")
+    template = environment().get_template("report.html")
     metrics = facts.get("metrics", {})
     tables = {name: value for name, value in metrics.items() if _is_table(value)}
     left_out = {name: value for name, value in metrics.items() if name.startswith(DROPPED)}
@@ -82,7 +82,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [["", *columns], *lines]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the pages' templates are."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -152,6 +152,29 @@ SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_c
  ORDER BY t.uuid, s.labeler_group COLLATE "C"
 """  # noqa: S608 constants alone
 
+COUNTS = f"""
+SELECT CASE WHEN s.labeler_group = 'training' THEN s.kind || 's' ELSE 'held_out' END AS label, count(*)
+  FROM labeling_submission s
+  JOIN labeling_task t ON t.id = s.task_id
+  JOIN labeling_batch b ON b.id = t.batch_id
+  JOIN labeling_prompt p ON p.id = t.prompt_id
+ WHERE {SUBMISSION_CONDITIONS}
+   AND (s.kind <> 'ranking' OR %(min_agreement)s::float IS NULL OR 1 - t.disagreement >= %(min_agreement)s::float)
+ GROUP BY label
+UNION ALL
+SELECT 'demonstrations', count(*) FROM ({IMPORTED}) imported
+"""  # noqa: S608 constants alone
+
+
+def count(selection: Selection) -> dict[str, int]:
+    """Labels that an export of this selection would hold now: demonstrations and rankings to train on, and held-out labelers'."""
+    counts = {"demonstrations": 0, "rankings": 0, "held_out": 0}
+    with connection.cursor() as cursor:
+        cursor.execute(COUNTS, _parameters(selection))
+        for label, number in cursor.fetchall():
+            counts[label] += number
+    return counts
+
 
 def queries(selection: Selection) -> Iterator[str]:
     """The SQL that an export of this selection reads, parameters filled in: what benchmarks COPY."""

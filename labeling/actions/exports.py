@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from labeling import locks
 from labeling.actions import webhooks
-from labeling.actions.export_rows import STATES, ExportRows, Selection
+from labeling.actions.export_rows import STATES, ExportRows, Selection, count
 from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
 from training.contract import (
@@ -105,6 +105,11 @@ def _unknown_schemas(versions: list[int]) -> list[int]:
 
 def _unknown_batches(names: list[str]) -> list[str]:
     return sorted(set(names) - set(Batch.objects.filter(name__in=names).values_list("name", flat=True)))
+
+
+def count_labels(*, query: Mapping[str, Any]) -> dict[str, int]:
+    """How many labels an export of this query would hold now, without building it. Raises Invalid for a wrong query."""
+    return count(check_query(query))
 
 
 # ---- asking ---------------------------------------------------------------------------------------------------------

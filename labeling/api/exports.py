@@ -7,6 +7,7 @@ from django.http import Http404
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -47,6 +48,26 @@ class Exports(View):
     def post(self, request: Request) -> Response:
         export = exports.request(query=self.checked(ExportIn, request.data)["query"], by=self.person)
         return Response(_shown(export), status=202 if export.status == Export.Status.BUILDING else 200)
+
+
+class LabelCountsOut(serializers.Serializer):
+    """Single labels, not tasks. What may be trained on by kind; `held_out`: labels of held-out labelers, of both kinds."""
+
+    demonstrations = serializers.IntegerField()
+    rankings = serializers.IntegerField()
+    held_out = serializers.IntegerField()
+
+
+class CountLabels(View):
+    scopes = {"POST": "read"}
+
+    @operation(
+        scope="read", answers={200: LabelCountsOut}, request=ExportIn,
+        operation_id="count_labels", summary="How many labels an export would hold now",
+        description="Nothing is built. By this the nightly command tells whether enough labels are new.",
+    )  # fmt: skip
+    def post(self, request: Request) -> Response:
+        return Response(exports.count_labels(query=self.checked(ExportIn, request.data)["query"]))
 
 
 class OneExport(View):

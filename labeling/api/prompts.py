@@ -8,10 +8,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response as Answer
 
-from labeling.actions import imports
-from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, page_of, query_of
+from labeling.actions import coverage, imports
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, StrictSerializer, View, page, page_of, query_of
 from labeling.api.schema import operation
-from labeling.api.serializers import CountsOut, JSONObject, PromptPage, PromptQuery, RowsIn
+from labeling.api.serializers import CountsOut, JSONObject, PromptOut, PromptPage, PromptQuery, RowsIn
 from labeling.models import Import, Kind, Prompt, Response, Split, Task
 
 FILTERS = [
@@ -49,6 +49,41 @@ class Prompts(View):
     def post(self, request: Request) -> Answer:
         rows = self.checked(RowsIn, request.data)["rows"]
         return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=self.person)})
+
+
+class LeastCoveredQuery(StrictSerializer):
+    """Prompts for which kind of task, and how many of them. `seed` decides among equals."""
+
+    task = serializers.ChoiceField(Kind.choices)
+    split = serializers.ChoiceField(Split.choices, required=False)
+    use_case = serializers.CharField(required=False, max_length=50)
+    limit = serializers.IntegerField(required=False, min_value=1, max_value=coverage.MOST_PROMPTS, default=100)
+    seed = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1, default=0)
+
+
+class CoveredPromptOut(PromptOut):
+    tasks = serializers.IntegerField(help_text="tasks of this kind that it has")
+
+
+class LeastCoveredOut(serializers.Serializer):
+    results = CoveredPromptOut(many=True)
+
+
+class LeastCovered(View):
+    scopes = {"GET": "read"}
+
+    @operation(
+        scope="read", answers={200: LeastCoveredOut}, problems=(422,), parameters=[LeastCoveredQuery],
+        operation_id="list_least_covered_prompts", summary="The prompts that a batch should take next",
+        description=(
+            "Open prompts in the order that brings each use case to the same number of tasks per prompt; within a use case "
+            "those with the fewest tasks first."
+        ),
+    )  # fmt: skip
+    def get(self, request: Request) -> Answer:
+        query = self.checked(LeastCoveredQuery, query_of(request))
+        found = coverage.least_covered(kind=query.pop("task"), **query)
+        return Answer({"results": [_shown(prompt) | {"tasks": tasks} for prompt, tasks in found]})
 
 
 class ResponseQuery(PageQuery):

@@ -18,7 +18,7 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling import jobs
-from labeling.actions import exports, imports, model_versions, tokens
+from labeling.actions import batches, exports, imports, model_versions, tokens
 from labeling.models import ApiToken, Batch, Evaluation, Export, ModelVersion, Promotion, Prompt, Response
 from tests.labeling.rows import make_demonstration_batch, make_prompt, submit
 from tests.training.test_sample import models  # noqa: F401 a fixture
@@ -31,12 +31,14 @@ ALL = list(ApiToken.Scope.values)
 
 ENDPOINTS = [  # method, path, scope, body
     ("GET", "/api/v1/prompts/", "read", None),
+    ("GET", "/api/v1/prompts/least-covered/?task=ranking&split=train&limit=3&seed=1", "read", None),
     ("POST", "/api/v1/prompts/", "import", {"rows": [{"prompt": "New?"}]}),
     ("POST", "/api/v1/responses/", "import", {"rows": [{"prompt": "New?", "model": "m", "response": "r"}]}),
     ("GET", "/api/v1/batches/", "read", None),
     ("POST", "/api/v1/batches/", "import", {"name": "b", "kind": "demonstration"}),
     ("GET", "/api/v1/exports/", "read", None),
     ("POST", "/api/v1/exports/", "train", {"query": {}}),
+    ("POST", "/api/v1/exports/count/", "read", {"query": {"review": ["accepted"]}}),
     ("GET", "/api/v1/exports/v0001/", "read", None),
     ("GET", "/api/v1/exports/v0001/files/prompts.jsonl", "read", None),
     ("GET", "/api/v1/models/", "read", None),
@@ -197,7 +199,7 @@ def test_the_schema_is_valid_and_knows_every_endpoint(settings):
     for method, path, _, _ in ENDPOINTS:
         for text, template in templates.items():
             path = path.replace(text, template)
-        assert (method, path) in known
+        assert (method, path.partition("?")[0]) in known
 
 
 # ---- prompts and responses --------------------------------------------------------------------------------------------
@@ -236,6 +238,29 @@ def test_prompts_come_in_pages_and_filtered(api):
 def test_a_wrong_query_is_refused(api, query, place):
     problem = assert_problem(api("read").get("/api/v1/prompts/", query), 422)
     assert [error["place"] for error in problem["errors"]] == [place]
+
+
+def test_the_least_covered_prompts_fill_use_cases_to_the_same_level(api):
+    chat = [make_prompt(f"Chat {n}", use_case="chat") for n in range(5)]
+    for n in range(2):
+        make_prompt(f"Extract {n}", use_case="extract")
+    make_prompt("Held", use_case="extract", intake="held")
+    for name, taken in (("one", chat[:1]), ("two", chat[:2])):
+        batches.create_batch(name=name, kind="demonstration", prompt_ids=[p.uuid for p in taken], by=None)
+
+    def asked(**query):
+        answer = api("read").get("/api/v1/prompts/least-covered/", {"task": "demonstration", **query})
+        return [(row["use_case"], row["tasks"]) for row in answer.json()["results"]]
+
+    # Three tasks on five chats: the next one brings them to 4/5, then 5/5 …; those on extract bring it to 1/2 and 2/2.
+    everything = asked()
+    assert everything[:2] == [("extract", 0), ("chat", 0)]
+    assert sorted(everything[2:4]) == [("chat", 0), ("extract", 0)]  # both to 1: the dice say which
+    assert everything[4:] == [("chat", 0), ("chat", 1), ("chat", 2)]
+    assert asked(limit="4", seed="7")[:2] == everything[:2]
+    assert asked(use_case="extract") == [("extract", 0)] * 2
+    assert {tasks for _case, tasks in asked(task="ranking")} == {0}
+    assert_problem(api("read").get("/api/v1/prompts/least-covered/", {"task": "poem"}), 422)
 
 
 def test_rows_are_all_or_nothing_and_repeat_without_doubling(api):

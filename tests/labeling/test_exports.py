@@ -102,6 +102,7 @@ def test_held_out_labels_stand_apart(labeler, labeler2, heldout_labeler):
     rows = list(build().rankings())
     assert [(row.labeler_group, len(row.rankings)) for row in rows] == [("held_out", 1), ("training", 2)]
     assert rows[0].task_id == rows[1].task_id
+    assert exports.count_labels(query={}) == {"demonstrations": 0, "rankings": 2, "held_out": 1}
     assert [row.labeler_group for row in build(groups=["training"]).rankings()] == ["training"]
 
 
@@ -119,7 +120,9 @@ def test_what_stays_out_unless_named(labeler, labeler2, heldout_labeler, reviewe
     imports.import_rows(kind="prompts", rows=[{"prompt": "Known?", "demonstration": "imported"}], by=None)
 
     def texts(**query) -> set[str]:
-        return {row.response for row in build(**query).demonstrations()}
+        found = {row.response for row in build(**query).demonstrations()}
+        assert exports.count_labels(query=query) == {"demonstrations": len(found), "rankings": 0, "held_out": 0}
+        return found
 
     assert texts() == {"T0", "T3", "imported"}
     assert texts(review=["accepted"]) == {"T0", "imported"}

@@ -136,7 +136,8 @@ def test_an_export_is_waited_for_fetched_once_and_verified(serve, tmp_path):
 
     server = serve(respond)
     client = HeedClient(server.url)
-    assert client.build_export({"review": "accepted"}, poll_seconds=0.01)["name"] == "v0007"
+    assert client.build_export({"review": "accepted"}, poll_seconds=0.01, key="night-1")["name"] == "v0007"
+    assert server.requests[0][3]["Idempotency-Key"] == "night-1"
     folder = client.fetch_export("v0007", tmp_path / "fetched")
     assert read_export(folder).manifest == read_export(source).manifest
     count = len(server.requests)
@@ -162,6 +163,14 @@ def test_a_registered_model_is_fetched_by_path_or_url_and_checked(tmp_path):
     assert copy.parent == tmp_path / "fetched"
     assert read_model_manifest(copy) == read_model_manifest(folder)
     assert HeedClient.fetch_model(model | {"uri": f"file://{folder}"}, tmp_path / "fetched") == copy
+
+    uri = HeedClient.publish_model(folder, f"file://{tmp_path}/store")
+    assert read_model_manifest(HeedClient.fetch_model(model | {"uri": uri}, tmp_path / "again")) == read_model_manifest(
+        folder
+    )
+    (tmp_path / "store" / uri.rpartition("/")[2] / "sub" / "weights").unlink()
+    HeedClient.publish_model(folder, f"file://{tmp_path}/store")  # published whole before: not sent again
+    assert not (tmp_path / "store" / uri.rpartition("/")[2] / "sub" / "weights").exists()
     with pytest.raises(ClientError, match="is not there"):
         HeedClient.fetch_model(model | {"uri": str(tmp_path / "none")})
     with pytest.raises(ClientError, match="none"):
