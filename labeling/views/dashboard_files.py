@@ -6,6 +6,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
 from labeling.models import Kind, Statistic
+from labeling.views import rounds
 from labeling.views.access import Request, role_required
 from labeling.views.csv_files import csv_file
 from labeling.views.dashboards import (
@@ -98,6 +99,10 @@ def _agreement(scope: Scope) -> list[list] | None:
     return rows
 
 
+def _rounds(scope: Scope) -> list[list]:
+    return rounds.csv_rows()
+
+
 TABLES = {
     "progress": _progress,
     "throughput": _throughput,
@@ -105,4 +110,5 @@ TABLES = {
     "policies": _policies,
     "pairs": _pairs,
     "agreement": _agreement,
+    "rounds": _rounds,
 }

@@ -100,6 +100,7 @@ ADDRESSES = {
     "throughput": ("GET", STAFF),
     "agreement": ("GET", STAFF),
     "policies": ("GET", STAFF),
+    "rounds": ("GET", STAFF),
     "policy_pair": ("GET", STAFF),
     "dashboard_csv": ("GET", STAFF),
     "dashboard_refresh": ("POST", STAFF),

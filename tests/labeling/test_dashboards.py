@@ -10,14 +10,14 @@ from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling.actions import batches, imports, statistics
+from labeling.actions import batches, imports, model_versions, statistics
 from labeling.models import Batch, ModelVersion, Slot, Statistic, Submission
 from tests import builders
 from tests.labeling import rows
 
 pytestmark = pytest.mark.django_db
-PAGES = ["dashboards", "throughput", "agreement", "policies"]
-TABLES = ["progress", "throughput", "labelers", "policies", "pairs", "agreement"]
+PAGES = ["dashboards", "throughput", "agreement", "policies", "rounds"]
+TABLES = ["progress", "throughput", "labelers", "policies", "pairs", "agreement", "rounds"]
 
 
 def compute(kind: str, **scope) -> dict:
@@ -56,7 +56,7 @@ def test_who_may_see_them(name, client, labeler_client, applicant_client, review
 def test_who_may_take_the_csv(name, labeler_client, reviewer_client):
     assert labeler_client.get(f"/console/dashboards/{name}.csv").status_code == 403
     answer = reviewer_client.get(f"/console/dashboards/{name}.csv")
-    assert answer.status_code == (200 if name == "progress" else 409), "nothing is computed on the request"
+    assert answer.status_code == (200 if name in ("progress", "rounds") else 409), "nothing is computed on the request"
     assert reviewer_client.get("/console/dashboards/nothing.csv").status_code == 404
 
 
@@ -293,3 +293,46 @@ def test_the_table_has_the_order_that_toxicity_gives(tmp_path, labeler, research
         assert float(row["low"]) < float(row["score"]) < float(row["high"])
     page = reviewer_client.get(reverse("policies"))
     assert [row["model"].name for row in page.context["table"]] == [row["policy"] for row in listed]
+
+
+# Rounds --------------------------------------------------------------------------------------------------------
+
+
+def record_night(name: str, number, **metrics):
+    model = ModelVersion.objects.filter(name=name).first() or rows.make_model(name)
+    facts = {"night": number, "outcome": "promoted", "new_labels": {"rankings": 60, "demonstrations": 0, "held_out": 4}}
+    model_versions.record_evaluation(model_version=model, name="night", metrics=facts | metrics, by=None)
+    return model
+
+
+def test_rounds_show_what_nights_recorded(researcher_client, reviewer_client):
+    won = {"rate": 0.61, "low": 0.55, "high": 0.67, "n": 300, "by": "people"}
+    first = record_night("night-0001-ppo", 1, win_rate_vs_round0=won, kl=3.25, rm_accuracy_fixed=0.72, tax=-0.01)
+    record_night("night-0002-ppo", 2, outcome="refused", reason="KL: 12 lies above the ceiling of 10.", kl=12)
+    page = researcher_client.get(reverse("rounds")).content.decode()
+    assert page.index("night-0002-ppo") < page.index("night-0001-ppo"), "newest first"
+    for said in (
+        "61.0 %",
+        "55.0 % … 67.0 %",
+        "by people",
+        "3.25",
+        "72.0 %",
+        "-0.010",
+        "KL: 12 lies above",
+        f"/models/{first.pk}/",
+    ):
+        assert said in page
+    assert f"/models/{first.pk}/" not in reviewer_client.get(reverse("rounds")).content.decode()
+    one, two = table(reviewer_client, "rounds")
+    assert (one["night"], one["rankings"], one["vs_round0_rate"], one["vs_last_rate"]) == ("1", "60", "0.61", "")
+    assert (two["outcome"], two["kl"], two["candidate"]) == ("refused", "12", "night-0002-ppo")
+
+    record_night("night-0002-ppo", 2, outcome="promoted", kl=5)  # the night was told of again: the newest stands
+    assert [row["kl"] for row in table(reviewer_client, "rounds")] == ["3.25", "5"]
+
+
+def test_rounds_stand_whatever_a_program_recorded(researcher_client):
+    record_night("odd", {"a": 1}, outcome=7, new_labels=[1], kl="high", tax=True, win_rate_vs_last="all", reason=None)
+    record_night("odder", None, new_labels={"rankings": "many"}, win_rate_vs_round0={"rate": "most", "by": 3})
+    assert researcher_client.get(reverse("rounds")).status_code == 200
+    assert len(table(researcher_client, "rounds")) == 2
