@@ -17,6 +17,7 @@ from labeling.models import (
     DraftCopy,
     Evaluation,
     Export,
+    GateCheck,
     GatewayKey,
     GatewayUsage,
     Import,
@@ -274,6 +275,12 @@ class ModelVersionAdmin(ReadOnlyAdmin):
 @register(Evaluation)
 class EvaluationAdmin(ReadOnlyAdmin):
     list_display = ["model_version", "name", "created_by", "created_at"]
+    list_select_related = ["model_version", "created_by"]
+
+
+@register(GateCheck)
+class GateCheckAdmin(ReadOnlyAdmin):
+    list_display = ["model_version", "holds", "created_by", "created_at"]
     list_select_related = ["model_version", "created_by"]
 
 

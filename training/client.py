@@ -8,7 +8,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from training.contract import (
     PAIR_FILES,
     ContractError,
     ExportManifest,
+    GateVerdict,
     atomic_folder,
     hash_file,
     read_export,
@@ -253,9 +254,41 @@ class HeedClient(HttpClient):
             f"/api/v1/models/{quote(model)}/evaluations/", {"name": name, "metrics": metrics, "config": config}
         )
 
-    def promote(self, model: str, *, reason: str, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Make a policy the one that serves; promoting the one that serves already changes nothing."""
-        return self.post(f"/api/v1/models/{quote(model)}/promote/", {"reason": reason, "metrics": metrics or {}})
+    def model(self, name: str) -> dict[str, Any]:
+        """A registered model with its manifest."""
+        return self.get(f"/api/v1/models/{quote(name)}/")
+
+    def evaluations(self, model: str) -> Iterator[dict[str, Any]]:
+        """Evaluations of a model, newest first."""
+        return self._pages(f"/api/v1/models/{quote(model)}/evaluations/")
+
+    def record_gate_check(self, model: str, *, rules: str, verdicts: Sequence[GateVerdict]) -> dict[str, Any]:
+        """Keep what the gate said of a model, without promoting it. Equal verdicts under equal rules are kept once."""
+        return self.post(f"/api/v1/models/{quote(model)}/gate-checks/", {"rules": rules, "verdicts": verdicts})
+
+    def promote(
+        self,
+        model: str,
+        *,
+        reason: str,
+        metrics: dict[str, Any] | None = None,
+        rules: str = "",
+        verdicts: Sequence[GateVerdict] = (),
+        override_by: str = "",
+    ) -> dict[str, Any]:
+        """Make a policy the one that serves; promoting the one that serves already changes nothing.
+
+        `verdicts` under `rules` (the file's text) are kept, also when they refuse it: then ClientError names the rules, unless
+        `override_by` names the admin who decides so.
+        """
+        body: dict[str, Any] = {"reason": reason, "metrics": metrics or {}, "override_by": override_by}
+        if verdicts:
+            body["gate"] = {"rules": rules, "verdicts": verdicts}
+        return self.post(f"/api/v1/models/{quote(model)}/promote/", body)
+
+    def rollback(self, *, reason: str, seen_serving: str) -> dict[str, Any]:
+        """Let the policy serve again that `seen_serving` replaced. Raises ClientError when another serves by now."""
+        return self.post("/api/v1/promotions/rollback/", {"reason": reason, "seen_serving": seen_serving})
 
     def serving_model(self) -> dict[str, Any] | None:
         """The promoted model version, or None while there is none."""

@@ -10,6 +10,7 @@ in schema order, no spaces, UTF-8, `\\n`, rows in bytewise order of their ids. E
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -286,6 +287,57 @@ class ModelManifest(Row, frozen=True, kw_only=True):
     files: dict[str, ModelFile]
     few_shot_prefix: str
     fields_sha256: Sha256 | UnsetType = UNSET
+
+
+class GateVerdict(Row, frozen=True, kw_only=True):
+    """What the promotion gate found of one rule: a figure of the candidate, and the bounds that it is held to.
+
+    `value`: None where there is no finite figure. Whether the rule holds follows from value and bounds and is never told apart
+    from them, so both halves find the same. `required`: a rule that must hold for a promotion; the others are advice.
+    """
+
+    name: Name
+    figure: Name
+    value: float | None
+    floor: float | None
+    ceiling: float | None
+    required: bool
+    reason: Name
+
+    def __post_init__(self) -> None:
+        if self.floor is None and self.ceiling is None:
+            raise ValueError("expected a floor, a ceiling or both")
+        if not all(number is None or math.isfinite(number) for number in (self.value, self.floor, self.ceiling)):
+            raise ValueError("expected finite numbers")
+
+    @property
+    def holds(self) -> bool:
+        """True for a figure that is there and within its bounds."""
+        if self.value is None or (self.floor is not None and self.value < self.floor):
+            return False
+        return self.ceiling is None or self.value <= self.ceiling
+
+
+def all_hold(verdicts: Iterable[GateVerdict]) -> bool:
+    """True if every required rule holds and there is one: no verdicts are no pass."""
+    required = [verdict.holds for verdict in verdicts if verdict.required]
+    return bool(required) and all(required)
+
+
+def verdict_fields(verdict: GateVerdict) -> dict[str, Any]:
+    """A verdict as plain values."""
+    return msgspec.structs.asdict(verdict)
+
+
+def decode_verdicts(plain: list[Any]) -> list[GateVerdict]:
+    """Verdicts from plain values. Raises ContractError naming verdict and field."""
+    verdicts = []
+    for number, one in enumerate(plain):
+        try:
+            verdicts.append(msgspec.convert(one, GateVerdict))
+        except msgspec.ValidationError as error:
+            raise ContractError(f"verdicts[{number}]: {_explain(error)}") from None
+    return verdicts
 
 
 # ---- what each data file holds, and in which order ------------------------------------------------------------------

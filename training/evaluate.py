@@ -1,8 +1,9 @@
 """Figures about a policy and a reward model on an export, as one JSON file; nothing is trained.
 
 Of a policy: language-model loss on the split's demonstrations; and of one sample per prompt: how many are distinct, how much they
-depend on their prompt, how long they are and how many ended, the KL to a reference, the reward. Of a reward model: accuracy on
-the rankings by split, labeler group and use case. What people prefer is not known here: only labels are.
+depend on their prompt, how long they are and how many ended, how many are empty or repeat themselves, the KL to a reference, the
+reward. Of a reward model: accuracy on the rankings by split, labeler group and use case. What people prefer is not known here:
+only labels are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from training import advantages, cpu, models, response_loss, rm
+from training import advantages, cpu, degeneration, models, response_loss, rm
 from training.config import option, require, to_dict
 from training.contract import Export, read_export, write_atomically
 from training.data import LengthLimits, OnTooLong, encode_demonstrations, read_demonstrations, read_prompts
@@ -114,6 +115,8 @@ def measure_policy(
     texts = columns.pop("text", [])
     figures |= {name: sum(values) / len(values) for name, values in columns.items()}
     figures |= {"prompts": len(prompts), "distinct_responses": len(set(texts)) / max(1, len(texts))}
+    if texts:
+        figures |= degeneration.figures(texts)
     if "reward" in columns:
         figures["reward_std"] = float(torch.tensor(columns["reward"]).std())
     return figures

@@ -1,16 +1,25 @@
-"""Model versions: registering manifests, recording evaluations, deciding which policy serves."""
+"""Model versions: registering manifests, recording evaluations and what the gate said, deciding which policy serves."""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
 from labeling.actions import webhooks
-from labeling.errors import Conflict, Invalid
-from labeling.models import Evaluation, Export, ModelVersion, Promotion, User
-from training.contract import ContractError, ModelManifest, decode_model_manifest, read_model_manifest
+from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.models import Evaluation, Export, GateCheck, ModelVersion, Promotion, User
+from training.contract import (
+    ContractError,
+    ModelManifest,
+    all_hold,
+    decode_model_manifest,
+    decode_verdicts,
+    read_model_manifest,
+    verdict_fields,
+)
 
 NUL = "\\u0000"  # as JSON writes it; PostgreSQL stores none
 REGISTRY = "heed model registry"
@@ -172,23 +181,82 @@ def _measured_by(name: str, measured_by: str, metrics: dict) -> str:
 def _evaluation_digest(name: str, metrics: dict, config: dict, measured_by: str) -> str:
     # Where nothing is stated, as before there was a word for it: figures recorded then are found again.
     stated = [measured_by] if measured_by != Evaluation.MeasuredBy.UNSTATED else []
+    return _digest([name, metrics, config, *stated], f"metrics: evaluation {name!r}")
+
+
+def _digest(content: list, place: str) -> str:
+    """SHA-256 of plain values, whatever the order of their keys. Raises Invalid for what JSON or the database cannot hold."""
     try:
-        canonical = json.dumps([name, metrics, config, *stated], sort_keys=True, ensure_ascii=False, allow_nan=False)
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise Invalid(f"metrics: evaluation {name!r}: {error}") from error
+        raise Invalid(f"{place}: {error}") from error
     if NUL in canonical:
-        raise Invalid(f"metrics: evaluation {name!r} holds a NUL character, which cannot be stored")
+        raise Invalid(f"{place} holds a NUL character, which cannot be stored")
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+# ---- the gate -------------------------------------------------------------------------------------------------------
+
+
+class GateRefused(Conflict):
+    """The gate's rules do not all hold of this policy, and no admin has decided against them. The verdicts are kept."""
+
+    code = "gate_refused"
+
+    def __init__(self, message: str, errors: list[dict[str, str]]):
+        super().__init__(message)
+        self.errors = errors
+
+
+def record_gate_check(*, model_version: ModelVersion, rules: str, verdicts: list[Any], by: User | None) -> GateCheck:
+    """What the gate said of a model, kept for ever, also where it refused. Equal verdicts under equal rules are one row.
+
+    The rules are evaluated where the figures are made; whether each verdict holds is found here, from figure and bounds.
+    Raises Invalid for verdicts that break the contract, and for none.
+    """
+    try:
+        checked = decode_verdicts(verdicts)
+    except ContractError as error:
+        raise Invalid(f"gate: {error}") from error
+    if not any(verdict.required for verdict in checked):
+        raise Invalid("gate: verdicts: expected one of a required rule at least")
+    plain = [verdict_fields(verdict) | {"holds": verdict.holds} for verdict in checked]
+    return GateCheck.objects.get_or_create(
+        model_version=model_version,
+        digest=_digest([rules, plain], "gate"),
+        defaults={
+            "rules": rules,
+            "rules_sha256": hashlib.sha256(rules.encode()).hexdigest(),
+            "verdicts": plain,
+            "holds": all_hold(checked),
+            "created_by": by,
+        },
+    )[0]
+
+
+def latest_gate_check(model_version: ModelVersion) -> GateCheck | None:
+    """What the gate said of a model last."""
+    return model_version.gate_checks.order_by("-id").first()
 
 
 # ---- promotion ------------------------------------------------------------------------------------------------------
 
 
 @transaction.atomic
-def promote(*, model_version: ModelVersion, reason: str, metrics: dict | None = None, by: User | None) -> Promotion:
+def promote(
+    *,
+    model_version: ModelVersion,
+    reason: str,
+    metrics: dict | None = None,
+    gate_check: GateCheck | None = None,
+    override_by: str = "",
+    by: User | None,
+) -> Promotion:
     """Let this policy serve; the one before is retired, in one step. Promoting what serves already changes nothing.
 
-    Raises Invalid without a reason and for what is no policy (a reward model, an outside model).
+    `gate_check`: what the gate said, if not what it said last. Where that refused, an admin decides, named in `override_by`.
+    Raises GateRefused when nobody does, Forbidden when who does is no admin, Invalid without a reason and for what is no
+    policy (a reward model, an outside model).
     """
     reason = reason.strip()
     if not reason:
@@ -203,7 +271,24 @@ def promote(*, model_version: ModelVersion, reason: str, metrics: dict | None = 
     serving = serving_policy()
     if serving == model_version:
         return model_version.promotions.order_by("-id")[0]
-    return _switch(serving, model_version, reason, metrics or {}, by)
+    gate_check = gate_check or latest_gate_check(model_version)
+    override_by = _override(model_version, gate_check, override_by.strip(), by)
+    return _switch(serving, model_version, reason, metrics or {}, by, gate_check=gate_check, override_by=override_by)
+
+
+def _override(model_version: ModelVersion, gate_check: GateCheck | None, name: str, by: User | None) -> str:
+    """Who decides against the gate; "" where there is nothing to decide against. Raises GateRefused, Forbidden."""
+    if gate_check is None or gate_check.holds:
+        return ""
+    if not name:
+        raise GateRefused(
+            _("The gate refused %(model)s; an admin may promote it all the same, with name and reason.")
+            % {"model": model_version.name},
+            errors=[{"place": verdict["name"], "message": verdict["reason"]} for verdict in gate_check.refusals],
+        )
+    if by is not None and not by.is_admin:
+        raise Forbidden(_("The gate refused %(model)s: only an admin may promote it.") % {"model": model_version.name})
+    return name
 
 
 @transaction.atomic
@@ -242,12 +327,12 @@ def rollback_target() -> ModelVersion | None:
 
 
 def _switch(
-    serving: ModelVersion | None, model_version: ModelVersion, reason: str, metrics: dict, by: User | None
+    serving: ModelVersion | None, model_version: ModelVersion, reason: str, metrics: dict, by: User | None, **gate: Any
 ) -> Promotion:
     if serving is not None:
         ModelVersion.objects.filter(pk=serving.pk).update(status=ModelVersion.Status.RETIRED)
     ModelVersion.objects.filter(pk=model_version.pk).update(status=ModelVersion.Status.SERVING)
     webhooks.promoted(model_version, previous=serving, reason=reason)
     return Promotion.objects.create(
-        model_version=model_version, previous=serving, reason=reason, metrics=metrics, promoted_by=by
+        model_version=model_version, previous=serving, reason=reason, metrics=metrics, promoted_by=by, **gate
     )

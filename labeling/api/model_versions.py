@@ -1,4 +1,4 @@
-"""/models/ and /promotions/: register, evaluate, promote; which policy serves."""
+"""/models/ and /promotions/: register, evaluate, keep what the gate says, promote or refuse; which policy serves."""
 
 import hashlib
 from typing import Any
@@ -14,6 +14,9 @@ from labeling.api.serializers import (
     EvaluationIn,
     EvaluationOut,
     EvaluationPage,
+    GateCheckOut,
+    GateCheckPage,
+    GateIn,
     ModelDetailOut,
     ModelIn,
     ModelOut,
@@ -21,9 +24,10 @@ from labeling.api.serializers import (
     PromotionIn,
     PromotionOut,
     PromotionPage,
+    RollbackIn,
     ServingOut,
 )
-from labeling.models import Evaluation, ModelVersion, Promotion
+from labeling.models import Evaluation, GateCheck, ModelVersion, Promotion
 
 
 class Models(View):
@@ -91,17 +95,49 @@ class Evaluations(View):
         return Response(_shown_evaluation(made))
 
 
-class Promote(View):
-    scopes = {"POST": "promote"}
+class GateChecks(View):
+    scopes = {"GET": "read", "POST": "train"}
 
     @operation(
-        scope="promote", answers={200: PromotionOut}, request=PromotionIn, creates=True, problems=(404, 409),
+        scope="read", answers={200: GateCheckPage}, problems=(404, 422), parameters=PAGE_PARAMETERS,
+        operation_id="list_gate_checks", summary="What the promotion gate said of a model version, newest first",
+    )  # fmt: skip
+    def get(self, request: Request, name: str) -> Response:
+        query = self.checked(PageQuery, query_of(request))
+        return page(request, _find(name).gate_checks.all(), _shown_gate_check, query, newest_first=True)
+
+    @operation(
+        scope="train", answers={200: GateCheckOut}, request=GateIn, creates=True, problems=(404,),
+        operation_id="record_gate_check", summary="Record what the promotion gate said",
+        description="Kept for ever, without promoting. The same verdicts under the same rules are one.",
+    )  # fmt: skip
+    def post(self, request: Request, name: str) -> Response:
+        given = self.checked(GateIn, request.data)
+        made = model_versions.record_gate_check(model_version=_find(name), **given, by=self.person)
+        return Response(_shown_gate_check(made))
+
+
+class Promote(View):
+    scopes = {"POST": "promote"}
+    takes_idempotency_keys = (
+        False  # it is idempotent itself; and a key would undo the record of a refusal with the rest
+    )
+
+    @operation(
+        scope="promote", answers={200: PromotionOut}, request=PromotionIn, problems=(403, 404, 409),
         operation_id="promote_model", summary="Let a policy serve",
-        description="The policy that served is retired in the same step. Promoting the one that serves changes nothing.",
+        description=(
+            "The policy that served is retired in the same step. Promoting the one that serves changes nothing. `gate`: what the "
+            "promotion gate said, kept also where it refuses; without it, what it said last counts. Where a required rule does not "
+            "hold: 409 `gate_refused` with the reasons, unless `override_by` names who decides against it and the token is an admin's."
+        ),
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:
         given = self.checked(PromotionIn, request.data)
-        made = model_versions.promote(model_version=_find(name), **given, by=self.person)
+        version, gate = _find(name), given.pop("gate", None)
+        if gate:
+            gate = model_versions.record_gate_check(model_version=version, **gate, by=self.person)
+        made = model_versions.promote(model_version=version, gate_check=gate, **given, by=self.person)
         return Response(_shown_promotion(made))
 
 
@@ -113,8 +149,21 @@ class Promotions(View):
         operation_id="list_promotions", summary="Promotions, newest first",
     )  # fmt: skip
     def get(self, request: Request) -> Response:
-        rows = Promotion.objects.select_related("model_version__export")
+        rows = Promotion.objects.select_related("model_version__export", "gate_check")
         return page(request, rows, _shown_promotion, self.checked(PageQuery, query_of(request)), newest_first=True)
+
+
+class Rollback(View):
+    scopes = {"POST": "promote"}
+
+    @operation(
+        scope="promote", answers={200: PromotionOut}, request=RollbackIn, creates=True, problems=(409,),
+        operation_id="rollback_promotion", summary="Let the policy serve again that the serving one replaced",
+        description="`seen_serving`: the policy that is to be taken back. 409 when another serves by now, or none came before.",
+    )  # fmt: skip
+    def post(self, request: Request) -> Response:
+        given = self.checked(RollbackIn, request.data)
+        return Response(_shown_promotion(model_versions.rollback(**given, by=self.person)))
 
 
 class Serving(View):
@@ -148,5 +197,10 @@ def _shown_evaluation(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _shown_promotion(promotion: Promotion) -> dict[str, Any]:
-    shown = {name: getattr(promotion, name) for name in ("reason", "metrics", "promoted_at")}
-    return {"model": _shown(promotion.model_version)} | shown
+    shown = {name: getattr(promotion, name) for name in ("reason", "metrics", "override_by", "promoted_at")}
+    gate_holds = promotion.gate_check.holds if promotion.gate_check else None
+    return {"model": _shown(promotion.model_version), "gate_holds": gate_holds} | shown
+
+
+def _shown_gate_check(check: GateCheck) -> dict[str, Any]:
+    return {name: getattr(check, name) for name in ("holds", "verdicts", "rules", "rules_sha256", "created_at")}

@@ -237,13 +237,42 @@ class EvaluationPage(serializers.Serializer):
     next = serializers.CharField(allow_null=True)
 
 
+class GateIn(StrictSerializer):
+    """What `training/gate.py` found. `rules`: the text of the rules file. `verdicts`: one per rule (contract.GateVerdict)."""
+
+    rules = serializers.CharField(max_length=200_000, allow_blank=True, trim_whitespace=False)
+    verdicts = serializers.ListField(child=JSONObject(), min_length=1, max_length=1000)
+
+
+class GateCheckOut(serializers.Serializer):
+    holds = serializers.BooleanField()
+    verdicts = serializers.ListField(child=JSONObject())
+    rules = serializers.CharField(allow_blank=True)
+    rules_sha256 = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class GateCheckPage(serializers.Serializer):
+    results = GateCheckOut(many=True)
+    next = serializers.CharField(allow_null=True)
+
+
 class PromotionIn(StrictSerializer):
     reason = serializers.CharField(max_length=10_000)
     metrics = JSONObject(required=False, default=dict)
+    gate = GateIn(required=False)
+    override_by = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+
+
+class RollbackIn(StrictSerializer):
+    reason = serializers.CharField(max_length=10_000)
+    seen_serving = serializers.CharField(max_length=150)
 
 
 class PromotionOut(serializers.Serializer):
     model = ModelOut()
+    gate_holds = serializers.BooleanField(allow_null=True, help_text="null: the gate was not asked")
+    override_by = serializers.CharField(allow_blank=True, help_text="who decided against the gate")
     reason = serializers.CharField()
     metrics = JSONObject()
     promoted_at = serializers.DateTimeField()

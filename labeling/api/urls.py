@@ -106,9 +106,11 @@ urlpatterns = [
     path("models/", model_versions.Models.as_view(), name="api_models"),
     # Names of outside models may hold slashes.
     path("models/<path:name>/evaluations/", model_versions.Evaluations.as_view(), name="api_evaluations"),
+    path("models/<path:name>/gate-checks/", model_versions.GateChecks.as_view(), name="api_gate_checks"),
     path("models/<path:name>/promote/", model_versions.Promote.as_view(), name="api_promote"),
     path("models/<path:name>/", model_versions.OneModel.as_view(), name="api_model"),
     path("promotions/", model_versions.Promotions.as_view(), name="api_promotions"),
+    path("promotions/rollback/", model_versions.Rollback.as_view(), name="api_rollback"),
     path("promotions/serving/", model_versions.Serving.as_view(), name="api_serving"),
     path("schema/", SpectacularJSONAPIView.as_view(**DOCUMENTATION), name="api_schema"),
     path("docs/", Documentation.as_view(url_name="api_schema", **DOCUMENTATION), name="api_docs"),

@@ -15,7 +15,7 @@ from labeling.models.imports import Import
 from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
 from labeling.models.intake import Finding, IntakeDecision, LikenessKey
 from labeling.models.labelers import LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers
-from labeling.models.model_versions import Evaluation, ModelVersion, Promotion
+from labeling.models.model_versions import Evaluation, GateCheck, ModelVersion, Promotion
 from labeling.models.people import Group, Invitation, Role, User, UserRole
 from labeling.models.prompts import Author, Intake, Prompt, Split
 from labeling.models.questions import Question, QuestionMessage
@@ -54,6 +54,7 @@ __all__ = [
     "Exercise",
     "Export",
     "Finding",
+    "GateCheck",
     "GatewayKey",
     "GatewayUsage",
     "GoldAnswer",

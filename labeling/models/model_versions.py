@@ -1,4 +1,6 @@
-"""Model versions: the registry of manifests; evaluations of them; promotions."""
+"""Model versions: the registry of manifests; evaluations of them; what the gate said; promotions."""
+
+from typing import Any
 
 from django.db import models
 from django.utils import timezone
@@ -100,13 +102,47 @@ class Evaluation(models.Model):
         return f"{self.name} of {self.model_version_id}"
 
 
+class GateCheck(models.Model):
+    """What the promotion gate found of a model version, as the training half reported it. Append-only.
+
+    `verdicts`: contract.GateVerdict, one per rule. `holds` follows from them: every required rule's figure is within its bounds.
+    """
+
+    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="gate_checks")
+    rules = models.TextField(blank=True, help_text="The rules file as it was, whole")
+    rules_sha256 = models.CharField(max_length=64)
+    verdicts = models.JSONField()
+    holds = models.BooleanField()
+    digest = models.CharField(max_length=64, editable=False, help_text="SHA-256 of rules and verdicts")
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["model_version", "digest"], name="gate_check_once")]
+
+    def __str__(self) -> str:
+        return f"{self.model_version_id}: {'holds' if self.holds else 'refused'}"
+
+    @property
+    def refusals(self) -> list[dict[str, Any]]:
+        """The required rules that did not hold."""
+        return [verdict for verdict in self.verdicts if verdict["required"] and not verdict["holds"]]
+
+
 class Promotion(models.Model):
-    """Which policy serves, since when, by whom and why. Append-only; the newest is in force."""
+    """Which policy serves, since when, by whom and why. Append-only; the newest is in force.
+
+    `gate_check`: what the gate had said, if it was asked. `override_by`: who decided against it, by name.
+    """
 
     model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="promotions")
     previous = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     reason = models.TextField()
     metrics = models.JSONField(default=dict, blank=True)
+    gate_check = models.ForeignKey(
+        GateCheck, on_delete=models.PROTECT, null=True, blank=True, related_name="promotions"
+    )
+    override_by = models.CharField(max_length=200, blank=True)
     promoted_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     promoted_at = models.DateTimeField(default=timezone.now, editable=False)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from django import forms
 from django.contrib import messages
 from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, OuterRef, Subquery
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import model_versions
 from labeling.errors import Invalid
-from labeling.models import ModelVersion, Promotion
+from labeling.models import GateCheck, ModelVersion, Promotion
 from labeling.views import evaluations
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
@@ -43,12 +43,27 @@ class ReasonForm(forms.Form):
     )
 
 
+class OverrideForm(ReasonForm):
+    """Who lets a policy serve that the gate refused, and why."""
+
+    override_by = forms.CharField(label=gettext_lazy("Name of who decides"), max_length=200)
+    field_order = ["override_by", "reason"]
+
+
+GATE_SAID = Subquery(GateCheck.objects.filter(model_version=OuterRef("pk")).order_by("-id").values("holds")[:1])
+
+
 @role_required("researcher")
 @require_GET
 def model_versions_list(request: Request) -> HttpResponse:
     """The registry, newest first; what serves on top."""
     filters = Filters(request.GET)
-    rows = ModelVersion.objects.filter(**filters.chosen).select_related("export").defer("manifest")
+    rows = (
+        ModelVersion.objects.filter(**filters.chosen)
+        .select_related("export")
+        .defer("manifest")
+        .annotate(gate_holds=GATE_SAID)
+    )
     context = {
         "filters": filters,
         "page": paginate(request, rows.prefetch_related("parents").order_by("-id")),
@@ -66,9 +81,13 @@ def model_versions_list(request: Request) -> HttpResponse:
 def model_version(request: Request, pk: int) -> HttpResponse:
     """One model: what it is made from, its figures, its files, when it served."""
     found = get_object_or_404(
-        ModelVersion.objects.select_related("export", "registered_by").annotate(response_count=Count("responses")),
+        ModelVersion.objects.select_related("export", "registered_by").annotate(
+            response_count=Count("responses"), gate_holds=GATE_SAID
+        ),
         pk=pk,
     )
+    checks = list(found.gate_checks.select_related("created_by").order_by("-id")[:10])
+    is_refused = bool(checks) and not checks[0].holds
     context = {
         "model": found,
         "lineage": lineage(found),
@@ -76,7 +95,8 @@ def model_version(request: Request, pk: int) -> HttpResponse:
         "measured": evaluations.measured(found),
         "earlier": evaluations.earlier(found),
         "promotions": found.promotions.select_related("previous", "promoted_by").order_by("-id")[:50],
-        "form": ReasonForm(),
+        "gate_checks": checks,
+        "form": OverrideForm(initial={"override_by": request.user.name}) if is_refused else ReasonForm(),
         "can_promote": found.is_policy and found.status != ModelVersion.Status.SERVING,
     }
     return render(request, "model_versions/detail.html", context)
@@ -87,7 +107,12 @@ def model_version(request: Request, pk: int) -> HttpResponse:
 def model_promote(request: Request, pk: int) -> HttpResponse:
     """Let this policy serve."""
     found = get_object_or_404(ModelVersion, pk=pk)
-    model_versions.promote(model_version=found, reason=_reason(request), by=request.user)
+    model_versions.promote(
+        model_version=found,
+        reason=_reason(request),
+        override_by=request.POST.get("override_by", "")[:200],
+        by=request.user,
+    )
     messages.success(request, _("%(name)s serves now.") % {"name": found.name})
     return redirect("model_version", pk)
 

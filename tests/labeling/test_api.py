@@ -29,6 +29,15 @@ pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
 ALL = list(ApiToken.Scope.values)
 
+VERDICT = {
+    "name": "KL",
+    "figure": "model.kl_after",
+    "value": 9.0,
+    "floor": None,
+    "ceiling": 6.0,
+    "required": True,
+    "reason": "9",
+}
 ENDPOINTS = [  # method, path, scope, body
     ("GET", "/api/v1/prompts/", "read", None),
     ("GET", "/api/v1/prompts/least-covered/?task=ranking&split=train&limit=3&seed=1", "read", None),
@@ -47,6 +56,8 @@ ENDPOINTS = [  # method, path, scope, body
     ("GET", "/api/v1/models/org/policy-1/evaluations/", "read", None),
     ("POST", "/api/v1/models/org/policy-1/evaluations/", "train", {"name": "e", "metrics": {"win": 0.7}}),
     ("POST", "/api/v1/models/org/policy-1/promote/", "promote", {"reason": "it is better"}),
+    ("GET", "/api/v1/models/org/policy-1/gate-checks/", "read", None),
+    ("POST", "/api/v1/models/org/policy-1/gate-checks/", "train", {"rules": "", "verdicts": [VERDICT]}),
     ("GET", "/api/v1/promotions/", "read", None),
     ("GET", "/api/v1/promotions/serving/", "read", None),
 ]
@@ -380,6 +391,36 @@ def test_a_model_is_registered_evaluated_and_promoted_once(api, tmp_path):
     assert_problem(call(client, "POST", f"{path}promote/", {"reason": ""}), 422)
     imports.import_rows(kind="responses", rows=[{"prompt": "x", "model": "outside", "response": "r"}], by=None)
     assert_problem(call(client, "POST", "/api/v1/models/outside/promote/", {"reason": "no"}), 422)
+
+
+def test_a_refused_promotion_keeps_its_verdicts(api, admin_user, tmp_path):
+    client, path = api(*ALL), "/api/v1/models/org/policy-1/"
+    call(client, "POST", "/api/v1/models/", {"manifest": manifest_text(tmp_path), "uri": "/models/1"})
+    gate = {"rules": "[[rule]]", "verdicts": [VERDICT]}
+    for _ in range(2):
+        problem = assert_problem(call(client, "POST", f"{path}promote/", {"reason": "night 1", "gate": gate}), 409)
+    assert (problem["code"], problem["errors"]) == ("gate_refused", [{"place": "KL", "message": "9"}])
+    (kept,) = client.get(f"{path}gate-checks/").json()["results"]
+    assert (kept["holds"], kept["verdicts"], kept["rules"]) == (False, [VERDICT | {"holds": False}], "[[rule]]")
+    override = {"reason": "a demo", "override_by": "Ada"}
+    assert_problem(call(client, "POST", f"{path}promote/", override), 403)
+    assert_problem(
+        call(client, "POST", f"{path}promote/", {"reason": "x", "gate": {"rules": "", "verdicts": [{}]}}), 422
+    )
+    assert client.get("/api/v1/promotions/serving/").json() == {"model": None}
+    made = call(api(*ALL, user=admin_user), "POST", f"{path}promote/", override).json()
+    assert (made["gate_holds"], made["override_by"]) == (False, "Ada")
+    mended = {"rules": "[[rule]]", "verdicts": [VERDICT | {"value": 1.0}]}
+    assert call(client, "POST", f"{path}gate-checks/", mended).json()["holds"] is True
+    back = {"reason": "worse", "seen_serving": "org/policy-1"}
+    assert_problem(call(client, "POST", "/api/v1/promotions/rollback/", back), 409)  # nothing came before
+    for stranger, status in ((Client(), 401), (api("read", "train"), 403)):
+        assert_problem(call(stranger, "POST", "/api/v1/promotions/rollback/", back), status)
+    call(client, "POST", "/api/v1/models/", {"manifest": manifest_text(tmp_path, "policy-2"), "uri": "/models/2"})
+    assert call(client, "POST", "/api/v1/models/policy-2/promote/", {"reason": "better"}).json()["gate_holds"] is None
+    assert_problem(call(client, "POST", "/api/v1/promotions/rollback/", back), 409)  # another serves
+    undone = call(client, "POST", "/api/v1/promotions/rollback/", back | {"seen_serving": "policy-2"}).json()
+    assert undone["model"]["name"] == "org/policy-1"
 
 
 def test_a_fault_of_ours_is_a_problem_too(api, monkeypatch, caplog):

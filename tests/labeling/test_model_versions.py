@@ -5,12 +5,12 @@ import threading
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.urls import reverse
 from django.utils import timezone
 
 from labeling.actions import model_versions
-from labeling.errors import Conflict, Invalid
+from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Evaluation, Export, ModelVersion, Promotion
 from tests.labeling.rows import make_model, make_prompt, make_responses
 from training import contract
@@ -308,3 +308,94 @@ def test_a_researcher_sees_no_promotion_form(researcher_client):
     page = researcher_client.get(reverse("model_versions")).text
     assert "An admin can go back to a." in page
     assert reverse("model_rollback") not in page
+
+
+# ---- the gate -------------------------------------------------------------------------------------------------------
+
+
+def verdict(name="KL", value=4.0, ceiling=6.0, **fields) -> dict:
+    plain = {"figure": "model.kl_after", "floor": None, "required": True, "reason": f"{value} was seen."}
+    return plain | {"name": name, "value": value, "ceiling": ceiling} | fields
+
+
+def gate_check(policy, *verdicts, by=None):
+    return model_versions.record_gate_check(model_version=policy, rules="[[rule]]", verdicts=list(verdicts), by=by)
+
+
+def test_a_gate_check_is_kept_once_and_holds_by_its_figures():
+    policy = make_policy("p")
+    passed = gate_check(policy, verdict(), verdict("advice", None, required=False))
+    assert passed == gate_check(policy, verdict(), verdict("advice", None, required=False))
+    refused = gate_check(policy, verdict(), verdict("win rate", 0.4, None, floor=0.5), verdict("loss", None))
+    assert (passed.holds, refused.holds) == (True, False)
+    assert [one["name"] for one in refused.refusals] == ["win rate", "loss"]
+    assert passed.rules_sha256 == hashlib.sha256(b"[[rule]]").hexdigest()
+    for row in (refused, model_versions.promote(model_version=policy, reason="r", gate_check=passed, by=None)):
+        with pytest.raises(IntegrityError, match="kept as they were"), transaction.atomic():
+            row.delete()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ([], "required rule"),
+        ([verdict(required=False)], "required rule"),
+        ([verdict(), verdict(floor="x")], r"verdicts\[1\]: field floor"),
+        ([verdict(holds=True)], r"verdicts\[0\]: field holds: unknown"),
+        ([verdict(value=float("nan"))], "finite"),
+        ([verdict(ceiling=float("inf"))], "finite"),
+        ([verdict(ceiling=None)], "a floor, a ceiling or both"),
+        ([verdict(name="a\x00b")], "NUL"),
+        (["x"], r"verdicts\[0\]"),
+    ],
+)
+def test_verdicts_that_break_the_contract_are_refused(verdicts, said):
+    with pytest.raises(Invalid, match=said):
+        gate_check(make_policy("p"), *verdicts)
+
+
+def test_what_the_gate_refuses_serves_by_an_admins_word_alone(admin_user, researcher):
+    old, new = make_policy("old"), make_policy("new")
+    model_versions.promote(model_version=old, reason="first", by=None)
+    gate_check(new, verdict(value=9.0))
+    with pytest.raises(model_versions.GateRefused) as refused:
+        model_versions.promote(model_version=new, reason="hope", by=admin_user)
+    assert refused.value.errors == [{"place": "KL", "message": "9.0 was seen."}]
+    with pytest.raises(Forbidden):
+        model_versions.promote(model_version=new, reason="hope", override_by="Rita", by=researcher)
+    assert statuses() == {"old": "serving", "new": "candidate"}
+    promotion = model_versions.promote(model_version=new, reason="a demo", override_by=" Ada ", by=admin_user)
+    assert (promotion.override_by, promotion.gate_check.holds) == ("Ada", False)
+    assert model_versions.rollback(reason="as feared", by=None).model_version == old
+
+
+def test_what_the_gate_said_last_counts(admin_user):
+    policy = make_policy("p")
+    gate_check(policy, verdict(value=9.0))
+    gate_check(policy, verdict(value=1.0))
+    promotion = model_versions.promote(model_version=policy, reason="mended", override_by="Ada", by=admin_user)
+    assert (promotion.override_by, promotion.gate_check.holds) == ("", True)
+
+
+def test_an_admin_promotes_anyway_by_page_with_a_name(admin, admin_user):
+    policy = make_policy("p")
+    gate_check(policy, verdict(value=9.0), verdict("advice", None, required=False))
+    page = admin.get(reverse("model_version", args=[policy.pk])).text
+    assert "Promote anyway" in page and "9.0 was seen." in page and "does not hold (advice)" in page
+    assert "refused by the gate" in admin.get(reverse("model_versions")).text
+    path = reverse("model_promote", args=[policy.pk])
+    answer = admin.post(path, {"reason": "a demo"})
+    assert answer.status_code == 409 and "9.0 was seen." in answer.text
+    assert admin.post(path, {"reason": " ", "override_by": "Ada"}).status_code == 422
+    assert not Promotion.objects.exists()
+    page = admin.post(path, {"reason": "a demo", "override_by": "Ada"}, follow=True).text
+    assert "serves now." in page and "against the gate, by Ada" in page
+
+
+def test_the_command_says_why_the_gate_refuses(admin_user):
+    policy = make_policy("p")
+    gate_check(policy, verdict(value=9.0))
+    with pytest.raises(CommandError, match=r"KL: 9\.0 was seen"):
+        call_command("promote", "p", "--reason=x")
+    call_command("promote", "p", "--reason=x", "--override=Ada")
+    assert Promotion.objects.get().override_by == "Ada"

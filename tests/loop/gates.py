@@ -1,10 +1,11 @@
-"""What a loop must show, in one place: thresholds, and pure functions that hold a report against them."""
+"""What a loop must show, in one place: thresholds as rules of the promotion gate, and the win rates that they look at."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from training import gate
 
 RM_GOLD_ACCURACY = 0.75
 SFT_WINS = 0.65
@@ -17,38 +18,27 @@ PROMPT_DEPENDENCE = 0.3
 PROMPTS = 500
 
 
-@dataclass(frozen=True)
-class Gate:
-    """One condition: what was seen, what it is held against, and whether it holds."""
-
-    name: str
-    value: float
-    bound: float
-    is_ceiling: bool = False
-
-    @property
-    def is_passed(self) -> bool:
-        """NaN never passes."""
-        return self.value <= self.bound if self.is_ceiling else self.value >= self.bound
-
-    def __str__(self) -> str:
-        verdict = "pass" if self.is_passed else "FAIL"
-        return f"{verdict}  {self.name:<40} {self.value:8.3f}  {'≤' if self.is_ceiling else '≥'} {self.bound}"
+RULES = (
+    gate.Rule("prompts evaluated", "prompts", floor=PROMPTS),
+    gate.Rule("reward model agrees with gold", "rm.gold_accuracy", floor=RM_GOLD_ACCURACY),
+    gate.Rule("SFT beats base", "sft_vs_base.rate", floor=SFT_WINS),
+    gate.Rule("PPO beats SFT", "ppo_vs_sft.rate", floor=PPO_WINS),
+    gate.Rule("PPO beats SFT", "ppo_vs_sft.by_use_case.*.rate", floor=PPO_WINS_PER_USE_CASE),
+    gate.Rule("KL to the reference (nats)", "kl", ceiling=KL_BOUND),
+    gate.Rule("distinct responses", "distinct_responses.ppo", floor=DISTINCT_RESPONSES),
+    gate.Rule("dependence on the prompt", "prompt_dependence.ppo", floor=PROMPT_DEPENDENCE),
+)
+"""What the gate of `training/gate.py` holds a loop's report (as tests.loop.world.report gives it) against."""
 
 
-def check(report: dict) -> list[Gate]:
-    """Every gate of a loop's report (as tests.loop.world.report gives it)."""
-    by_case = report["ppo_vs_sft"]["by_use_case"]
-    return [
-        Gate("prompts evaluated", report["prompts"], PROMPTS),
-        Gate("reward model agrees with gold", report["rm"]["gold_accuracy"], RM_GOLD_ACCURACY),
-        Gate("SFT beats base", report["sft_vs_base"]["rate"], SFT_WINS),
-        Gate("PPO beats SFT", report["ppo_vs_sft"]["rate"], PPO_WINS),
-        *(Gate(f"PPO beats SFT, {case}", by_case[case]["rate"], PPO_WINS_PER_USE_CASE) for case in sorted(by_case)),
-        Gate("KL to the reference (nats)", report["kl"], KL_BOUND, is_ceiling=True),
-        Gate("distinct responses", report["distinct_responses"]["ppo"], DISTINCT_RESPONSES),
-        Gate("dependence on the prompt", report["prompt_dependence"]["ppo"], PROMPT_DEPENDENCE),
-    ]
+def check(report: dict) -> list[gate.GateVerdict]:
+    """Every gate of a loop's report."""
+    return gate.check(report, RULES)
+
+
+def line(verdict: gate.GateVerdict) -> str:
+    """A verdict, to print."""
+    return f"{'pass' if verdict.holds else 'FAIL'}  {verdict.name:<40} {verdict.reason}"
 
 
 def win_rates(ours: Sequence[float], theirs: Sequence[float], cases: Sequence[str]) -> dict:

@@ -26,6 +26,7 @@ from tests.loop import gates, world
 from tests.loop.site import ROOT, throwaway_site
 from training import contract, tinyworld
 from training.client import HeedClient
+from training.contract import GateVerdict, all_hold, verdict_fields
 
 CONFIGS = ROOT / "training" / "configs"
 THREADS = min(2, os.cpu_count() or 1)
@@ -143,9 +144,10 @@ class Loop:
             report = self._evaluate(judge, policy)
         verdicts = gates.check(report)
         self._record(policy, report, verdicts)
-        promoted = all(gate.is_passed for gate in verdicts)
-        if promoted:
-            self.client.promote(policy.name, reason=f"night {number}: every gate passed")
+        if promoted := all_hold(verdicts):
+            self.client.promote(policy.name, reason=f"night {number}: every gate passed", verdicts=verdicts)
+        else:
+            self.client.record_gate_check(policy.name, rules="", verdicts=verdicts)
         tasks = self._order_next(number, policy) if promoted else 0
         return self._summary(report, verdicts, policy.name if promoted else None, tasks)
 
@@ -155,9 +157,9 @@ class Loop:
         count = self.scale.test_prompts
         return world.report(self.seed, agreement()[0], self.base, self.sft, judge, policy, count=count)
 
-    def _record(self, policy: Path, report: dict, verdicts: list[gates.Gate]) -> None:
+    def _record(self, policy: Path, report: dict, verdicts: list[GateVerdict]) -> None:
         metrics = {key: value for key, value in report.items() if key not in {"samples", "seed"}}
-        metrics["gates"] = {gate.name: gate.is_passed for gate in verdicts}
+        metrics["gates"] = {verdict.name: verdict.holds for verdict in verdicts}
         config = {"prompts": report["prompts"], "seed": self.seed}
         self.client.record_evaluation(policy.name, name="hidden preference", metrics=metrics, config=config)
 
@@ -176,10 +178,10 @@ class Loop:
             raise RuntimeError(f"batch {name}: a task lacks responses of {policy.name}")
         return tasks.count()
 
-    def _summary(self, report: dict, verdicts: list[gates.Gate], promoted: str | None, new_tasks: int) -> dict:
+    def _summary(self, report: dict, verdicts: list[GateVerdict], promoted: str | None, new_tasks: int) -> dict:
         versus_sft = report["ppo_vs_sft"]
         return {
-            "ok": all(gate.is_passed for gate in verdicts),
+            "ok": all_hold(verdicts),
             "seed": self.seed,
             "counts": counts(),
             "labeler_agreement": report["labeler_agreement"],
@@ -195,7 +197,7 @@ class Loop:
             "reward_std": report["reward_std"],
             "distinct_responses": report["distinct_responses"],
             "prompt_dependence": report["prompt_dependence"],
-            "gates": [vars(gate) | {"passed": gate.is_passed} for gate in verdicts],
+            "gates": [verdict_fields(verdict) | {"passed": verdict.holds} for verdict in verdicts],
             "promoted": promoted,
             "new_ranking_tasks": new_tasks,
             "samples": report["samples"],
@@ -303,10 +305,7 @@ def print_night(night: dict) -> None:
         print(f"  {label:<38} {value}")
     print()
     for gate in night["gates"]:
-        sign = "≤" if gate["is_ceiling"] else "≥"
-        print(
-            f"  {'pass' if gate['passed'] else 'FAIL'}  {gate['name']:<36} {gate['value']:8.3f} {sign} {gate['bound']}"
-        )
+        print(f"  {'pass' if gate['passed'] else 'FAIL'}  {gate['name']:<36} {gate['reason']}")
 
 
 def interval(rate: dict) -> str:

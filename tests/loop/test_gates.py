@@ -26,7 +26,7 @@ def report_of(ppo_texts, **figures):
 
 
 def failed(report):
-    return {gate.name for gate in gates.check(report) if not gate.is_passed}
+    return {verdict.name for verdict in gates.check(report) if not verdict.holds}
 
 
 def test_a_better_policy_passes_every_gate():

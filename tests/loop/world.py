@@ -392,8 +392,8 @@ def main() -> None:
         return
     result = run_world(root, arguments.seed, arguments.threads, **fields)
     print(json.dumps(result, indent=1))
-    for gate in gates.check(result):
-        print(gate)
+    for verdict in gates.check(result):
+        print(gates.line(verdict))
 
 
 if __name__ == "__main__":

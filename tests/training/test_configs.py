@@ -27,7 +27,7 @@ def load(name: str):
     return from_dict(STAGES[stage].Config, read_toml(CONFIGS / f"{name}.toml") | given, name)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*_*.toml")))
 def test_each_config_loads(name):
     load(name)
 

@@ -19,6 +19,9 @@ class Command(BaseCommand):
             "--rollback", action="store_true", help="go back to the policy that the serving one replaced"
         )
         parser.add_argument("--reason", required=True, help="why; kept with the promotion")
+        parser.add_argument(
+            "--override", metavar="NAME", default="", help="promote what the gate refused: who decides so; kept as well"
+        )
         parser.add_argument("--by", metavar="EMAIL", help="who decides; kept with the promotion")
 
     def handle(self, *args: object, name: str | None, rollback: bool, reason: str, **options) -> None:
@@ -27,11 +30,18 @@ class Command(BaseCommand):
             if rollback:
                 promotion = model_versions.rollback(reason=reason, by=by)
             else:
-                promotion = model_versions.promote(model_version=_model(name or ""), reason=reason, by=by)
+                promotion = model_versions.promote(
+                    model_version=_model(name or ""), reason=reason, override_by=options["override"], by=by
+                )
         except HeedError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(_with_places(error)) from error
         before = f", instead of {promotion.previous.name}" if promotion.previous else ""
         self.stdout.write(f"{promotion.model_version.name} serves{before}.")
+
+
+def _with_places(error: HeedError) -> str:
+    lines = [f"  {problem['place']}: {problem['message']}" for problem in getattr(error, "errors", [])]
+    return "\n".join([str(error), *lines])
 
 
 def _person(email: str | None) -> User | None:
