@@ -86,7 +86,8 @@ class Prompt(models.Model):
     messages = models.JSONField(
         help_text='[{"role": "system|user|assistant", "content": "…"}], the last one from the user'
     )
-    content_sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    # Unique by a constraint below, and compared byte by byte: `unique=True` would make a second index, for LIKE, at every import's cost.
+    content_sha256 = models.CharField(max_length=64, editable=False, db_collation="C")
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.PLAIN)
     source = models.CharField(max_length=10, choices=Source.choices, default=Source.IMPORT)
     use_case = models.CharField(max_length=50, blank=True)
@@ -124,6 +125,7 @@ class Prompt(models.Model):
             models.CheckConstraint(
                 condition=models.Q(source__in=["import", "labeler", "playground"]), name="prompt_source_valid"
             ),
+            models.UniqueConstraint(fields=["content_sha256"], name="prompt_once"),
             models.UniqueConstraint(
                 fields=["external_id"], condition=models.Q(external_id__isnull=False), name="prompt_external_id_unique"
             ),
