@@ -9,7 +9,7 @@ PART ?=
 ARGS ?=
 CASES ?= 10000
 
-.PHONY: help demo stop test loop bench fuzz lint browser
+.PHONY: help demo stop test slow loop bench fuzz lint browser
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -27,8 +27,11 @@ demo: .venv/.installed ## everything on http://127.0.0.1:PORT (8000), until Ctrl
 stop: ## end the demo of this clone, wherever it runs
 	@test ! -x .venv/bin/python || exec .venv/bin/python -m labeling.demo stop
 
-test: .venv/.installed browser ## everything that the tests need, browser included, then all tests; ARGS="-k name" for some
-	.venv/bin/python -m pytest -n auto $(ARGS)
+test: .venv/.installed browser ## everything that the tests need, browser included, then the tests; ARGS="-k name" for some
+	.venv/bin/python -m pytest -n auto -m "not slow" $(ARGS)
+
+slow: .venv/.installed browser ## the tests that take long: kills, processes side by side, every page; CI runs them after the others
+	.venv/bin/python -m pytest -n auto -m slow $(ARGS)
 
 loop: .venv/.installed ## the whole loop once, unattended, with simulated labelers; NIGHTS=1 SEED=0
 	@exec .venv/bin/python -m tests.loop.run --nights $(NIGHTS) --seed $(SEED)
