@@ -12,7 +12,18 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.tasks import Task
 
-from labeling.actions import exports, hours, intake, numbers, pauses, priorities, statistics, tasks, webhooks
+from labeling.actions import (
+    evaluations,
+    exports,
+    hours,
+    intake,
+    numbers,
+    pauses,
+    priorities,
+    statistics,
+    tasks,
+    webhooks,
+)
 from labeling.api import idempotency
 from labeling.errors import Invalid
 from labeling.models import Export, WebhookDelivery
@@ -74,7 +85,7 @@ def check_prompts(timestamp: int = 0) -> None:
 def refresh_statistics(timestamp: int = 0) -> None:
     """Every five minutes, and when somebody asks for a new one: figures that are older than the labels are computed again."""
     for statistic in statistics.outdated():
-        statistics.refresh(statistic=statistic)
+        evaluations.record(statistic=statistics.refresh(statistic=statistic))
 
 
 @app.periodic(cron="* * * * *")

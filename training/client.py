@@ -183,6 +183,10 @@ class HeedClient(HttpClient):
         """Order a batch; asked again with the same name and fields, the server answers with the one that exists."""
         return self.post("/api/v1/batches/", fields)
 
+    def batch_evaluation(self, batch: int, *, origin: str = "person") -> dict[str, Any]:
+        """What an evaluation batch says so far: win rates, ratings, flags; `is_complete` once nothing is open. docs/api.md."""
+        return self.get(f"/api/v1/batches/{batch}/evaluation/?origin={origin}")
+
     # exports
 
     def count_labels(self, query: dict[str, Any] | None = None) -> dict[str, int]:

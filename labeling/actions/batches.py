@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.db import transaction
@@ -10,13 +10,16 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext as _
 
 from labeling import locks
-from labeling.actions import batch_rows
+from labeling.actions import batch_rows, evaluations
+from labeling.actions.instructions import ensure_evaluation
 from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Split, Task, User
 
 MAX_OVERLAP = 50
 MAX_GOLD_PERCENT = 50
 MIN_K, MAX_K = 2, 12
+ANY_GROUP = "any"  # said in so many words
+PURPOSES = Batch.Purpose.values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,7 @@ class Order:
     """What is asked for, checked and in canonical form: equal orders are equal batches."""
 
     kind: str
+    purpose: str = Batch.Purpose.LABELING
     model_names: tuple[str, ...] = ()
     must_include: tuple[str, ...] = ()
     k: int | None = None
@@ -41,9 +45,15 @@ class Order:
     instructions: str = ""
     schema_version: int | None = None
 
+    @property
+    def is_evaluation(self) -> bool:
+        return self.purpose == Batch.Purpose.EVALUATION
+
     def as_query(self) -> dict:
         """The order as stored with the batch; long parts by their digest. Names left empty are left out."""
         query = {name: value for name, value in vars(self).items() if value not in ("", (), None, False)}
+        if not self.is_evaluation:
+            del query["purpose"]  # an order from before there were others stays the same order
         for name in ("model_names", "must_include"):
             if name in query:
                 query[name] = list(query[name])
@@ -58,6 +68,7 @@ def create_batch(
     *,
     name: str,
     kind: str,
+    purpose: str = Batch.Purpose.LABELING,
     model_names: Iterable[str] = (),
     must_include: Iterable[str] = (),
     k: int | None = None,
@@ -86,11 +97,17 @@ def create_batch(
     `batch.counts`.
     The same order and seed choose the same rows on any installation that holds the same data.
 
+    `group`: "" is the usual one (any), "any" says so. `purpose="evaluation"`: blind comparisons of the named models, two at least, on
+    prompts of the test split; every task has exactly one response of each (K is their number); prompts that lack one, or whose
+    responses are all alike, are left out and counted; the usual group is the held-out one; the labelers read the instructions for
+    final evaluations, and the shipped ones come into force if nobody has published any.
+
     Raises Invalid when the order is wrong or nothing matches, Conflict when another batch has the name.
     """
     order = _check(
         Order(
             kind=kind,
+            purpose=purpose or Batch.Purpose.LABELING,
             model_names=tuple(dict.fromkeys(model_names)),
             must_include=tuple(dict.fromkeys(must_include)),
             k=k,
@@ -110,6 +127,7 @@ def create_batch(
         ),
         name,
     )
+    must_include = order.model_names if order.is_evaluation else order.must_include
     with transaction.atomic():
         locks.hold(f"batch {name}")  # of two callers with one name the second finds the first one's batch
         if existing := Batch.objects.filter(name=name).first():
@@ -117,6 +135,7 @@ def create_batch(
         batch = Batch.objects.create(
             name=name,
             kind=order.kind,
+            purpose=order.purpose,
             instructions=order.instructions,
             schema=_schema(order.schema_version),
             responses_per_task=order.k,
@@ -130,11 +149,14 @@ def create_batch(
             batch,
             prompts=matching_prompts(order),
             model_names=order.model_names,
-            must_include=order.must_include,
+            must_include=must_include,
             limit=order.limit,
             seed=order.seed,
         )
         batch.save(update_fields=["counts"])
+        if batch.is_evaluation:
+            ensure_evaluation(by=by)
+            evaluations.ask_all(batch)
     return batch
 
 
@@ -182,16 +204,19 @@ def _uuids(values: Iterable[str | UUID]) -> tuple[str, ...]:
 
 
 def _check(order: Order, name: str) -> Order:
-    """The order, if it makes sense. Raises Invalid with every problem."""
-    problems = [
+    """The order in canonical form, if it makes sense. Raises Invalid with every problem."""
+    problems = _evaluation_problems(order) if order.is_evaluation else []
+    order = _with_the_usual(order)
+    problems += [
         {"place": place, "message": message}
         for place, message, is_wrong in (
             ("name", "a batch needs a name of at most 100 characters", not name.strip() or len(name) > 100),
             ("kind", f"expected one of {', '.join(Kind.values)}", order.kind not in Kind.values),
+            ("purpose", f"expected one of {', '.join(PURPOSES)}", order.purpose not in PURPOSES),
             ("k", f"a ranking needs K responses, {MIN_K} to {MAX_K}", _k_is_wrong(order)),
             ("model_names", "a demonstration batch has no models", _has_models(order) and order.kind != Kind.RANKING),
             ("overlap", f"1 to {MAX_OVERLAP} labelers per task", not 1 <= order.overlap <= MAX_OVERLAP),
-            ("group", f"empty or one of {', '.join(Group.values)}", order.group not in ["", *Group.values]),
+            ("group", f"empty, any or one of {', '.join(Group.values)}", order.group not in ["", *Group.values]),
             ("split", f"empty or one of {', '.join(Split.values)}", order.split not in ["", *Split.values]),
             ("limit", "at least 1 prompt", order.limit is not None and order.limit < 1),
             ("source", "unknown source", order.source not in ["", *Prompt.Source.values]),
@@ -205,6 +230,31 @@ def _check(order: Order, name: str) -> Order:
     _check_priority(order.priority)
     _check_models_exist(order)
     return order
+
+
+def _evaluation_problems(order: Order) -> list[dict]:
+    """What an evaluation asks for otherwise than as a ranking of one response of each model on test prompts."""
+    models = len(order.model_names)
+    return [
+        {"place": place, "message": message}
+        for place, message, is_wrong in (
+            ("purpose", "an evaluation is made of rankings", order.kind != Kind.RANKING),
+            ("model_names", f"an evaluation compares {MIN_K} to {MAX_K} models", not MIN_K <= models <= MAX_K),
+            ("k", f"an evaluation has one response of each model: {models}", order.k not in (None, models)),
+            ("must_include", "in an evaluation every task has all models: leave this out", bool(order.must_include)),
+            ("split", "an evaluation takes prompts of the test split alone", order.split not in ("", Split.TEST)),
+        )
+        if is_wrong
+    ]
+
+
+def _with_the_usual(order: Order) -> Order:
+    """What was left open filled in."""
+    usual_group = Group.HELD_OUT.value if order.is_evaluation else ""
+    group = {"": usual_group, ANY_GROUP: ""}.get(order.group, order.group)
+    if not order.is_evaluation:
+        return replace(order, group=group)
+    return replace(order, group=group, split=Split.TEST.value, k=len(order.model_names) or None)
 
 
 def _k_is_wrong(order: Order) -> bool:
@@ -258,7 +308,7 @@ def _same_order(batch: Batch, order: Order) -> Batch:
 def matching_prompts(order: Order) -> QuerySet[Prompt]:
     """The open prompts that an order's filters let through, before responses are looked at.
 
-    Raises Invalid for an unknown UUID, or one of a prompt that is not open.
+    Raises Invalid for an unknown UUID, or one of a prompt that is not open, or in an evaluation not of the test split.
     """
     prompts = Prompt.objects.opened()
     if order.prompt_ids:
@@ -269,6 +319,10 @@ def matching_prompts(order: Order) -> QuerySet[Prompt]:
             raise Invalid(f"prompt_ids: there is no prompt {missing[0]} (unknown: {len(missing)})")
         if closed := named.exclude(intake=Intake.OPEN).order_by("uuid").values_list("uuid", "intake").first():
             raise Invalid(f"prompt_ids: prompt {closed[0]} is not open (intake: {closed[1]})")
+        if order.is_evaluation and (other := named.exclude(split=Split.TEST).order_by("uuid").first()):
+            raise Invalid(
+                f"prompt_ids: prompt {other.uuid} is of the {other.split} split; an evaluation takes test prompts"
+            )
     wanted = {"split": order.split, "use_case": order.use_case, "source": order.source, "kind": order.prompt_kind}
     prompts = prompts.filter(**{field: value for field, value in wanted.items() if value})
     if order.only_new:

@@ -43,7 +43,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What goes into an export. Empty tuples mean all.
+    """What goes into an export. Empty tuples mean all; but an evaluation's rankings only where `batches` names it.
 
     `since`, `until`: days (UTC, both included) on which a label was handed in or imported; `schemas`: versions of the label
     schema; `min_agreement`: rankings of tasks whose labelers agree so far at least, 0 to 1. `pairs` adds the rankings as
@@ -82,7 +82,7 @@ PROMPT_CONDITIONS = """
 """
 SUBMISSION_CONDITIONS = f"""
   {PROMPT_CONDITIONS}
-  AND (%(batches)s::text[] IS NULL OR b.name = ANY(%(batches)s::text[]))
+  AND CASE WHEN %(batches)s::text[] IS NULL THEN b.purpose = 'labeling' ELSE b.name = ANY(%(batches)s::text[]) END
   AND (%(groups)s::text[] IS NULL OR s.labeler_group = ANY(%(groups)s::text[]))
   AND s.origin = ANY(%(origins)s::text[]) AND s.status = ANY(%(statuses)s::text[])
   AND (%(surplus)s OR NOT s.is_surplus) AND NOT s.is_gold AND s.erased_at IS NULL

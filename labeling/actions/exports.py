@@ -44,10 +44,11 @@ CHOICES = {
 def check_query(query: Mapping[str, Any]) -> Selection:
     """The selection that a query asks for. Raises Invalid naming each wrong key.
 
-    Keys, all optional: `batches`, `splits`, `use_cases`, `groups` (empty: all), `origins` (default person and import;
-    simulated and ai only by name), `review` (default accepted and unreviewed; returned and rejected by name),
-    `surplus` (default false: work outside the ordered overlap stays out), `since` and `until` ("2026-01-31", days in UTC),
-    `schemas` (versions), `min_agreement` (0 to 1; of rankings), `pairs` (default false: rankings as pairs too).
+    Keys, all optional: `batches` (empty: all but evaluations), `splits`, `use_cases`, `groups` (empty: all), `origins`
+    (default person and import; simulated and ai only by name), `review` (default accepted and unreviewed; returned and
+    rejected by name), `surplus` (default false: work outside the ordered overlap stays out), `since` and `until`
+    ("2026-01-31", days in UTC), `schemas` (versions), `min_agreement` (0 to 1; of rankings), `pairs` (default false:
+    rankings as pairs too).
     """
     defaults, errors = vars(Selection()), []
     for name, value in query.items():

@@ -1,4 +1,4 @@
-"""Instructions: writing, publishing, acknowledging."""
+"""Instructions: writing, publishing, acknowledging. They are about a kind of task, or about final evaluations (models' Subject)."""
 
 from django.conf import settings
 from django.db import transaction
@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 from labeling.answers import bounded, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Acknowledgement, Instructions, InstructionsDraft, Kind, User
+from labeling.models import Acknowledgement, Instructions, InstructionsDraft, Subject, Task, User
 
 MAX_CHARS = 100_000
 NOTE_MAX_CHARS = 500
@@ -15,7 +15,7 @@ DEFAULTS = settings.BASE_DIR / "labeling" / "defaults"
 
 
 def default_text(kind: str) -> dict[str, str]:
-    """The text and examples that Heed ships for a kind of task: the priorities that the paper published (B.2), in our words."""
+    """The text and examples that Heed ships for a subject: the priorities that the paper published (B.2), in our words."""
     return {
         "text": (DEFAULTS / f"{kind}.md").read_text(encoding="utf-8"),
         "examples": (DEFAULTS / f"{kind}_examples.md").read_text(encoding="utf-8"),
@@ -23,8 +23,25 @@ def default_text(kind: str) -> dict[str, str]:
 
 
 def current(kind: str) -> Instructions | None:
-    """The version in force for a kind of task."""
+    """The version in force for a subject."""
     return Instructions.objects.filter(kind=kind).order_by("-version").first()
+
+
+def for_task(task: Task) -> Instructions | None:
+    """The version in force for a task: an evaluation's own instructions, else those of its kind."""
+    found = current(Subject.EVALUATION) if task.batch.is_evaluation else None
+    return found or current(task.kind)
+
+
+def ensure_evaluation(*, by: User | None) -> None:
+    """Have instructions for final evaluations in force: those that Heed ships, if nobody has published any. Needs a transaction."""
+    InstructionsDraft.objects.get_or_create(kind=Subject.EVALUATION)
+    draft = InstructionsDraft.objects.select_for_update().get(kind=Subject.EVALUATION)
+    if current(Subject.EVALUATION) is None:
+        said = default_text(Subject.EVALUATION)
+        Instructions.objects.create(kind=Subject.EVALUATION, version=1, published_by=by, **said)
+        draft.version += 1  # whoever is writing a first version is told
+        draft.save(update_fields=["version"])
 
 
 def draft_of(kind: str) -> InstructionsDraft:
@@ -81,7 +98,7 @@ def publish(
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in Kind.values:
+    if kind not in Subject.values:
         raise Invalid(_("Unknown kind of task: %(kind)s") % {"kind": kind})
 
 

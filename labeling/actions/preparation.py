@@ -1,26 +1,40 @@
 """What a labeler does before a task of a kind: read its instructions (again when they change), then practise.
 
-Work in hand is never held back: seats and drafts that a labeler has already are theirs to finish.
+The rankings of a final evaluation have instructions of their own, which take the place of those of rankings. Work in hand is never
+held back: seats and drafts that a labeler has already are theirs to finish.
 """
 
 from dataclasses import dataclass
 
+from django.db.models import Exists, Q
 from django.utils.translation import gettext as _
 
 from labeling.errors import NotPrepared
-from labeling.models import PARTS_OF_KIND, Attempt, Exercise, Instructions, Kind, Purpose, Submission, User
+from labeling.models import (
+    PARTS_OF_KIND,
+    Attempt,
+    Batch,
+    Exercise,
+    Instructions,
+    Kind,
+    Purpose,
+    Slot,
+    Subject,
+    Submission,
+    User,
+)
 
 
 @dataclass(frozen=True)
 class Due:
-    """What comes before the next task of a kind."""
+    """What comes before the next task of a kind (or of a final evaluation: `kind` is a Subject)."""
 
     kind: str
     instructions: Instructions | None = None
     has_older: bool = False
 
     def get_kind_display(self) -> str:
-        return str(Kind(self.kind).label)
+        return str(Subject(self.kind).label)
 
     @property
     def step(self) -> str:
@@ -28,15 +42,30 @@ class Due:
         return "instructions" if self.instructions else "practice"
 
 
-def due(user: User, *kinds: str) -> list[Due]:
-    """What the labeler has yet to do before tasks of these kinds (all, if none is named). Simulated labelers neither read nor practise."""
+def due(user: User, *kinds: str, batch_id: int | None = None) -> list[Due]:
+    """What the labeler has yet to do before tasks of these kinds (all, if none is named), in this batch if one is named.
+
+    Simulated labelers neither read nor practise.
+    """
     if user.is_simulated:
         return []
-    wanted = [kind for kind in Kind.values if kind in kinds or not kinds]
-    unread = {each.kind: each for each in Instructions.objects.filter(kind__in=wanted).unread_by(user)}
-    practice = _practice_due(user, [kind for kind in wanted if kind not in unread])
+    wanted = [subject for subject in Subject.values if subject in kinds or not kinds]
+    in_force = Instructions.objects.filter(_asked(user, batch_id), kind__in=wanted)
+    unread = {each.kind: each for each in in_force.unread_by(user)}
+    practice = _practice_due(user, [kind for kind in wanted if kind in Kind.values and kind not in unread])
     known = set(user.acknowledgements.values_list("instructions__kind", flat=True)) if unread else set()
     return [Due(kind, unread.get(kind), kind in known) for kind in wanted if kind in unread or kind in practice]
+
+
+def _asked(user: User, batch_id: int | None) -> Q:
+    """Whose instructions count: in a batch, an evaluation's instead of those of rankings, or none of evaluations; anywhere else, an
+    evaluation's too while one is open to this labeler's group."""
+    evaluations = Batch.objects.filter(purpose=Batch.Purpose.EVALUATION)
+    if batch_id is None:
+        is_open = Exists(evaluations.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]))
+        return ~Q(kind=Subject.EVALUATION) | Q(is_open)
+    is_one = Exists(evaluations.filter(pk=batch_id))
+    return Q(kind=Subject.EVALUATION) & Q(is_one) | ~Q(kind=Subject.EVALUATION) & ~Q(is_one)
 
 
 def _practice_due(user: User, kinds: list[str]) -> set[str]:
@@ -48,8 +77,11 @@ def _practice_due(user: User, kinds: list[str]) -> set[str]:
     return {kind for kind in candidates if not Submission.objects.filter(labeler=user, kind=kind).exists()}
 
 
-def check_prepared(*, kind: str, by: User) -> None:
-    """Raises NotPrepared, which says what is due, unless the labeler may take tasks of this kind."""
-    for each in due(by, kind):
+def check_prepared(*, slot: Slot, by: User) -> None:
+    """Raises NotPrepared, which says what is due, unless the labeler may take this seat."""
+    kinds = (slot.kind, Subject.EVALUATION) if slot.kind == Kind.RANKING else (slot.kind,)
+    for each in sorted(
+        due(by, *kinds, batch_id=slot.batch_id), key=lambda each: each.step
+    ):  # instructions, then practice
         said = _("Read the instructions first.") if each.instructions else _("Do the practice first.")
-        raise NotPrepared(said, kind=kind, step=each.step)
+        raise NotPrepared(said, kind=each.kind, step=each.step)

@@ -1,7 +1,7 @@
 """Statistics: asking for a figure over a scope of labels, and computing it in a job.
 
-A scope is {"batch": id or null, "group": "" for all, "simulated": whether labels of simulated labelers count}. Rejected work counts
-for throughput alone, and so does work on gold seats.
+A scope is {"batch": id or null, "group": "" for all, "simulated": whether labels of simulated labelers count}; that of an evaluation
+{"batch": id, "origin": person, simulated or both}. Rejected work counts for throughput alone, and so does work on gold seats.
 """
 
 import time
@@ -15,6 +15,7 @@ from django.db.models.functions import TruncDate
 from django.utils import timezone
 
 from labeling import agreement, win_rates
+from labeling.actions import evaluation_figures
 from labeling.models import Group, Kind, Origin, Review, Revision, Statistic, Submission, TaskResponse
 
 RECENT_DAYS = 28  # of a labeler's own line
@@ -25,7 +26,11 @@ AT_ONCE = 5000
 
 def ask(*, kind: str, batch_id: int | None = None, group: str = "", simulated: bool = False) -> Statistic:
     """The statistic of this scope, made empty if nobody has asked before. A job computes it (jobs.refresh_statistics)."""
-    scope = {"batch": batch_id, "group": group, "simulated": simulated}
+    return ask_of(kind=kind, scope={"batch": batch_id, "group": group, "simulated": simulated})
+
+
+def ask_of(*, kind: str, scope: dict) -> Statistic:
+    """As `ask`, over a scope as it is stored."""
     found, made = Statistic.objects.get_or_create(kind=kind, scope=scope)
     if not made and found.looked_at < timezone.now() - timedelta(days=1):
         Statistic.objects.filter(pk=found.pk).update(looked_at=timezone.now())
@@ -58,11 +63,11 @@ def refresh(*, statistic: Statistic) -> Statistic:
 
 def labels(scope: dict) -> QuerySet[Submission]:
     """The submissions of a scope. AI labels are in none."""
-    origins = [Origin.PERSON, Origin.SIMULATED] if scope["simulated"] else [Origin.PERSON]
-    rows = Submission.objects.filter(origin__in=origins)
+    origin = scope.get("origin") or ("both" if scope["simulated"] else Origin.PERSON)
+    rows = Submission.objects.filter(origin__in=[Origin.PERSON, Origin.SIMULATED] if origin == "both" else [origin])
     if scope["batch"]:
         rows = rows.filter(batch_id=scope["batch"])
-    return rows.filter(labeler_group=scope["group"]) if scope["group"] else rows
+    return rows.filter(labeler_group=scope["group"]) if scope.get("group") else rows
 
 
 # Throughput ----------------------------------------------------------------------------------------------------
@@ -202,4 +207,5 @@ COMPUTED: dict[str, Callable[[QuerySet[Submission]], dict]] = {
     Statistic.Kind.THROUGHPUT: throughput,
     Statistic.Kind.POLICIES: policies,
     Statistic.Kind.AGREEMENT: agreement_over_time,
+    Statistic.Kind.EVALUATION: evaluation_figures.figures,
 }

@@ -54,7 +54,7 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     if slot is None and not user.is_paused:  # who is paused may finish what they have begun
         slot, passed = lines.first_open(user, kind=kind, batch_id=batch_id)
         if slot is not None:
-            check_prepared(kind=slot.kind, by=user)
+            check_prepared(slot=slot, by=user)
             slot = gold.instead_of(slot, user=user, now=now) or slot
     slot = slot or _left_behind(user, wanted, now, put_back=True)
     if slot is not None:

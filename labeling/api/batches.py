@@ -20,6 +20,7 @@ class BatchQuery(PageQuery):
 
     status = serializers.ChoiceField(Batch.Status.choices, required=False)
     kind = serializers.ChoiceField(Kind.choices, required=False)
+    purpose = serializers.ChoiceField(Batch.Purpose.choices, required=False)
 
 
 class BatchStatusIn(StrictSerializer):
@@ -45,7 +46,7 @@ class Batches(View):
     )  # fmt: skip
     def get(self, request: Request) -> Response:
         query = self.checked(BatchQuery, query_of(request))
-        chosen = {name: query[name] for name in ("status", "kind") if name in query}
+        chosen = {name: query[name] for name in ("status", "kind", "purpose") if name in query}
         return page(request, Batch.objects.filter(**chosen), _shown, query, newest_first=True)
 
     @operation(
@@ -84,4 +85,4 @@ def _detail(batch: Batch) -> dict[str, Any]:
 
 
 def _shown(batch: Batch) -> dict[str, Any]:
-    return {name: getattr(batch, name) for name in ("id", "name", "kind", "status", "counts", "created_at")}
+    return {name: getattr(batch, name) for name in ("id", "name", "kind", "purpose", "status", "counts", "created_at")}

@@ -4,7 +4,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from labeling.api.base import PageQuery, StrictSerializer
-from labeling.models import Evaluation, Kind, ModelVersion, Prompt, Split
+from labeling.models import Batch, Evaluation, Kind, ModelVersion, Prompt, Split
 
 MAX_ROWS = 1000
 
@@ -63,11 +63,12 @@ class BatchIn(StrictSerializer):
 
     name = serializers.CharField(max_length=100)
     kind = serializers.ChoiceField(Kind.choices)
+    purpose = serializers.ChoiceField(Batch.Purpose.choices, required=False)
     model_names = serializers.ListField(child=serializers.CharField(max_length=150), required=False, max_length=100)
     must_include = serializers.ListField(child=serializers.CharField(max_length=150), required=False, max_length=12)
     k = serializers.IntegerField(required=False, allow_null=True, min_value=2, max_value=12)
     overlap = serializers.IntegerField(required=False, min_value=1, max_value=50)
-    group = serializers.ChoiceField(["training", "held_out"], required=False, allow_blank=True)
+    group = serializers.ChoiceField(["training", "held_out", "any"], required=False, allow_blank=True)
     split = serializers.ChoiceField(Split.choices, required=False, allow_blank=True)
     use_case = serializers.CharField(required=False, allow_blank=True, max_length=50)
     source = serializers.ChoiceField(  # type: ignore[assignment]
@@ -89,6 +90,7 @@ class BatchOut(serializers.Serializer):
     id = serializers.IntegerField()
     name = serializers.CharField()
     kind = serializers.ChoiceField(Kind.choices)
+    purpose = serializers.ChoiceField(Batch.Purpose.choices)
     status = serializers.CharField()
     counts = JSONObject()
     created_at = serializers.DateTimeField()

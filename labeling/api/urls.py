@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from labeling.api import (
     batches,
     erasures,
+    evaluations,
     exports,
     gateway_keys,
     imports,
@@ -81,6 +82,7 @@ urlpatterns = [
     path("batches/", batches.Batches.as_view(), name="api_batches"),
     path("erasures/", erasures.Erasures.as_view(), name="api_erasures"),
     path("batches/<int:pk>/", batches.OneBatch.as_view(), name="api_batch"),
+    path("batches/<int:pk>/evaluation/", evaluations.BatchEvaluation.as_view(), name="api_batch_evaluation"),
     path("imports/", imports.Imports.as_view(), name="api_imports"),
     path("imports/<int:pk>/", imports.OneImport.as_view(), name="api_import"),
     path("submissions/", reviews.Submissions.as_view(), name="api_submissions"),

@@ -12,7 +12,7 @@ from labeling.models.gold import GoldAnswer
 from labeling.models.hours import Activity, PayRule, WorkEntry
 from labeling.models.idempotency_keys import IdempotencyKey
 from labeling.models.imports import Import
-from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft
+from labeling.models.instructions import Acknowledgement, Instructions, InstructionsDraft, Subject
 from labeling.models.intake import Finding, IntakeDecision, LikenessKey
 from labeling.models.labelers import LabelerNumbers, LabelerPause, LabelerRule, SubmissionNumbers
 from labeling.models.model_versions import Evaluation, GateCheck, ModelVersion, Promotion
@@ -96,6 +96,7 @@ __all__ = [
     "Slot",
     "Split",
     "Statistic",
+    "Subject",
     "Submission",
     "SubmissionNumbers",
     "Task",

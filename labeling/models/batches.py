@@ -126,7 +126,15 @@ class BatchQuerySet(models.QuerySet):
 
 
 class Batch(models.Model):
-    """Prompts × kind of task × models × K × overlap × group, with instructions and a label schema of its own."""
+    """Prompts × kind of task × models × K × overlap × group, with instructions and a label schema of its own.
+
+    `purpose` says what its labels are for. An evaluation's are ordinary rankings, one response of each policy, on prompts of the
+    test split (trigger task_evaluation_split); they say which policy people prefer, and no export takes them unless it names the batch.
+    """
+
+    class Purpose(models.TextChoices):
+        LABELING = "labeling", _("labeling")
+        EVALUATION = "evaluation", _("final evaluation")
 
     class Status(models.TextChoices):
         ACTIVE = "active", _("active")
@@ -135,6 +143,9 @@ class Batch(models.Model):
 
     name = models.CharField(_("name"), max_length=100, unique=True)
     kind = models.CharField(_("kind of task"), max_length=13, choices=Kind.choices)
+    purpose = models.CharField(
+        _("purpose"), max_length=10, choices=Purpose.choices, default=Purpose.LABELING, db_default=Purpose.LABELING
+    )
     status = models.CharField(_("status"), max_length=6, choices=Status.choices, default=Status.ACTIVE)
     instructions = models.TextField(_("instructions"), blank=True, help_text=_("Markdown, shown beside every task"))
     schema = models.ForeignKey(LabelSchema, on_delete=models.PROTECT, related_name="batches")
@@ -159,6 +170,10 @@ class Batch(models.Model):
         verbose_name_plural = "batches"
         constraints = [
             models.CheckConstraint(condition=models.Q(overlap__gte=1, overlap__lte=50), name="batch_overlap"),
+            models.CheckConstraint(
+                condition=models.Q(purpose="labeling") | models.Q(purpose="evaluation", kind=Kind.RANKING),
+                name="batch_purpose_valid",
+            ),
             models.CheckConstraint(condition=models.Q(gold_percent__lte=50), name="batch_gold_percent"),
             models.CheckConstraint(condition=models.Q(group__in=["", *Group.values]), name="batch_group_valid"),
             models.CheckConstraint(
@@ -179,3 +194,7 @@ class Batch(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_evaluation(self) -> bool:
+        return self.purpose == self.Purpose.EVALUATION

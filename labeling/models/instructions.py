@@ -1,10 +1,18 @@
-"""Instructions: what labelers are told about a kind of task, by version, and who has acknowledged which."""
+"""Instructions: what labelers are told about a kind of task or about final evaluations, by version, and who has acknowledged which."""
 
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from labeling.models.tasks import Kind
+
+
+class Subject(models.TextChoices):
+    """What instructions are about: a kind of task, or the rankings of a final evaluation, which follow rules of their own."""
+
+    DEMONSTRATION = Kind.DEMONSTRATION.value, _("demonstration")
+    RANKING = Kind.RANKING.value, _("ranking")
+    EVALUATION = "evaluation", _("final evaluation")
 
 
 class InstructionsQuerySet(models.QuerySet):
@@ -19,9 +27,9 @@ class InstructionsQuerySet(models.QuerySet):
 
 
 class Instructions(models.Model):
-    """A published version of the instructions for a kind of task. Never edited; a change is a new version."""
+    """A published version of the instructions for a subject. Never edited; a change is a new version."""
 
-    kind = models.CharField(_("kind of task"), max_length=13, choices=Kind.choices)
+    kind = models.CharField(_("about"), max_length=13, choices=Subject.choices)
     version = models.PositiveIntegerField()
     text = models.TextField(_("instructions"), help_text=_("Markdown"))
     examples = models.TextField(_("examples"), blank=True, help_text=_("Markdown, shown below the instructions"))
@@ -37,7 +45,7 @@ class Instructions(models.Model):
         verbose_name = verbose_name_plural = "instructions"
         constraints = [
             models.UniqueConstraint(fields=["kind", "version"], name="instructions_version_once"),
-            models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="instructions_kind_valid"),
+            models.CheckConstraint(condition=models.Q(kind__in=Subject.values), name="instructions_kind_valid"),
         ]
 
     def __str__(self) -> str:
@@ -61,7 +69,7 @@ class Acknowledgement(models.Model):
 class InstructionsDraft(models.Model):
     """The next version of a kind's instructions while it is being written; one for all who write."""
 
-    kind = models.CharField(max_length=13, choices=Kind.choices, unique=True)
+    kind = models.CharField(max_length=13, choices=Subject.choices, unique=True)
     text = models.TextField(blank=True)
     examples = models.TextField(blank=True)
     note = models.CharField(max_length=500, blank=True)
@@ -72,7 +80,7 @@ class InstructionsDraft(models.Model):
 
     class Meta:
         constraints = [
-            models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="instructions_draft_kind_valid")
+            models.CheckConstraint(condition=models.Q(kind__in=Subject.values), name="instructions_draft_kind_valid")
         ]
 
     def __str__(self) -> str:

@@ -6,7 +6,8 @@ from django.utils.translation import gettext_lazy as _
 
 
 class Statistic(models.Model):
-    """One figure over a scope of labels: {"batch": id or null, "group": "" | training | held_out, "simulated": bool}.
+    """One figure over a scope of labels: {"batch": id or null, "group": "" | training | held_out, "simulated": bool}; that of an
+    evaluation: {"batch": id, "origin": person | simulated | both}.
 
     `content` is null until it is computed first. `mark` tells the labels that it was computed over: while the newest revision and
     review are still those, it is not computed again. Refreshed as long as somebody looks at it.
@@ -16,6 +17,7 @@ class Statistic(models.Model):
         THROUGHPUT = "throughput", _("throughput")
         POLICIES = "policies", _("policies")
         AGREEMENT = "agreement", _("agreement")
+        EVALUATION = "evaluation", _("evaluation")
 
     kind = models.CharField(max_length=10, choices=Kind.choices)
     scope = models.JSONField()
@@ -29,7 +31,8 @@ class Statistic(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["kind", "scope"], name="statistic_once"),
             models.CheckConstraint(
-                condition=models.Q(kind__in=["throughput", "policies", "agreement"]), name="statistic_kind_valid"
+                condition=models.Q(kind__in=["throughput", "policies", "agreement", "evaluation"]),
+                name="statistic_kind_valid",
             ),
             models.CheckConstraint(
                 condition=models.Q(content__isnull=True, computed_at__isnull=True)

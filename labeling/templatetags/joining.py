@@ -3,7 +3,7 @@
 from django import template
 
 from labeling.actions import instructions, preparation
-from labeling.models import Instructions, User
+from labeling.models import Instructions, Task, User
 
 register = template.Library()
 
@@ -15,9 +15,9 @@ def steps_due(user: User) -> list[preparation.Due]:
 
 
 @register.simple_tag
-def instructions_for(kind: str) -> Instructions | None:
-    """The instructions in force for a kind of task."""
-    return instructions.current(kind)
+def instructions_for(task: Task) -> Instructions | None:
+    """The instructions in force for a task."""
+    return instructions.for_task(task)
 
 
 @register.filter

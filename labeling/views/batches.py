@@ -181,9 +181,18 @@ class OrderForm(EditForm):
     kind = forms.ChoiceField(label=gettext_lazy("Labelers"), choices=[
         (Kind.RANKING, gettext_lazy("rank K responses")), (Kind.DEMONSTRATION, gettext_lazy("write a demonstration")),
     ])  # fmt: skip
+    purpose = forms.ChoiceField(
+        label=gettext_lazy("Purpose"),
+        required=False,
+        choices=Batch.Purpose.choices,
+        help_text=gettext_lazy(
+            "A final evaluation compares the models ticked on prompts of the test split: one response of each in every task. "
+            "It is never trained on."
+        ),
+    )
     k = forms.IntegerField(
         label=gettext_lazy("Responses per task (K)"),
-        help_text=gettext_lazy("2 to 12, distinct texts and models first."),
+        help_text=gettext_lazy("2 to 12, distinct texts and models first. In a final evaluation: as many as models."),
         required=False,
         min_value=batches.MIN_K,
         max_value=batches.MAX_K,
@@ -201,7 +210,12 @@ class OrderForm(EditForm):
         widget=forms.CheckboxSelectMultiple,
     )
     overlap = forms.IntegerField(label=gettext_lazy("Labelers per task"), min_value=1, max_value=batches.MAX_OVERLAP)
-    group = forms.ChoiceField(label=gettext_lazy("Group"), required=False, choices=any_or(Group.choices))
+    group = forms.ChoiceField(
+        label=gettext_lazy("Group"),
+        required=False,
+        choices=[("", gettext_lazy("the usual")), (batches.ANY_GROUP, gettext_lazy("any")), *Group.choices],
+        help_text=gettext_lazy("Usual is any; in a final evaluation, held-out."),
+    )
     split = forms.ChoiceField(label=gettext_lazy("Split"), required=False, choices=any_or(Split.choices))
     use_case = forms.ChoiceField(label=gettext_lazy("Use case"), required=False)
     source = forms.ChoiceField(label=gettext_lazy("Source"), required=False, choices=any_or(Prompt.Source.choices))
@@ -234,10 +248,12 @@ class OrderForm(EditForm):
         set_choices(self, "use_case", any_or((case, case) for case in use_cases()))
 
     def order(self) -> dict:
-        """Keyword arguments of `create_batch`; what a demonstration does not have is left out."""
+        """Keyword arguments of `create_batch`; what a demonstration, or an evaluation, does not have is left out."""
         order = dict(self.cleaned_data)
         if order["kind"] == Kind.DEMONSTRATION:
             order |= {"k": None, "model_names": [], "must_include": []}
+        elif order["purpose"] == Batch.Purpose.EVALUATION:
+            order |= {"k": None, "must_include": []}
         return order
 
     def take(self, error: HeedError) -> None:

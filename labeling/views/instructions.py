@@ -16,15 +16,15 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from labeling.actions import instructions as actions
 from labeling.actions import preparation
 from labeling.errors import Conflict, Invalid
-from labeling.models import Acknowledgement, Instructions, InstructionsDraft, Kind, Role, User
+from labeling.models import Acknowledgement, Instructions, InstructionsDraft, Role, Subject, User
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, query_without
 
 
-def kind_or_404(kind: str) -> Kind:
-    """The kind of task that an address names."""
+def subject_or_404(kind: str) -> Subject:
+    """What an address names: a kind of task, or final evaluations."""
     try:
-        return Kind(kind)
+        return Subject(kind)
     except ValueError:
         raise Http404 from None
 
@@ -36,8 +36,8 @@ def kind_or_404(kind: str) -> Kind:
 @never_cache
 @require_GET
 def read(request: Request, kind: str) -> HttpResponse:
-    """The instructions in force for a kind of task, to read and to acknowledge."""
-    shown = Instructions.objects.filter(kind=kind_or_404(kind)).order_by("-version").first()
+    """The instructions in force for a kind of task or for final evaluations, to read and to acknowledge."""
+    shown = Instructions.objects.filter(kind=subject_or_404(kind)).order_by("-version").first()
     if shown is None:
         raise Http404
     mine = Acknowledgement.objects.filter(user=request.user, instructions__kind=kind)
@@ -56,7 +56,7 @@ def acknowledge(request: Request, kind: str) -> HttpResponse:
     """Say that one has read them, and go on: to practice if there is some, else to the next task of this kind."""
     version = request.POST.get("version", "")
     shown = Instructions.objects.filter(
-        kind=kind_or_404(kind), version=int(version) if version.isdecimal() and len(version) < 10 else 0
+        kind=subject_or_404(kind), version=int(version) if version.isdecimal() and len(version) < 10 else 0
     ).first()
     if shown is None:
         raise Http404
@@ -84,9 +84,9 @@ def step_url(kind: str, step: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of task in the list: what is in force, who has acknowledged it, whether a next version is being written."""
+    """A subject in the list: what is in force, who has acknowledged it, whether a next version is being written."""
 
-    kind: Kind
+    kind: Subject
     instructions: Instructions | None
     acknowledged: int
     draft: InstructionsDraft | None
@@ -99,14 +99,14 @@ def _labelers():
 @role_required("reviewer", "researcher")
 @require_GET
 def instructions_list(request: Request) -> HttpResponse:
-    """The instructions of every kind of task."""
+    """The instructions of every kind of task, and of final evaluations."""
     newest = {each.kind: each for each in Instructions.objects.current().select_related("published_by")}
     counts = dict(
         Acknowledgement.objects.filter(instructions__in=[each.pk for each in newest.values()], user__in=_labelers())
         .values_list("instructions__kind").annotate(n=Count("id"))
     )  # fmt: skip
     drafts = {each.kind: each for each in InstructionsDraft.objects.filter(is_open=True).select_related("saved_by")}
-    rows = [Row(kind, newest.get(kind), counts.get(kind, 0), drafts.get(kind)) for kind in Kind]
+    rows = [Row(kind, newest.get(kind), counts.get(kind, 0), drafts.get(kind)) for kind in Subject]
     return render(request, "instructions/list.html", {"rows": rows, "labelers": _labelers().count()})
 
 
@@ -115,14 +115,14 @@ def instructions_list(request: Request) -> HttpResponse:
 def instructions(request: Request, kind: str) -> HttpResponse:
     """One kind: a version (the newest, unless `?version=` names one), its history, and who has acknowledged it."""
     versions = list(
-        Instructions.objects.filter(kind=kind_or_404(kind)).order_by("-version").select_related("published_by").defer("text", "examples")
+        Instructions.objects.filter(kind=subject_or_404(kind)).order_by("-version").select_related("published_by").defer("text", "examples")
     )  # fmt: skip
     wanted = request.GET.get("version", "")
     shown = next((each for each in versions if str(each.version) == wanted), versions[0] if versions else None)
     done = Acknowledgement.objects.filter(instructions=shown, user=OuterRef("pk"))
     people = _labelers().annotate(is_done=Exists(done), done_at=done.values("acknowledged_at")[:1])
     context = {
-        "kind": Kind(kind),
+        "kind": Subject(kind),
         "versions": versions,
         "shown": shown,
         "page": paginate(request, people.order_by("is_done", "name", "id")),
@@ -155,7 +155,7 @@ class InstructionsForm(forms.Form):
 @require_http_methods(["GET", "POST"])
 def instructions_edit(request: Request, kind: str) -> HttpResponse:
     """Write the next version. Each preview keeps what is written; publishing puts it in force."""
-    kind_or_404(kind)
+    subject_or_404(kind)
     draft = actions.draft_of(kind)
     if request.method == "GET":
         initial = {"text": draft.text, "examples": draft.examples, "note": draft.note, "seen": draft.version}
@@ -183,7 +183,7 @@ def instructions_edit(request: Request, kind: str) -> HttpResponse:
 def _edit_page(request: Request, kind: str, form: InstructionsForm, status: int = 200) -> HttpResponse:
     data = form.data if form.is_bound else form.initial
     context = {
-        "kind": Kind(kind),
+        "kind": Subject(kind),
         "form": form,
         "published": actions.current(kind),
         "draft": InstructionsDraft.objects.filter(kind=kind, is_open=True).select_related("saved_by").first(),

@@ -17,7 +17,14 @@ from labeling.models import PARTS_OF_KIND, Attempt, Exercise, Kind, Role
 from labeling.views import kept_forms
 from labeling.views.access import Request, role_required
 from labeling.views.drafts import clock
-from labeling.views.instructions import kind_or_404
+
+
+def kind_or_404(kind: str) -> Kind:
+    """The kind of task that an address names."""
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise Http404 from None
 
 
 @role_required(Role.LABELER)

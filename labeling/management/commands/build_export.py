@@ -23,7 +23,10 @@ class Command(BaseCommand):
 
         states = sorted(exports.CHOICES["review"])
         origins = ["import", *Origin.values]
-        add("--batch", "only labels of this batch; may be repeated, as all of these (default: all)")
+        add(
+            "--batch",
+            "only labels of this batch; may be repeated, as all of these (default: all batches but evaluations)",
+        )
         add("--split", f"only prompts of this split: {', '.join(Split.values)}", Split.values)
         add("--use-case", "only prompts of this use case")
         add("--group", f"only labelers of this group: {', '.join(Group.values)}", Group.values)

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from labeling.actions import batch_rows, batches
 from labeling.errors import HeedError
-from labeling.models import Group, Kind, Prompt, Split
+from labeling.models import Batch, Group, Kind, Prompt, Split
 
 
 class Command(BaseCommand):
@@ -20,6 +20,13 @@ class Command(BaseCommand):
         add = parser.add_argument
         add("name", help="name of the batch, at most 100 characters, unique")
         add("--kind", choices=Kind.values, required=True, help="what each task asks for")
+        add(
+            "--purpose",
+            choices=Batch.Purpose.values,
+            default=Batch.Purpose.LABELING.value,
+            help="evaluation: compare the models named, one response of each on every prompt of the test split, by held-out "
+            "labelers; --k, --split and --must-include are left out then",
+        )
         add("--k", type=int, metavar="RESPONSES", help="responses per task, 2 to 12 (ranking only, required there)")
         add(
             "--model",
@@ -36,7 +43,12 @@ class Command(BaseCommand):
             help="every task has a response of this model; may be repeated",
         )
         add("--overlap", type=int, default=1, metavar="LABELERS", help="labelers per task, 1 to 50 (default 1)")
-        add("--group", choices=Group.values, default="", help="only labelers of this group (default: any)")
+        add(
+            "--group",
+            choices=[*Group.values, batches.ANY_GROUP],
+            default="",
+            help="only labelers of this group (default: any; held_out for an evaluation)",
+        )
         add("--split", choices=Split.values, default="", help="only prompts of this split (default: any)")
         add("--use-case", default="", help="only prompts of this use case")
         add("--source", choices=Prompt.Source.values, default="", help="only prompts that came this way")
@@ -75,7 +87,7 @@ class Command(BaseCommand):
 
 
 SAME_NAMES = (
-    "k", "overlap", "group", "split", "use_case", "source", "prompt_kind", "only_new", "limit", "seed", "priority",
+    "purpose", "k", "overlap", "group", "split", "use_case", "source", "prompt_kind", "only_new", "limit", "seed", "priority",
     "schema_version",
 )  # fmt: skip
 
