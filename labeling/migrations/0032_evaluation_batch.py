@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
             model_name="batch",
             name="purpose",
             field=models.CharField(
-                choices=[("labeling", "0031_prompt_once"), ("evaluation", "final evaluation")],
+                choices=[("labeling", "labeling"), ("evaluation", "final evaluation")],
                 db_default="labeling",
                 default="labeling",
                 max_length=10,
