@@ -21,6 +21,17 @@ STAGES = {
     "nightly": "export, train, evaluate, and promote or refuse: the command for cron",
 }
 
+KINDS = {
+    "evaluate": {
+        "by-model": ("model_evaluation", "compare a candidate with others by a reward model, a judge, or both"),
+        "by-task": (
+            "task_evaluation",
+            "perplexity, task accuracy, toxicity, bias probes; what was lost against the base",
+        ),
+    }
+}
+"""Stages that have further kinds, named after the stage: by module. Without such a word the stage itself runs."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage. Returns the exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
@@ -37,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(stage: str, arguments: list[str]) -> int:
-    module = importlib.import_module(f"training.{stage}")  # only this one: torch takes seconds to load
+    name = stage
+    if arguments and arguments[0] in KINDS.get(stage, {}):
+        kind, *arguments = arguments
+        name, stage = KINDS[stage][kind][0], f"{stage} {kind}"
+    module = importlib.import_module(f"training.{name}")  # only this one: torch takes seconds to load
     try:
         config = from_flags(module.Config, arguments, f"python -m training {stage}")
         result = module.run(config)
@@ -69,9 +84,16 @@ def built_stages() -> list[str]:
 
 def usage() -> str:
     """What `--help` prints."""
-    lines = [f"  {stage:<10}{STAGES[stage]}" for stage in built_stages()]
+    shown = {stage: STAGES[stage] for stage in built_stages()}
+    shown |= {f"{stage} {kind}": text for stage in KINDS for kind, (_, text) in KINDS[stage].items()}
+    lines = [f"  {name:<18}{text}" for name, text in sorted(shown.items(), key=lambda item: _place(item[0]))]
     head = "usage: python -m training STAGE [--config FILE.toml] [--field value …]\n\nstages (STAGE --help tells more):"
     return "\n".join([head, *lines])
+
+
+def _place(name: str) -> int:
+    """Kinds stand behind their stage."""
+    return list(STAGES).index(name.split()[0])
 
 
 def _complain(message: str, status: int) -> int:

@@ -12,6 +12,10 @@ PROBE_PROMPTS = ("Name a colour, an animal and a city.", "Write one sentence abo
 PARALLEL_REQUESTS = 8
 
 
+class NotACompletion(ClientError):
+    """The server answered, and what it said is no chat completion."""
+
+
 class Tokens(NamedTuple):
     """What a server read and sampled, as ids (EOS included where it was sampled), with a log-probability for each id sampled."""
 
@@ -79,13 +83,13 @@ class OpenAIServer:
         return answers
 
     def complete(self, order: dict[str, Any]) -> list[Choice]:
-        """The choices of one request. Raises ClientError for an answer that is none, StageError where ids were asked for and not given."""
+        """The choices of one request. Raises NotACompletion for an answer that is none, StageError where ids are missing."""
         asked = {"return_token_ids": True, "logprobs": True} if self.with_tokens else {}
-        answer = self._http.post("/v1/chat/completions", {"model": self.model, **order, **asked})
         try:
+            answer = self._http.post("/v1/chat/completions", {"model": self.model, **order, **asked})
             choices = [Choice(c["message"]["content"] or "", c.get("finish_reason")) for c in answer["choices"]]
-        except (KeyError, TypeError) as error:
-            raise ClientError(f"{self.url}: not a chat completion: no {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise NotACompletion(f"{self.url}: not a chat completion: no {error}") from None
         return [
             Choice(
                 choice.text,

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per run: curves, samples before and after, what was dropped, settings and lineage.
+"""One self-contained HTML page per run: curves, samples before and after, what was dropped, settings and lineage; and per evaluation.
 
 It stands as `report.html` in the model folder, needs neither network nor script, and prints well.
 """
@@ -71,6 +71,94 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of an evaluation: figures by name, or as rows (the heading first)."""
+
+    title: str
+    lines: list[tuple[str, str]]
+    table: list[list[str]]
+
+
+NO_SECTION = ("by", "model", "models", "against", "export", "config", "tax")
+INTERVALS = {"low": "high", "first_shown_low": "first_shown_high", "difference_low": "difference_high"}
+
+
+def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the page of an evaluation's result (by a model, by tasks): one file that needs no network."""
+    found = [part for name, value in result.items() if name not in NO_SECTION for part in sections(name, value)]
+    page = (
+        environment()
+        .get_template("evaluation.html")
+        .render(
+            result={"against": (), "export": None} | dict(result),
+            tax=tax_table(result.get("tax", [])),
+            sections=found,
+            config={name: shown(value) for name, value in result.get("config", {}).items()},
+        )
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def tax_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the regression against the base model as HTML, for any page in this style; nothing without rows."""
+    return environment().get_template("report_tax.html").render(tax=tax_table(rows))
+
+
+def tax_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Rows of alignment_tax.py as a table: a line for each figure, a column for each model."""
+    if not rows:
+        return None
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    lines = []
+    for figure in dict.fromkeys(row["figure"] for row in rows):
+        own = {row["model"]: row for row in rows if row["figure"] == figure}
+        first = next(iter(own.values()))
+        cells = [_tax_cell(own[name]) if name in own else None for name in names]
+        lines.append(
+            {
+                "figure": figure,
+                "higher_is_better": first["higher_is_better"],
+                "base": shown(first["base_value"]),
+                "cells": cells,
+            }
+        )
+    return {"base": rows[0]["base"], "models": names, "rows": lines}
+
+
+def _tax_cell(row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = row["low"], row["high"]
+    span = "" if low is None or high is None else f" ({low:+.3g} to {high:+.3g})"
+    difference = "" if row["difference"] is None else f"{row['difference']:+.3g}{span}"
+    return {"value": shown(row["value"]), "difference": difference, "is_worse": row["is_worse"]}
+
+
+def sections(title: str, value: Any) -> list[Section]:
+    """A figure or nested figures as sections: plain ones as lines, rows as a table, what is nested under its own title."""
+    title = title.replace("_", " ")
+    if not isinstance(value, Mapping):
+        return [Section(title, [(title, shown(value))], [])]
+    if _is_table(value) and not any(isinstance(cell, dict) and _is_table(cell) for cell in value.values()):
+        return [Section(title, [], table(value))]
+    plain = {name: one for name, one in value.items() if not isinstance(one, Mapping) or not one}
+    found = [Section(title, _lines(plain), [])] if plain else []
+    return found + [
+        part for name, one in value.items() if name not in plain for part in sections(f"{title} · {name}", one)
+    ]
+
+
+def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = [(name.replace("_", " "), shown(value)) for name, value in values.items() if name not in _ends()]
+    spans = [(low, high) for low, high in INTERVALS.items() if low in values and high in values]
+    return lines + [
+        (f"{low.replace('_', ' ')} to high", f"{shown(values[low])} to {shown(values[high])}") for low, high in spans
+    ]
+
+
+def _ends() -> set[str]:
+    return {*INTERVALS, *INTERVALS.values()}
+
+
 def _is_table(value: object) -> bool:
     return isinstance(value, dict) and len(value) > 0 and all(isinstance(row, dict) for row in value.values())
 
@@ -127,4 +215,6 @@ def shown(value: object) -> str:
         return f"{value:.5g}" if math.isfinite(value) else str(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, Mapping) and value and all(_is_number(one) for one in value.values()):
+        return ", ".join(f"{name} {shown(one)}" for name, one in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
