@@ -5,6 +5,7 @@ import logging
 from contextlib import suppress
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 from procrastinate import JobContext, RetryStrategy
@@ -17,6 +18,7 @@ from labeling.actions import (
     exports,
     hours,
     intake,
+    nightly,
     numbers,
     pauses,
     priorities,
@@ -133,6 +135,16 @@ def forget_old(timestamp: int = 0) -> None:
     """Every hour: keys of the API's requests that are older than a day, and messages to webhooks older than a month."""
     idempotency.forget_old()
     webhooks.forget_old()
+
+
+@app.task(name="start_nightly", queueing_lock="start_nightly")
+def start_nightly(timestamp: int = 0) -> None:
+    """Start the nightly command, where NIGHTLY_CONFIG says so. It waits for labels, runs once at a time, and goes on after a kill."""
+    nightly.start()
+
+
+if settings.NIGHTLY_CONFIG:
+    app.periodic(cron=settings.NIGHTLY_CRON)(start_nightly)
 
 
 @app.task(name="deliver_webhook", retry=RetryStrategy(max_attempts=webhooks.MAX_ATTEMPTS, exponential_wait=4))

@@ -22,6 +22,8 @@ POLICY_CONNECT_SECONDS, POLICY_FIRST_SECONDS, POLICY_GAP_SECONDS   optional   ho
 PROMPTS_PER_AUTHOR, PROMPTS_PER_ORGANIZATION optional   how many prompts of one are let in unasked (labelers as authors: any number);
                              default 200 each, as InstructGPT §3.2 and A.2; 0: no limit
 WEBHOOK_PRIVATE   optional   1: webhooks may go to this machine and to private networks, and over plain HTTP; default 0
+NIGHTLY_CONFIG    optional   settings file of the nightly command: the worker starts it by NIGHTLY_CRON (default "30 1 * * *", UTC) on this
+                             machine, with HEED_URL and HEED_TOKEN from its own environment; unset: it does not
 CAPTURE_MAX_CHARS optional   longer prompts of the gateway and the playground are not kept; default 4000 (about 1k tokens)
 """
 
@@ -270,6 +272,8 @@ PROMPTS_PER_AUTHOR = int(os.environ.get("PROMPTS_PER_AUTHOR", "200"))
 PROMPTS_PER_ORGANIZATION = int(os.environ.get("PROMPTS_PER_ORGANIZATION", "200"))
 CAPTURE_MAX_CHARS = int(os.environ.get("CAPTURE_MAX_CHARS", "4000"))
 WEBHOOK_PRIVATE = switch("WEBHOOK_PRIVATE", False)
+NIGHTLY_CONFIG = os.environ.get("NIGHTLY_CONFIG", "").strip()
+NIGHTLY_CRON = os.environ.get("NIGHTLY_CRON", "").strip() or "30 1 * * *"
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_MB", "1024")) * 2**20
 
 PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"

@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
+from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from labeling import jobs
-from labeling.actions import exports
+from labeling.actions import exports, nightly
 from labeling.models import Slot
 from tests.conftest import ROOT
 from tests.labeling.rows import make_demonstration_batch, submit
@@ -71,3 +72,11 @@ def test_a_job_and_its_row_are_there_together_or_not_at_all(researcher):
     assert not ProcrastinateJob.objects.exists()
     exports.request(query={}, by=researcher)
     assert ProcrastinateJob.objects.count() == 1
+
+
+def test_the_nightly_command_is_started_only_where_it_is_configured_and_outlives_its_starter(settings, tmp_path):
+    assert not [task for (name, _), task in app.periodic_registry.periodic_tasks.items() if name == "start_nightly"]
+    settings.VAR_DIR, settings.NIGHTLY_CONFIG = tmp_path, "night.toml"
+    process = nightly.start((sys.executable, "-c", "import os, sys; print(sys.argv[1:], os.getsid(0) == os.getpid())"))
+    assert process.wait(30) == 0
+    assert (tmp_path / "log" / "nightly.log").read_text() == "['--config', 'night.toml'] True\n"

@@ -1,15 +1,17 @@
 """The settings that ship: each loads for its stage, and the paper's are the paper's."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 import training
-from training import dpo, ppo, pretrain, rm, sft
-from training.config import from_dict, read_toml
+from training import dpo, evaluate, night_steps, nightly, ppo, pretrain, rm, sft
+from training.config import ConfigError, from_dict, read_toml
 
 CONFIGS = Path(training.__file__).parent / "configs"
-STAGES = {"pretrain": pretrain, "sft": sft, "rl_init": sft, "rm": rm, "dpo": dpo, "ppo": ppo, "ppo_ptx": ppo}
+STAGES = {"pretrain": pretrain, "sft": sft, "rl_init": sft, "rm": rm, "dpo": dpo, "ppo": ppo, "ppo_ptx": ppo,
+          "evaluate": evaluate, "nightly": nightly}  # fmt: skip
 GIVEN = {
     "pretrain": ["out"],
     "sft": ["out", "base_model", "export"],
@@ -17,6 +19,8 @@ GIVEN = {
     "rm": ["out", "sft_model", "export"],
     "dpo": ["out", "policy", "export"],
     "ppo": ["out", "policy", "reward_model", "export"],
+    "evaluate": ["out", "export", "policy"],
+    "nightly": [],
     "ppo_ptx": ["out", "policy", "reward_model", "export", "ptx_text"],
 }
 
@@ -30,6 +34,15 @@ def load(name: str):
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*_*.toml")))
 def test_each_config_loads(name):
     load(name)
+
+
+def test_a_nights_own_settings_name_files_that_are_there():
+    tiny = load("tiny_nightly")
+    night_steps.check_settings(tiny)
+    with pytest.raises(ConfigError, match=r"nothing\.toml: there is no such file"):
+        night_steps.check_settings(dataclasses.replace(tiny, rm="nothing.toml"))
+    ours = from_dict(nightly.Config, read_toml(CONFIGS / "nightly.toml"), "nightly.toml")
+    assert ours.rules == "gate.toml" and ours.start == "sft"
 
 
 def test_the_papers_figures():

@@ -1,0 +1,209 @@
+"""What a night came to: its figures, one HTML page that needs no network, and the messages to whom it concerns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+
+from training import notify, report
+from training.contract import read_model_manifest, utc_now, write_atomically
+from training.errors import StageError
+from training.night_state import Night
+
+if TYPE_CHECKING:
+    from training.night_steps import Work
+    from training.nightly import Config
+
+CURVES = ("score", "reward", "kl")
+NIGHTS_SHOWN = 14
+ORDER = ("people", "simulation", "model", "labels", "task", "unstated")
+"""Whose win rate is shown where several were measured: people's before models'."""
+AGAINST = ("win_rate_vs_last", "win_rate_vs_round0")
+
+
+def facts(work: Work) -> dict[str, Any]:
+    """The night's figures as they are kept with the candidate. A function of what the night did: told twice it is the same.
+
+    Win rates: those that an evaluation of the candidate calls win_rate_vs_last and win_rate_vs_round0, each {rate, low, high, n}.
+    """
+    exported, decided, checked = work.done("export"), work.done("promote"), work.done("gate")
+    manifests = {stage: read_model_manifest(Path(work.done(stage)["folder"]), verify=False) for stage in ("rm", "ppo")}
+    judge, trained = manifests["rm"].metrics, manifests["ppo"].metrics
+    evaluations = list(work.client.evaluations(work.done("ppo")["name"]))
+    return {
+        "night": work.night.number,
+        "outcome": decided["outcome"],
+        "reason": decided["reason"],
+        "candidate": work.done("ppo")["name"],
+        "started_from": work.done("ppo")["started_from"]["name"],
+        "serving_before": work.start["serving"] and work.start["serving"]["name"],
+        "export": exported["name"],
+        "labels": exported["labels"],
+        "new_labels": exported["new"],
+        "rm_accuracy": judge.get("accuracy_valid"),
+        "rm_accuracy_held_out": judge.get("accuracy_test_held_out"),
+        "rm_accuracy_fixed": _fixed_accuracy(evaluations, judge),
+        **{name: _win_rate(evaluations, name) for name in AGAINST},
+        "kl": trained.get("kl_after"),
+        "kl_coef": trained.get("kl_coef"),
+        "tax": _difference(trained, "lm_loss_after", "lm_loss_before"),
+        "gate": {"rules": len(checked["verdicts"]), "failed": checked["reasons"]},
+        "next": {name: value for name, value in work.done("batch").items() if name != "batch"},
+    }
+
+
+def _fixed_accuracy(evaluations: list[dict[str, Any]], judge: Mapping[str, Any]) -> float | None:
+    """The reward model's accuracy on the set that stays the same from night to night: held-out labelers' where it has some."""
+    measured = next((one["metrics"]["reward_model"] for one in evaluations if one["name"] == "fixed set"), judge)
+    return measured.get("accuracy_test_held_out", measured.get("accuracy_valid"))
+
+
+def _win_rate(evaluations: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    found = [(one.get("measured_by", "unstated"), one["metrics"].get(name)) for one in evaluations]
+    known = [(ORDER.index(by) if by in ORDER else len(ORDER), by, rate) for by, rate in found if isinstance(rate, dict)]
+    if not known:
+        return None
+    _place, by, rate = min(known, key=lambda one: one[0])
+    return {**{key: rate.get(key) for key in ("rate", "low", "high", "n")}, "by": by}
+
+
+def _difference(metrics: Mapping[str, Any], after: str, before: str) -> float | None:
+    if metrics.get(after) is None or metrics.get(before) is None:
+        return None
+    return metrics[after] - metrics[before]
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def finish(work: Work) -> str:
+    """Write the page of a night that is over, tell whom it concerns, and return the night in a line."""
+    night, decided = work.night, work.done("promote")
+    recorded = night.output("record") is not None
+    found = facts(work) if recorded else {"night": night.number, **decided, "candidate": work.done("ppo")["name"]}
+    write_atomically(night.folder / "facts.json", json.dumps(found, indent=1).encode() + b"\n")
+    page = night.folder / "report.html"
+    write_atomically(page, render(work, found).encode())
+    line = f"night {night.number}: {found['candidate']} " + (
+        "serves: " if decided["outcome"] == "promoted" else "was refused: "
+    )
+    line += f"{decided['reason']} ({page})"
+    tell(work.config, decided["outcome"], line, work)
+    return line
+
+
+def render(work: Work, found: Mapping[str, Any]) -> str:
+    """The page: this night beside those before it, the gate's verdicts, curves, answers before and after."""
+    folder = Path(work.done("ppo")["folder"])
+    log = [msgspec.json.decode(line) for line in (folder / "training_log.jsonl").read_bytes().splitlines()]
+    samples = folder / "samples.json"
+    nights = [json.loads((night.folder / "facts.json").read_bytes()) for night in _told(work.root)]
+    template = report.environment().get_template("night_report.html")
+    return template.render(
+        found=found,
+        night=work.night.state,
+        nights=[row(one) for one in nights[-NIGHTS_SHOWN:]],
+        verdicts=[_verdict(one) for one in work.done("gate")["verdicts"]],
+        steps=[(name, duration(entry["seconds"])) for name, entry in work.night.state["steps"].items()],
+        curves=[curve for curve in report.curves(log) if curve.name in CURVES],
+        samples=json.loads(samples.read_bytes()) if samples.is_file() else [],
+        shown=report.shown,
+        width=report.WIDTH,
+        height=report.HEIGHT,
+    )
+
+
+def _told(root: Path) -> list[Night]:
+    return [night for night in Night.all(root) if (night.folder / "facts.json").is_file()]
+
+
+COLUMNS = ("night", "outcome", "candidate", "labels", "RM accuracy", "against the last", "against round 0", "KL", "tax")
+
+
+def row(found: Mapping[str, Any]) -> list[str]:
+    """A night as a line of the table, in the order of COLUMNS."""
+    new = found.get("new_labels") or {}
+    spent = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in new.items() if count)
+    return [
+        str(found["night"]),
+        found["outcome"],
+        found["candidate"],
+        spent or "–",
+        percent(found.get("rm_accuracy_fixed")),
+        *(rate(found.get(name)) for name in AGAINST),
+        report.shown(found.get("kl")),
+        report.shown(found.get("tax")),
+    ]
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def rate(found: Mapping[str, Any] | None) -> str:
+    """A win rate with its interval and who measured it."""
+    if found is None:
+        return "–"
+    ends = f" [{percent(found['low'])}, {percent(found['high'])}]" if found.get("low") is not None else ""
+    return f"{percent(found['rate'])}{ends} by {found['by']}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _verdict(plain: Mapping[str, Any]) -> dict[str, Any]:
+    from training.contract import GateVerdict
+
+    verdict = msgspec.convert(plain, GateVerdict)
+    return {"name": verdict.name, "reason": verdict.reason, "required": verdict.required, "holds": verdict.holds}
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+def tell(config: Config, event: str, line: str, work: Work | None = None) -> None:
+    """Send what is configured about promoted, refused, failed or nothing. What cannot be sent is said on stderr."""
+    if event not in config.notify:
+        return
+    night = work.night if work else None
+    identity = f"{night.state['id']} {event} {line}" if night else f"{utc_now()} {event}"
+    message_id = str(uuid5(NAMESPACE_URL, identity))  # told again, the same message
+    page = night.folder / "report.html" if night else None
+    known = night.folder / "facts.json" if night else None
+    data = {"line": line, "night": night.number if night else None}
+    if known and known.is_file() and event in ("promoted", "refused"):
+        data |= json.loads(known.read_bytes())
+    try:
+        if config.webhook:
+            notify.webhook(config.webhook, message_id=message_id, event=f"night.{event}", data=data, at=utc_now())
+    except StageError as error:
+        complain(error)
+    try:
+        if config.mail_to:
+            subject = f"{config.name} {night.number if night else ''}: {event}".replace(" :", ":")
+            notify.mail(
+                to=config.mail_to,
+                sender=config.mail_from,
+                subject=subject,
+                text=line + "\n",
+                attachment=page,
+                message_id=message_id,
+            )
+    except StageError as error:
+        complain(error)
+
+
+def complain(error: Exception) -> None:
+    """A message that did not go out ends no night."""
+    print(f"nightly: not told: {error}", file=sys.stderr, flush=True)

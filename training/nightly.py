@@ -1,0 +1,299 @@
+"""One night of the loop, for cron: new labels → export → SFT → reward model → PPO → evaluation → gate → promotion → next batch.
+
+Waits for enough new labels: with too few it says so in a line and ends well, having changed nothing. One run at a time, by a lock
+that no dead process holds. Killed at any moment, the same command goes on with the step that it was in; a step that fails is
+tried again by the next run, and given up with the whole night after `tries`. Whatever fails, the policy that served goes on serving.
+Talks to the web half by HTTP alone (HEED_URL, HEED_TOKEN).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from training import night_report, night_steps
+from training.children import OutOfTime
+from training.client import HeedClient
+from training.config import option, require
+from training.contract import ContractError
+from training.errors import StageError
+from training.night_labels import last_decided, new_labels, too_few
+from training.night_state import Busy, Night, only_one
+from training.night_steps import STEPS, Waiting, Work
+
+GIB = 2**30
+DECIDED_BY = "promote"
+"""From this step's end on a night has its outcome, whatever comes of the steps behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One night of the loop: export, train, evaluate, promote or refuse, sample what is ranked next."""
+
+    out: str = option("var/nightly", help="folder of the nights, their exports, models and reports")
+    name: str = option("night", help="how models and batches are named: NAME-0007-ppo, 'NAME 7'")
+    min_rankings: int = option(200, help="new rankings that a night waits for")
+    min_demonstrations: int = option(
+        200, help="new demonstrations that a night begins with as well, and that SFT is trained anew from"
+    )
+    origins: tuple[str, ...] = option(
+        ("import", "person"), help="whose labels: person, import; simulated, ai by name only"
+    )
+    review: tuple[str, ...] = option(("accepted",), help="labels in which state of review: accepted, unreviewed")
+    base_model: str | None = option(None, help="what SFT starts from, a folder or a Hugging Face name; none: no SFT")
+    sft: str = option("paper_1.3b_sft.toml", help="settings of SFT; files that ship are found by their name alone")
+    rm: str = option(help="settings of the reward model")
+    ppo: str = option(help="settings of PPO")
+    evaluate: str | None = option(None, help="settings of the evaluation; none: its defaults")
+    choose_epoch: bool = option(True, help="choose SFT's epoch by the last reward model's score (InstructGPT, C.1)")
+    start: Literal["sft", "serving"] = option(
+        "sft",
+        help="what PPO starts from and is held to by its KL: the SFT model (the paper), or the policy that serves",
+    )
+    fixed_export: str | None = option(
+        None, help="export folder that each night's reward model is measured on as well; none: the first night's"
+    )
+    own_evaluation: tuple[str, ...] = option(
+        (), help="a command that measures the candidate too; it reads $HEED_NIGHT and writes $HEED_NIGHT_OUT (JSON)"
+    )
+    rules: str = option("gate.toml", help="rules of the gate")
+    next_prompts: int = option(200, help="prompts of the next ranking batch, the least covered first; 0: no batch")
+    next_on_refusal: bool = option(True, help="also order it when the candidate was refused: from what serves")
+    next_k: int = option(4, help="responses per prompt")
+    next_policies: int = option(2, help="policies that write them: the one that serves and those promoted before it")
+    next_temperatures: tuple[float, ...] = option((1.0,), help="sampling temperatures; the responses are dealt to them")
+    next_overlap: int = option(1, help="labelers per task")
+    next_max_new_tokens: int = option(256, help="longest response (tokens)")
+    next_server: str | None = option(None, help="sample from this OpenAI-compatible server instead of the folders")
+    hours: float | None = option(None, help="time budget of one run; what is unfinished then is gone on with next time")
+    max_gib: float | None = option(None, help="most that the folder may hold (GiB)")
+    min_free_gib: float = option(1.0, help="space that must be free on its disk before each step (GiB)")
+    tries: int = option(3, help="how often a step may fail before the night is given up")
+    notify: tuple[str, ...] = option(
+        ("promoted", "refused", "failed"), help="what is told: promoted, refused, failed, nothing"
+    )
+    webhook: str | None = option(None, help="address that is told, signed with HEED_WEBHOOK_SECRET")
+    mail_to: tuple[str, ...] = option((), help="e-mail addresses that are told, with the report, by SMTP_URL")
+    mail_from: str = option("heed@localhost", help="sender of these e-mails")
+    publish_to: str | None = option(
+        None, help="fsspec URL below which models are copied, where the web half and its policy server find them"
+    )
+    launch: tuple[str, ...] = option(
+        (), help="what starts sft, rm and ppo, as accelerate launch … -m training; none: python -m training"
+    )
+    stage: tuple[str, ...] = option((), help="what starts the other stages; none: python -m training")
+    seed: int = option(0, help="seed of the first night; each night has the next one")
+    dry_run: bool = option(False, help="say what would be done, and do nothing")
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that cannot work."""
+        require(bool(self.name) and "/" not in self.name and len(self.name) <= 80, "name", "1 to 80 characters, no /")
+        for name in ("min_rankings", "min_demonstrations", "next_k", "next_policies", "next_overlap", "tries"):
+            require(getattr(self, name) > 0, name, "must be positive")
+        require(self.next_prompts >= 0, "next_prompts", "must not be negative")
+        require(0 < len(self.next_temperatures) <= self.next_k, "next_temperatures", "from 1 to next_k of them")
+        require(all(0 < each <= 5 for each in self.next_temperatures), "next_temperatures", "above 0, at most 5")
+        require(self.hours is None or self.hours > 0, "hours", "must be positive")
+        require(self.max_gib is None or self.max_gib > 0, "max_gib", "must be positive")
+        require(self.min_free_gib >= 0, "min_free_gib", "must not be negative")
+        wrong = set(self.notify) - {"promoted", "refused", "failed", "nothing"}
+        require(not wrong, "notify", f"unknown: {', '.join(sorted(wrong))}")
+        require(bool(self.origins) and bool(self.review), "origins", "name some; review too")
+
+    @property
+    def query(self) -> dict[str, Any]:
+        """What the night's exports select."""
+        return {"origins": list(self.origins), "review": list(self.review)}
+
+
+def run(config: Config) -> None:
+    """One night, or what is left of one. Raises StageError when a step fails or a budget is spent."""
+    root = Path(config.out)
+    with HeedClient.from_environment() as client:
+        if config.dry_run:
+            print(plan(config, client, root))
+            return
+        night_steps.check_settings(config)
+        try:
+            with only_one(root) as held:
+                night = unfinished(root)
+                if night is None:
+                    labels = client.count_labels(config.query)
+                    if problem := too_few(config, root, labels):
+                        print(problem)
+                        night_report.tell(config, "nothing", problem)
+                        return
+                    night = Night.begin(root, next_number(config, client, root), **beginning(client))
+                else:
+                    say(f"night {night.number} goes on")
+                until = None if config.hours is None else time.monotonic() + config.hours * 3600
+                carry_out(Work(config, client, night, root, until, held))
+        except (Busy, Waiting) as reason:
+            print(reason)
+
+
+def unfinished(root: Path) -> Night | None:
+    """The night that is to go on."""
+    nights = Night.all(root) if root.is_dir() else []
+    return nights[-1] if nights and nights[-1].outcome is None else None
+
+
+def next_number(config: Config, client: HeedClient, root: Path) -> int:
+    """One more than the last night, here or, by the names of its models, in the registry."""
+    here = max((night.number for night in Night.all(root)), default=0)
+    for model in client.models():  # newest first
+        head, _, tail = model["name"].removeprefix(f"{config.name}-").partition("-")
+        if model["name"].startswith(f"{config.name}-") and head.isdigit() and tail in ("sft", "rm", "ppo"):
+            return max(here, int(head)) + 1
+    return here + 1
+
+
+def beginning(client: HeedClient) -> dict[str, Any]:
+    """What a night starts from, held for all of it: the policy that serves, the SFT and reward model behind it, round 0."""
+    serving = client.serving_model()
+    promoted = client.promoted_models(10**6) if serving else []
+    found: dict[str, Any] = {"serving": serving, "round0": promoted[-1] if promoted else None, "sft": None, "rm": None}
+    model = client.model(serving["name"]) if serving else None
+    while model and found["sft"] is None:
+        parents = model["manifest"]["parents"]
+        if found["rm"] is None and "rm" in parents:
+            found["rm"] = client.model(parents["rm"]["name"])
+        if model["stage"] == "sft":
+            found["sft"] = model
+        parent = parents.get("policy") or parents.get("sft")
+        model = client.model(parent["name"]) if parent else None
+    return {"start": {role: night_steps.named(model) for role, model in found.items()}}
+
+
+# ---- one night ------------------------------------------------------------------------------------------------------
+
+
+def carry_out(work: Work) -> None:
+    """The steps that are not done yet, in order; then the report, and whom it concerns is told."""
+    night = work.night
+    try:
+        for number, (name, step) in enumerate(STEPS, start=1):
+            if (done := night.output(name)) is not None:
+                night_steps.verify(work, name, done)
+                continue
+            check_budgets(work, name)
+            say(f"night {night.number}: {name} ({number} of {len(STEPS)}{remaining(work, number)})")
+            began = time.monotonic()
+            try:
+                output = step(work)
+            finally:
+                total = night.spent(name, time.monotonic() - began)
+            night.finish(name, output, total)
+    except OutOfTime as reason:
+        night.save()
+        raise StageError(f"night {night.number}: {name}: {reason}") from None
+    except Waiting:
+        night.save()
+        raise
+    except (StageError, ContractError, OSError) as error:
+        failed(work, name, error)
+    night.end(work.done(DECIDED_BY)["outcome"])
+    line = night_report.finish(work)
+    print(line)
+
+
+def check_budgets(work: Work, step: str) -> None:
+    """Raise StageError when time or disk is spent. Nothing is lost: the next run goes on here."""
+    config, where = work.config, f"night {work.night.number}: stopped before {step}"
+    if work.until is not None and time.monotonic() >= work.until:
+        raise OutOfTime(f"stopped before it: the time budget of {config.hours:g} hours is spent")
+    free = shutil.disk_usage(work.root).free / GIB
+    if free < config.min_free_gib:
+        raise Stopped(
+            f"{where}: {free:.2f} GiB are free at {work.root}, fewer than min_free_gib {config.min_free_gib:g}"
+        )
+    used = size_of(work.root) / GIB
+    if config.max_gib is not None and used > config.max_gib:
+        raise Stopped(f"{where}: {work.root} holds {used:.2f} GiB, more than max_gib {config.max_gib:g}")
+
+
+class Stopped(StageError):
+    """A budget is spent."""
+
+
+def size_of(root: Path) -> int:
+    """Bytes below a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in root.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def remaining(work: Work, number: int) -> str:
+    """About how long this step and those behind it take, by the last night that did them."""
+    last = last_decided(work.root)
+    known = [last.seconds(name) for name, _step in STEPS[number - 1 :]] if last else []
+    if not known or any(seconds is None for seconds in known):
+        return ""
+    minutes = round(sum(filter(None, known)) / 60)
+    return f"; about {minutes // 60} h {minutes % 60} min to go" if minutes else "; less than a minute to go"
+
+
+def failed(work: Work, step: str, error: Exception) -> None:
+    """Note it, tell whom it concerns, and raise StageError; return only where a decided night is to end in spite of it."""
+    night, reason = work.night, str(error)
+    if isinstance(error, Stopped):
+        night.save()
+        raise error
+    is_new = not night.state["failures"] or night.state["failures"][-1]["reason"] != reason
+    times = night.fail(step, reason)
+    is_over = times >= work.config.tries or isinstance(error, night_steps.Damaged)
+    what = f"night {night.number}: {step} failed: {reason}"
+    if is_new or is_over:
+        night_report.tell(work.config, "failed", what, work)
+    if is_over and night.output(DECIDED_BY) is not None:
+        print(f"{what}; left at that", file=sys.stderr)
+        return
+    if is_over:
+        night.end("failed")
+    raise StageError(f"{what}; " + ("the night is given up" if is_over else "the next run tries again")) from error
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    print(f"nightly: {message}", file=sys.stderr, flush=True)
+
+
+# ---- the dry run ----------------------------------------------------------------------------------------------------
+
+
+def plan(config: Config, client: HeedClient, root: Path) -> str:
+    """What a run would do now, as text; nothing is written, here or there."""
+    night_steps.check_settings(config)
+    night, labels = unfinished(root), client.count_labels(config.query)
+    new, problem = new_labels(root, labels), too_few(config, root, labels)
+    start = night.state["start"] if night else beginning(client)["start"]
+    begun = [f"night {night.number} would go on; done: {', '.join(night.state['steps']) or 'nothing'}"] if night else []
+    names = {role: model["name"] if model else "none" for role, model in start.items()}
+    will_sft = night_steps.wants_sft(config, start, new)
+    free = shutil.disk_usage(root if root.is_dir() else Path.cwd()).free / GIB
+    batch = f"{config.next_prompts} prompts × {config.next_k} responses of {config.next_policies} policies"
+    rows = [
+        ("labels", ", ".join(f"{count} {kind} ({new[kind]:+d})" for kind, count in labels.items())),
+        ("export", f"{', '.join(config.origins)}; {', '.join(config.review)}"),
+        ("SFT", f"anew from {config.base_model}" if will_sft else f"as it is: {names['sft']}"),
+        ("reward model", f"all rounds' rankings, each once, by {config.rm}"),
+        ("PPO", f"from {'the new SFT' if will_sft else names[night_steps.start_role(config, start)]} by {config.ppo}"),
+        ("gate", f"{config.rules}, against {names['serving']}"),
+        ("next batch", f"{batch}, the least covered first" if config.next_prompts else "none"),
+        ("time", f"{config.hours:g} hours a run" if config.hours else "no budget"),
+        (
+            "disk",
+            f"{size_of(root) / GIB if root.is_dir() else 0:.2f} GiB used of {config.max_gib or 'any'}, {free:.1f} GiB free",
+        ),
+    ]
+    width = max(len(name) for name, _value in rows)
+    head = problem or "this would be done; nothing was written."
+    return "\n".join(["nightly: " + head, *begun, *(f"  {name:<{width}}  {value}" for name, value in rows)])
