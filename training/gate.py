@@ -13,6 +13,8 @@ With `minus = "…"` the figure there is subtracted first: what got worse since.
     evaluations.NAME.…        what was measured of it: the newest evaluation of each name
     serving.…                 the same (model, parents, evaluations) of the policy that serves now
 
+A table given as a list of rows is entered by what its rows are called: their `figure`, `task`, `model` or `name`.
+
 A figure that is missing, no number, or not finite fails its rule.
 """
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RULES = Path(__file__).with_name("configs") / "gate.toml"
 MISSING: Any = object()
+ROW_NAMES = ("figure", "task", "model", "name")
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ def _find(tree: Any, parts: list[str]) -> list[tuple[tuple[str, ...], Any]]:
     """
     if not parts:
         return [((), tree)]
+    tree = _by_name(tree)
     if not isinstance(tree, Mapping):
         return [((), MISSING)]
     if parts[0] == "*":
@@ -195,3 +199,14 @@ def _find(tree: Any, parts: list[str]) -> list[tuple[tuple[str, ...], Any]]:
     readings = [_find(tree[name], parts[end:]) for end, name in enumerate(ways, 1) if name in tree]
     whole = [reading for reading in readings if all(value is not MISSING for _names, value in reading)]
     return (whole or readings or [[((), MISSING)]])[0]
+
+
+def _by_name(tree: Any) -> Any:
+    """A list of rows as rows by name; anything else, and rows without names of their own, as they are."""
+    if not isinstance(tree, list) or not all(isinstance(row, Mapping) for row in tree):
+        return tree
+    for column in ROW_NAMES:
+        names = [row.get(column) for row in tree]
+        if all(isinstance(name, str) for name in names) and len(set(names)) == len(names):
+            return dict(zip(names, tree, strict=True))
+    return tree

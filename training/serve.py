@@ -1,30 +1,33 @@
-"""Serve the promoted policy to people: `transformers serve` under a watch that follows promotions.
+"""Serve policies to people at one address, and follow promotions without losing a request.
 
-Which model: --model, else what the web half says is promoted (HEED_URL, HEED_TOKEN), else --pointer, a file that names a
-folder. While there is none yet, it waits. The model chosen last is remembered beside --state, so a restart serves at once
-even when the web half is down. A new policy that does not come up is given up for the one before it.
+Which one: --model, or several with --models, else what the web half says is promoted (HEED_URL, HEED_TOKEN), else --pointer,
+a file that names a folder. While there is none yet, it waits. The model chosen last is remembered beside --state, so a restart
+serves at once even when the web half is down.
+
+The public port is a small proxy's (`front.py`); each policy has an engine behind it (`engines.py`). A new policy is started beside
+the old one, checked, and takes its place in one step; requests under way end on the old one, which is stopped then. A new policy
+that does not come up changes nothing. Two policies are in memory meanwhile; --stop-first has one at a time, and requests
+wait for it.
 
 `transformers serve` is for chat, not for sampling to label: it ignores `n`, so `python -m training sample` never uses it.
 """
 
-import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import httpx
-
 from training.client import ClientError, HeedClient
 from training.config import option, require
 from training.contract import ContractError, read_model_manifest, write_atomically
+from training.engines import Engine, Kind, vllm
 from training.errors import StageError
+from training.front import Front
 
 
 @dataclass(frozen=True)
@@ -32,23 +35,33 @@ class Config:
     """Serve the promoted policy to people over an OpenAI-compatible API; follows promotions until stopped."""
 
     model: str | None = option(None, help="serve this model folder and follow nothing")
+    models: tuple[str, ...] = option(
+        (), help="serve these model folders, each under its own name, the first where none is named; follow nothing"
+    )
     pointer: str | None = option(
         None, help="file that holds the path of the model folder; asked when HEED_URL is not set"
     )
-    host: str = option("127.0.0.1", help="address to listen on; keep it local, transformers serve knows no keys")
+    engine: Kind = option("transformers", help="what runs a model: transformers (transformers serve) or vllm")
+    engine_args: str = option("", help="more arguments for the engine, e.g. '--gpu-memory-utilization 0.45'")
+    stop_first: bool = option(
+        False, help="stop the old policy before the new one starts, where memory holds one; requests wait meanwhile"
+    )
+    host: str = option("127.0.0.1", help="address to listen on; keep it local, there are no keys here")
     port: int = option(8001, help="port to listen on (the web half has 8000)")
     state: str = option("var/serve.json", help="file that remembers the model served last")
     poll_seconds: float = option(5.0, help="seconds between looks for a new promotion")
     start_seconds: float = option(180.0, help="seconds within which a model must be up")
+    drain_seconds: float = option(300.0, help="seconds that a replaced policy may take to end its answers")
     threads: int = option(1, help="CPU threads; 1 is fastest for tiny models (45 → 835 tokens/s on two cores)")
-    device: str = option("auto", help="cpu, cuda, or auto")
+    device: str = option("auto", help="cpu, cuda, or auto (transformers)")
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
         require(0 < self.port < 65536, "port", "must be from 1 to 65535")
-        require(self.poll_seconds > 0, "poll_seconds", "must be positive")
-        require(self.start_seconds > 0, "start_seconds", "must be positive")
+        for name in ("poll_seconds", "start_seconds", "drain_seconds"):
+            require(getattr(self, name) > 0, name, "must be positive")
         require(self.threads > 0, "threads", "must be positive")
+        require(not (self.model and self.models), "models", "give model or models")
 
 
 def run(config: Config) -> None:
@@ -56,13 +69,15 @@ def run(config: Config) -> None:
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    watch = Watch(config, Chooser(config))
+    chooser = Chooser(config)
+    chooser.check()
+    watch = Watch(config, chooser, Front(config.host, config.port))
     try:
         while not stop.is_set:
             watch.step()
             stop.wait(config.poll_seconds if watch.is_up else min(1.0, config.poll_seconds))
     finally:
-        watch.server.stop()
+        watch.stop()
 
 
 class Stop:
@@ -81,22 +96,32 @@ class Stop:
 
 
 class Chooser:
-    """Which folder should be served now."""
+    """Which folders should be served now."""
 
     def __init__(self, config: Config):
         self.config = config
 
-    def folder(self) -> Path | None:
-        """The promoted model's folder; the one remembered when nobody can be asked; None when there is none yet."""
-        if self.config.model:
-            return Path(self.config.model)
+    def check(self) -> None:
+        """Raise StageError when nothing says what to serve, or the engine is not here."""
+        config = self.config
+        if not (config.model or config.models or config.pointer or os.environ.get("HEED_URL")):
+            raise StageError("nothing says what to serve: set HEED_URL and HEED_TOKEN, or give --model or --pointer")
+        if config.engine == "vllm":
+            vllm()
+        names = [read_model_manifest(folder, verify=False).name for folder in config.models]
+        if len(set(names)) < len(names):
+            raise StageError(f"models: two folders have one name: {', '.join(sorted(names))}")
+
+    def folders(self) -> list[Path]:
+        """The folders named; the promoted model's, or the one remembered when nobody can be asked; none when there is none yet."""
+        if self.config.models or self.config.model:
+            return [Path(folder) for folder in self.config.models or (self.config.model or "",)]
         if os.environ.get("HEED_URL"):
-            return self._promoted()
-        if self.config.pointer:
-            with suppress(FileNotFoundError):
-                return Path(Path(self.config.pointer).read_text().strip())
-            return None
-        raise StageError("nothing says what to serve: set HEED_URL and HEED_TOKEN, or give --model or --pointer")
+            found = self._promoted()
+            return [found] if found else []
+        with suppress(FileNotFoundError):
+            return [Path(Path(self.config.pointer or "").read_text().strip())]
+        return []
 
     def _promoted(self) -> Path | None:
         """What the web half says; asked once per look, as the loop itself is the retry and must notice a signal."""
@@ -130,123 +155,110 @@ class Refusal:
 
     @classmethod
     def after(cls, last: "Refusal | None") -> "Refusal":
-        """The next refusal; each try at a broken model costs the time in which the old one is down."""
+        """The next refusal; each try at a broken model takes memory and processors from the one that serves."""
         seconds = min(last.seconds * 2, 3600.0) if last else 60.0
         return cls(time.monotonic() + seconds, seconds)
 
 
 class Watch:
-    """Keeps the wanted model up: starts, restarts, changes over, and falls back."""
+    """Keeps the wanted models up: starts, restarts, changes over, and stays with what there is when it cannot."""
 
-    def __init__(self, config: Config, chooser: Chooser):
-        self.config, self.chooser = config, chooser
-        self.server = Server(config)
+    def __init__(self, config: Config, chooser: Chooser, front: Front):
+        self.config, self.chooser, self.front = config, chooser, front
+        self.engines: dict[Path, Engine] = {}
         self.refused: dict[Path, Refusal] = {}
+        self.shown: list[Engine] = []
 
     @property
     def is_up(self) -> bool:
-        """True while the server answers for some model."""
-        return self.server.is_alive
+        """True while some model answers."""
+        return any(engine.is_alive for engine in self.shown)
+
+    def stop(self) -> None:
+        """Take no more requests, then end all engines."""
+        self.front.stop()
+        for engine in self.engines.values():
+            engine.stop()
 
     def step(self) -> None:
         """Look once, and do what is needed."""
-        wanted = self.chooser.folder()
-        wanted = wanted.resolve() if wanted else None
-        if wanted is None:
+        wanted = list(dict.fromkeys(folder.resolve() for folder in self.chooser.folders()))
+        if not wanted:
             say_once("no policy has been promoted yet; waiting")
-        elif self._needs_change(wanted):
-            self._change_to(wanted)
+            return
+        if up := [engine for folder in wanted if (engine := self._up(folder, wanted))]:
+            self._show(up)
+        elif not self.is_up:
+            self._fall_back()
+        self._end_retired()
 
-    def _needs_change(self, wanted: Path) -> bool:
-        if wanted == self.server.folder and self.server.is_alive:
-            return False
-        return wanted not in self.refused or time.monotonic() >= self.refused[wanted].until
-
-    def _change_to(self, wanted: Path) -> None:
-        previous = self.server.folder or self.chooser.remembered()
-        try:
-            self.server.start(wanted)
-        except (StageError, ContractError) as error:
-            self.refused[wanted] = Refusal.after(self.refused.get(wanted))
-            say(f"{wanted} cannot be served: {error}")
-            if previous is None or previous == wanted or self.server.is_alive:
-                return
-            with suppress(StageError, ContractError):
-                self.server.start(previous)
-                say(f"serving {previous} instead")
-        else:
-            self.refused.pop(wanted, None)
-            self.chooser.remember(wanted)
-            say(f"serving {wanted} on http://{self.config.host}:{self.config.port}")
-
-
-class Server:
-    """One `transformers serve` process, pinned to one folder, that dies with us."""
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.folder: Path | None = None
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        """True while the process runs."""
-        return self.process is not None and self.process.poll() is None
-
-    def start(self, folder: Path) -> None:
-        """Serve `folder`, in place of what is served now. The folder is checked before the old server is stopped."""
-        manifest = read_model_manifest(folder)
-        if manifest.stage == "rm":
-            raise StageError("a reward model writes no text")
-        self.stop()
-        self.folder = folder
-        self.process = subprocess.Popen(self._command(folder), env=self._environment(), preexec_fn=_die_with_parent)
-        self._wait_until_up()
-
-    def stop(self) -> None:
-        """End the process, by force if it lingers."""
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
+    def _up(self, folder: Path, wanted: list[Path]) -> Engine | None:
+        """The engine of a folder, started if need be; None when it does not come up, or did not lately."""
+        engine = self.engines.get(folder)
+        if engine and engine.is_alive:
+            return engine
+        if folder in self.refused and time.monotonic() < self.refused[folder].until:
+            return None
+        with ExitStack() as stack:
             try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.process, self.folder = None, None
+                engine = Engine(self.config, folder)
+                if self.config.stop_first or not self.is_up:
+                    stack.enter_context(self.front.changing())
+                    self._stop_others(wanted)
+                engine.start()
+            except (StageError, ContractError) as error:
+                self.refused[folder] = Refusal.after(self.refused.get(folder))
+                names = ", ".join(str(one.folder) for one in self.shown if one.is_alive)
+                say(f"{folder} cannot be served: {error}" + (f"; serving {names} instead" if names else ""))
+                return None
+            self.engines[folder] = engine
+            self.refused.pop(folder, None)
+            if not self.is_up:
+                self._show([engine])  # what waits need not wait longer
+        return engine
 
-    def _command(self, folder: Path) -> list[str]:
-        """Pinned to the folder: requests that name another model are refused, which is the whitelist."""
-        config = self.config
-        program = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
-        address = ["--host", config.host, "--port", str(config.port), "--device", config.device]
-        return [*program, *address, "--log-level", "error"]
+    def _show(self, engines: list[Engine]) -> None:
+        """Let new requests go to these; those shown before end their answers and are stopped then."""
+        if engines == self.shown:
+            return
+        for old in self.shown:
+            old.retired_at = time.monotonic()
+        for engine in engines:
+            engine.retired_at = None
+        self.front.show([engine.served for engine in engines])
+        self.shown = engines
+        if not (self.config.model or self.config.models):
+            self.chooser.remember(engines[0].folder)
+        say(f"serving {', '.join(str(engine.folder) for engine in engines)} on {self.front.address}")
 
-    def _environment(self) -> dict[str, str]:
-        threads = str(self.config.threads)
-        cache = Path(self.config.state).with_name("serve-hub-cache").resolve()
-        cache.mkdir(parents=True, exist_ok=True)  # GET /v1/models answers 500 where there is no cache folder
-        offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **offline}
+    def _fall_back(self) -> None:
+        """Nothing answers and nothing that is wanted comes up: serve what was up last."""
+        previous = self.chooser.remembered()
+        if previous and (engine := self._up(previous.resolve(), [previous.resolve()])):
+            say(f"serving {previous} instead")
+            self._show([engine])
+        else:
+            self.front.show([])
 
-    def _wait_until_up(self) -> None:
-        deadline = time.monotonic() + self.config.start_seconds
-        url = f"http://{self.config.host}:{self.config.port}/health"
-        while time.monotonic() < deadline:
-            if not self.is_alive:
-                status = self.process.returncode if self.process else None
-                raise StageError(f"transformers serve ended with status {status} before it was up")
-            with suppress(httpx.TransportError):
-                if httpx.get(url, timeout=2, trust_env=False).is_success and self.is_alive:
-                    return
-            time.sleep(0.2)
-        self.stop()
-        raise StageError(f"transformers serve was not up within {self.config.start_seconds:.0f} s")
+    def _stop_others(self, wanted: list[Path]) -> None:
+        """Make room: end what is not wanted any more, its answers first; new requests wait."""
+        self.front.show([one.served for one in self.shown if one.folder in wanted and one.is_alive])
+        for engine in [one for one in self.engines.values() if one.folder not in wanted]:
+            deadline = time.monotonic() + self.config.drain_seconds
+            while engine.served.in_flight and engine.is_alive and time.monotonic() < deadline:
+                time.sleep(0.05)
+            engine.stop()
 
-
-def _die_with_parent() -> None:
-    """Have the kernel end the child when we are killed, so that no orphan holds the port (Linux)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 = PR_SET_PDEATHSIG
+    def _end_retired(self) -> None:
+        """Stop what was replaced and has ended its answers, or took too long to."""
+        now = time.monotonic()
+        for folder, engine in list(self.engines.items()):
+            if engine in self.shown:
+                continue
+            is_late = engine.retired_at is not None and now - engine.retired_at > self.config.drain_seconds
+            if is_late or not engine.served.in_flight:
+                engine.stop()
+                del self.engines[folder]
 
 
 _said: str | None = None

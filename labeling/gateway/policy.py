@@ -3,8 +3,8 @@
 It is always asked for a stream, also where the client wants the answer whole: so a server that hangs is noticed between two
 pieces, and an answer that nobody waits for any more is cancelled (`transformers serve` cancels streams alone).
 
-As long as a client has not got a piece, asking again does no harm. So while a policy server that was up a moment ago restarts, as
-it does when another policy is promoted, requests wait for it instead of failing.
+As long as a client has not got a piece, asking again does no harm. So while a policy server that was up a moment ago restarts, requests
+wait for it instead of failing. A promotion needs no restart: `python -m training serve` changes over behind its one address.
 """
 
 import asyncio
@@ -184,6 +184,9 @@ class PolicyServer:
             raise _too_slow("did not begin to answer") from None
         except httpx.TransportError:
             raise TryAgain(GatewayError(502, "policy_cut", "The policy server broke off.")) from None
+        if response.status_code == 503:  # `python -m training serve` while no policy is up
+            message = "No policy is up just now. Try again."
+            raise TryAgain(GatewayError(503, "policy_unavailable", message, retry_after_seconds=10))
         raise _refused(response, serving)
 
     async def _check(self, said: Any, asked: Asked, serving: str) -> str:
@@ -207,7 +210,7 @@ class PolicyServer:
 
 
 def _body(asked: Asked, serving: str) -> dict[str, Any]:
-    """What the policy server is told. A policy's few-shot prefix, once policies have one, goes before these messages."""
+    """What the policy server is told. A few-shot prefix is added behind it, where it is known which policy answers."""
     text = {"messages": asked.messages} if asked.is_chat else {"prompt": asked.messages[0]["content"]}
     model = {"model": settings.POLICY_MODEL.replace("{name}", serving)} if settings.POLICY_MODEL else {}
     # n is left out (`transformers serve` ignores it: the gateway asks n times), and so is stop, which is held to here: the same

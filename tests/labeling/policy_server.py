@@ -1,6 +1,10 @@
-"""A policy server to test against: it answers by a script, over HTTP, as `transformers serve` and vLLM do."""
+"""A policy server to test against: it answers by a script, over HTTP, as `transformers serve` and vLLM do.
+
+`python -m tests.labeling.policy_server PORT MODEL` is one as a process of its own, in the place of an engine.
+"""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +20,11 @@ class Cut(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     """One request: the script's texts are pieces, dicts are events as they stand, an int is a status, Cut breaks off."""
+
+    def do_GET(self) -> None:
+        """/health."""
+        self.send_response(200)
+        self.end_headers()
 
     def do_POST(self) -> None:
         policy: StubPolicy = self.server.policy
@@ -80,14 +89,14 @@ class Server(ThreadingHTTPServer):
 class StubPolicy:
     """The server and what it saw. `script(body)` yields the steps of an answer; `model` is what it calls itself."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, port: int = 0) -> None:
         self.model = model
         self.script: Script = lambda body: ["Hel", "lo.", END]
         self.asked: list[tuple[str, dict]] = []
         self.active = self.most_active = 0
         self.lock = threading.Lock()
         self.cancelled = threading.Semaphore(0)
-        self._port = 0
+        self._port = port
         self.start()
 
     def start(self) -> None:
@@ -117,3 +126,23 @@ def endless(body: dict) -> Iterable[Any]:
     while True:
         yield "and "
         time.sleep(0.01)
+
+
+def main(port: str, model: str) -> None:
+    """Answer with a few words, slowly enough that a change of policies finds answers under way; broken if the model is named so."""
+    policy = StubPolicy(model, int(port))
+
+    def answer(body: dict) -> Iterable[Any]:
+        if "broken" in model:
+            yield 500
+        for words in ("I am ", model.rsplit("/")[-1]):
+            yield words
+            time.sleep(0.015)
+        yield END
+
+    policy.script = answer
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -23,6 +23,10 @@ FIGURES = {
         "people, v1.2": {"win_rate": {"low": 0.52}},
         "people": {"by_use_case": {"story": {"low": 0.6}, "open_qa": {"low": 0.4}, "chat": {}}},
         "none": {"by_use_case": {}},
+        "task": {
+            "tax": [{"task": "a", "difference": 0.01}, {"task": "b.c", "difference": -0.1}],
+            "twice": [{"task": "a"}] * 2,
+        },
     },
     "serving": {"by_use_case": {"story": {"low": 0.55}, "open_qa": {"low": 0.5}, "chat": {"low": 0.1}}},
 }
@@ -45,6 +49,7 @@ def verdict_of(**fields):
         ({"figure": "model.lm_loss_after", "minus": "model.lm_loss_before", "ceiling": 0.25}, 0.25, True),
         ({"figure": "model.lm_loss_after", "minus": "model.lm_loss_before", "ceiling": 0.2}, 0.25, False),
         ({"figure": "evaluations.people, v1.2.win_rate.low", "floor": 0.5}, 0.52, True),
+        ({"figure": "evaluations.task.tax.b.c.difference", "floor": -0.05}, -0.1, False),
     ],
 )
 def test_a_rule_by_hand(fields, value, holds):
@@ -59,6 +64,7 @@ def test_a_rule_by_hand(fields, value, holds):
         ("model.nan", "not finite (nan)"), ("model.inf", "not finite (inf)"), ("model.gone", "no figure at model.gone"),
         ("nothing.at.all", "no figure"), ("model", "no number"), ("model.text", "no number"), ("model.text.deeper", "no figure"),
         ("parents.rm.is_merged", "no number"), ("evaluations.none.by_use_case.*.low", "no figure"),
+        ("evaluations.task.twice.*.difference", "no figure"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("bound", [{"floor": -1e300}, {"ceiling": 1e300}])
@@ -76,6 +82,8 @@ def test_a_star_holds_the_rule_against_every_name_and_a_name_without_the_figure_
     verdicts = check(FIGURES, [Rule("wins", "evaluations.people.by_use_case.*.low", floor=0.5)])
     assert {v.name: v.holds for v in verdicts} == {"wins, chat": False, "wins, open_qa": False, "wins, story": True}
     assert "no figure at evaluations.people.by_use_case.chat.low" in verdicts[0].reason
+    tax = check(FIGURES, [Rule("tax", "evaluations.task.tax.*.difference", floor=-0.05)])
+    assert {v.name: v.holds for v in tax} == {"tax, a": True, "tax, b.c": False}
     since = Rule("since", "evaluations.people.by_use_case.*.low", minus="serving.by_use_case.*.low", floor=0.0)
     assert [v.value and round(v.value, 9) for v in check(FIGURES, [since])] == [None, -0.1, 0.05]
 

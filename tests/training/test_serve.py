@@ -14,7 +14,10 @@ import pytest
 
 from tests.training.test_client import free_port, serve  # noqa: F401 a fixture
 from tests.training.test_sample import models  # noqa: F401 a fixture
+from training import engines
 from training.contract import hash_file, read_model_manifest, write_model_manifest
+from training.errors import StageError
+from training.serve import Chooser, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,7 +79,8 @@ def test_it_follows_promotions_and_survives_kills(serve, models, tmp_path):  # n
 
         promoted["model"] = as_registered(models / "old")
         wait_for(lambda: served(port) == str(models / "old"))
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()["data"] == []
+        listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).json()["data"]
+        assert [one["id"] for one in listed] == ["old"]
         foreign = {"model": "/etc", "messages": [{"role": "user", "content": "x"}]}
         assert (
             httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=foreign, trust_env=False).status_code == 400
@@ -114,3 +118,19 @@ def test_it_says_when_nothing_tells_it_what_to_serve(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert "nothing says what to serve" in result.stderr
+
+
+def test_an_engines_command_line(tmp_path, monkeypatch):
+    settings = {"model": "m", "engine_args": "--gpu-memory-utilization 0.45 --chat-template 'a b'"}
+    program = tmp_path / "vllm"
+    program.write_text("")
+    monkeypatch.setattr(engines.shutil, "which", lambda name: str(program))
+    made = engines.command(Config(engine="vllm", **settings), Path("/models/ppo-1"), "ppo-1", 9000)
+    address = ["--host", "127.0.0.1", "--port", "9000"]
+    more = ["--gpu-memory-utilization", "0.45", "--chat-template", "a b"]
+    assert made == [str(program), "serve", "/models/ppo-1", *address, "--served-model-name", "ppo-1", *more]
+    made = engines.command(Config(device="cpu", **settings), Path("/models/ppo-1"), "ppo-1", 9000)
+    assert made[3:] == ["serve", "/models/ppo-1", *address, "--device", "cpu", "--log-level", "error", *more]
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    with pytest.raises(StageError, match="vllm is not installed"):
+        Chooser(Config(engine="vllm", model="m")).check()
