@@ -69,6 +69,7 @@ urlpatterns = [
     path("tasks/<uuid:task_uuid>/skip", tasks.skip, name="task_skip"),
     path("tasks/<uuid:task_uuid>/release", tasks.release, name="task_release"),
     path("tasks/<uuid:task_uuid>/question", questions.task_question, name="task_question"),
+    path("languages/", people.own_languages, name="own_languages"),
     path("questions/", questions.questions, name="questions"),
     path("questions/ask/", questions.question_ask, name="question_ask"),
     path("questions/<uuid:question_uuid>/", questions.question, name="question"),

@@ -9,8 +9,8 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext as _
 
-from labeling import locks
-from labeling.actions import batch_rows, evaluations
+from labeling import languages, locks
+from labeling.actions import batch_rows, evaluations, people
 from labeling.actions.instructions import ensure_evaluation
 from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Group, Intake, Kind, LabelSchema, ModelVersion, Prompt, Split, Task, User
@@ -33,6 +33,8 @@ class Order:
     k: int | None = None
     overlap: int = 1
     group: str = ""
+    language: str = ""
+    skills: tuple[str, ...] = ()
     split: str = ""
     use_case: str = ""
     source: str = ""
@@ -54,7 +56,7 @@ class Order:
         query = {name: value for name, value in vars(self).items() if value not in ("", (), None, False)}
         if not self.is_evaluation:
             del query["purpose"]  # an order from before there were others stays the same order
-        for name in ("model_names", "must_include"):
+        for name in ("model_names", "must_include", "skills"):
             if name in query:
                 query[name] = list(query[name])
         if self.prompt_ids:
@@ -74,6 +76,8 @@ def create_batch(
     k: int | None = None,
     overlap: int = 1,
     group: str = "",
+    language: str = "",
+    skills: Iterable[str] = (),
     split: str = "",
     use_case: str = "",
     source: str = "",
@@ -89,8 +93,9 @@ def create_batch(
 ) -> Batch:
     """A batch with its tasks, their responses and seats. Repeated with the same order it answers with the same batch.
 
-    Prompts: all, or those with this split, use case, source, kind or these UUIDs; `only_new` leaves out prompts that
+    Prompts: all, or those with this split, use case, source, kind, language or these UUIDs; `only_new` leaves out prompts that
     have a task of this kind in another batch; `limit` takes at most so many, at random by `seed`.
+    Labelers: those of the group, or any; with a `language` only who knows it; only who has all `skills`.
     Responses (ranking): K of each prompt's responses by the named models, or by all models (never by people), distinct
     texts first, then distinct models, then by `seed`; every task holds one of each model in `must_include`. A prompt
     with fewer than K responses, fewer than two distinct texts or without such a model is left out and counted in
@@ -113,6 +118,8 @@ def create_batch(
             k=k,
             overlap=overlap,
             group=group,
+            language=language,
+            skills=people.skill_names(skills),
             split=split,
             use_case=use_case,
             source=source,
@@ -141,6 +148,8 @@ def create_batch(
             responses_per_task=order.k,
             overlap=order.overlap,
             group=order.group,
+            language=order.language,
+            skills=list(order.skills),
             priority=order.priority,
             query=order.as_query(),
             created_by=by,
@@ -172,8 +181,19 @@ def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
 
 
 @transaction.atomic
-def edit(*, batch: Batch, instructions: str, priority: int, gold_percent: int | None = None, by: User | None) -> Batch:
-    """Change the instructions shown beside every task, the priority of its seats, the rate of gold tasks."""
+def edit(
+    *,
+    batch: Batch,
+    instructions: str,
+    priority: int,
+    gold_percent: int | None = None,
+    language: str | None = None,
+    skills: Iterable[str] | None = None,
+    by: User | None,
+) -> Batch:
+    """Change the instructions shown beside every task, the priority of its seats, the rate of gold tasks, and which labelers it is for
+    (not its prompts). None leaves as it is. Who holds a seat may finish, whatever is asked for now.
+    """
     _check_priority(priority)
     batch = Batch.objects.select_for_update().get(pk=batch.pk)
     batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
@@ -181,7 +201,13 @@ def edit(*, batch: Batch, instructions: str, priority: int, gold_percent: int | 
         if not 0 <= gold_percent <= MAX_GOLD_PERCENT:
             raise Invalid(f"gold_percent {gold_percent}: expected 0 to {MAX_GOLD_PERCENT}")
         batch.gold_percent = gold_percent
-    batch.save(update_fields=["instructions", "priority", "gold_percent"])
+    if language is not None:
+        if language not in ["", *languages.CODES]:
+            raise Invalid(f"language {language!r}: unknown")
+        batch.language = language
+    if skills is not None:
+        batch.skills = list(people.skill_names(skills))
+    batch.save(update_fields=["instructions", "priority", "gold_percent", "language", "skills"])
     return batch
 
 
@@ -217,6 +243,7 @@ def _check(order: Order, name: str) -> Order:
             ("model_names", "a demonstration batch has no models", _has_models(order) and order.kind != Kind.RANKING),
             ("overlap", f"1 to {MAX_OVERLAP} labelers per task", not 1 <= order.overlap <= MAX_OVERLAP),
             ("group", f"empty, any or one of {', '.join(Group.values)}", order.group not in ["", *Group.values]),
+            ("language", "unknown language", order.language not in ["", *languages.CODES]),
             ("split", f"empty or one of {', '.join(Split.values)}", order.split not in ["", *Split.values]),
             ("limit", "at least 1 prompt", order.limit is not None and order.limit < 1),
             ("source", "unknown source", order.source not in ["", *Prompt.Source.values]),
@@ -324,6 +351,7 @@ def matching_prompts(order: Order) -> QuerySet[Prompt]:
                 f"prompt_ids: prompt {other.uuid} is of the {other.split} split; an evaluation takes test prompts"
             )
     wanted = {"split": order.split, "use_case": order.use_case, "source": order.source, "kind": order.prompt_kind}
+    wanted |= {"language": order.language}
     prompts = prompts.filter(**{field: value for field, value in wanted.items() if value})
     if order.only_new:
         prompts = prompts.exclude(Exists(Task.objects.filter(prompt=OuterRef("pk"), kind=order.kind)))

@@ -363,6 +363,8 @@ def _redact_account(user: User) -> None:
         email=f"erased-{user.pk}@erased.invalid",
         name="",
         statement="",
+        languages=[],
+        skills=[],
         is_active=False,
         password=make_password(None),
         last_login=None,

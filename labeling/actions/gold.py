@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 from labeling.actions import numbers
 from labeling.errors import Conflict, Invalid
 from labeling.models import Draft, GoldAnswer, Kind, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.models.batches import is_for
 
 DICE = random.SystemRandom()  # no sequence that anybody could guess on from
 
@@ -28,7 +29,7 @@ def open_to(user: User) -> QuerySet[Task]:
     """Gold tasks that may be given to this labeler: in active batches for them, not a prompt of their own, nothing of theirs on it."""
     mine = {"task_id": OuterRef("pk"), "labeler": user}
     return (
-        Task.objects.filter(is_gold=True, batch__status="active", batch__group__in=["", user.group])
+        Task.objects.filter(is_for(user, "batch__"), is_gold=True, batch__status="active")
         .exclude(prompt__author__user=user)
         .filter(~Exists(Submission.objects.filter(**mine)), ~Exists(Skip.objects.filter(**mine)))
         .filter(~Exists(Slot.objects.filter(**mine)))

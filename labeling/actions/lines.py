@@ -43,7 +43,8 @@ SELECT b.id, coalesce(m.turn, 0), coalesce(m.seat, 0), coalesce(m.slot, 0), r.id
   LEFT JOIN LATERAL (SELECT s.id FROM labeling_slot s
       WHERE {LAID_OUT.format(batch="b.id", seat="coalesce(m.seat, 0)", slot="coalesce(m.slot, 0)")}
       ORDER BY s.seat, s.id LIMIT 1) l ON true
- WHERE b.status = 'active' AND b."group" IN ('', %(group)s) AND (%(kind)s = '' OR b.kind = %(kind)s)
+ WHERE b.status = 'active' AND b."group" IN ('', %(group)s) AND (b.language = '' OR b.language = ANY(%(languages)s::varchar[]))
+   AND b.skills <@ %(skills)s::varchar[] AND (%(kind)s = '' OR b.kind = %(kind)s)
    AND (%(batch)s::bigint IS NULL OR b.id = %(batch)s) AND (r.id IS NOT NULL OR l.id IS NOT NULL)
  ORDER BY b.priority DESC, b.id
 """  # noqa: S608
@@ -119,7 +120,8 @@ def first_open(user: User, *, kind: str = "", batch_id: int | None = None) -> tu
 
     Costs one index probe for each active batch, one walk behind a bookmark, and nothing for a line in which nothing is left.
     """
-    wanted: dict[str, int | str | None] = {"labeler": user.pk, "group": user.group, "kind": kind, "batch": batch_id}
+    wanted: dict[str, object] = {"labeler": user.pk, "kind": kind, "batch": batch_id}
+    wanted |= {"group": user.group, "languages": user.languages, "skills": user.skills}
     with connection.cursor() as cursor:
         cursor.execute(LINES, wanted)
         rows = cursor.fetchall()

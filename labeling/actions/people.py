@@ -2,16 +2,19 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling import languages
 from labeling.actions import hours
-from labeling.errors import Conflict, Invalid
-from labeling.models import Decision, Invitation, Role, Screening, User, UserRole
+from labeling.errors import Conflict, Forbidden, Invalid
+from labeling.models import Batch, Decision, Invitation, Role, Screening, User, UserRole
 
 SESSION_KEY = "invitation"
+SKILL_MAX_CHARS = 50
 
 
 def digest(secret: str) -> str:
@@ -133,3 +136,41 @@ def set_roles(*, user: User, roles: set[str], group: str, by: User) -> None:
             user.grant(role, by=by)
         else:
             user.withdraw(role)
+
+
+# What tasks they may be given -------------------------------------------------------------------------------------------------
+
+
+def skill_names(given: Iterable[str]) -> tuple[str, ...]:
+    """Skills as they are kept: small letters, single spaces, each once, in order. Raises Invalid for one too long or with a comma."""
+    names = sorted({" ".join(each.lower().split()) for each in given} - {""})
+    if wrong := next((name for name in names if len(name) > SKILL_MAX_CHARS or "," in name or "\x00" in name), None):
+        message = _("a skill's name has at most %(n)d characters, and no comma: %(name)r")
+        message %= {"n": SKILL_MAX_CHARS, "name": wrong[:100]}
+        raise Invalid(message, [{"place": "skills", "message": message}])
+    return tuple(names)
+
+
+def known_skills() -> list[str]:
+    """Every skill that somebody has or an open batch asks for."""
+    had = User.objects.exclude(skills=[]).values_list("skills", flat=True)
+    asked = Batch.objects.exclude(skills=[]).exclude(status=Batch.Status.CLOSED).values_list("skills", flat=True)
+    return sorted({name for names in (*had, *asked) for name in names})
+
+
+def set_languages(*, user: User, codes: Iterable[str], by: User) -> None:
+    """The languages that somebody reads and writes well, as they say themselves or an admin does. Raises Invalid, Forbidden."""
+    if by.pk != user.pk and not by.is_admin:
+        raise Forbidden(_("%(by)s is not an admin.") % {"by": by})
+    wanted = set(codes)
+    if unknown := wanted - set(languages.CODES):
+        message = _("unknown language: %(codes)s") % {"codes": ", ".join(sorted(unknown))[:100]}
+        raise Invalid(message, [{"place": "languages", "message": message}])
+    User.objects.filter(pk=user.pk).update(languages=sorted(wanted))
+
+
+def set_skills(*, user: User, skills: Iterable[str], by: User) -> None:
+    """What an admin has found that somebody can do. Raises Invalid, Forbidden."""
+    if not by.is_admin:
+        raise Forbidden(_("%(by)s is not an admin.") % {"by": by})
+    User.objects.filter(pk=user.pk).update(skills=list(skill_names(skills)))

@@ -23,6 +23,7 @@ from labeling.models import (
     Submission,
     User,
 )
+from labeling.models.batches import is_for
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _asked(user: User, batch_id: int | None) -> Q:
     evaluation's too while one is open to this labeler's group."""
     evaluations = Batch.objects.filter(purpose=Batch.Purpose.EVALUATION)
     if batch_id is None:
-        is_open = Exists(evaluations.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]))
+        is_open = Exists(evaluations.filter(is_for(user), status=Batch.Status.ACTIVE))
         return ~Q(kind=Subject.EVALUATION) | Q(is_open)
     is_one = Exists(evaluations.filter(pk=batch_id))
     return Q(kind=Subject.EVALUATION) & Q(is_one) | ~Q(kind=Subject.EVALUATION) & ~Q(is_one)

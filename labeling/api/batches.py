@@ -85,4 +85,5 @@ def _detail(batch: Batch) -> dict[str, Any]:
 
 
 def _shown(batch: Batch) -> dict[str, Any]:
-    return {name: getattr(batch, name) for name in ("id", "name", "kind", "purpose", "status", "counts", "created_at")}
+    shown = ("id", "name", "kind", "purpose", "status", "language", "skills", "counts", "created_at")
+    return {name: getattr(batch, name) for name in shown}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.db import transaction
+from django.http import Http404
 from django.urls import reverse
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -10,6 +12,7 @@ from rest_framework.response import Response
 from labeling.actions import people
 from labeling.api.base import PageQuery, StrictSerializer, Text, View, page, page_of, query_of
 from labeling.api.schema import operation
+from labeling.languages import CODES
 from labeling.models import Group, Role, User
 
 
@@ -27,10 +30,21 @@ class PersonOut(serializers.Serializer):
     email = serializers.EmailField()
     roles = serializers.ListField(child=serializers.ChoiceField(Role.choices))
     group = serializers.ChoiceField(Group.choices)
+    languages = serializers.ListField(
+        child=serializers.CharField(), help_text="What they read and write well: ISO 639."
+    )
+    skills = serializers.ListField(child=serializers.CharField())
     is_active = serializers.BooleanField()
     is_paused = serializers.BooleanField()
     is_simulated = serializers.BooleanField()
     created_at = serializers.DateTimeField()
+
+
+class PersonIn(StrictSerializer):
+    """Which batches are for them; what is absent stays as it is."""
+
+    languages = serializers.ListField(child=serializers.ChoiceField(CODES), required=False, max_length=len(CODES))
+    skills = serializers.ListField(child=Text(max_length=people.SKILL_MAX_CHARS), required=False, max_length=100)
 
 
 class Email(Text, serializers.EmailField):
@@ -70,6 +84,31 @@ class People(View):
         return page(request, rows, _shown, query)
 
 
+class OnePerson(View):
+    scopes = {"PATCH": "admin"}
+
+    @operation(
+        scope="admin", answers={200: PersonOut}, request=PersonIn, problems=(404,),
+        operation_id="set_person", summary="Somebody's languages and skills",
+        description="A batch that asks for a language, or for skills, is only for labelers who have them. Seats that are held stay.",
+    )  # fmt: skip
+    def patch(self, request: Request, pk: int) -> Response:
+        given = self.checked(PersonIn, request.data)
+        with transaction.atomic():
+            if "languages" in given:
+                people.set_languages(user=_find(pk), codes=given["languages"], by=self.person)
+            if "skills" in given:
+                people.set_skills(user=_find(pk), skills=given["skills"], by=self.person)
+        return Response(_shown(_find(pk)))
+
+
+def _find(pk: int) -> User:
+    found = User.objects.filter(pk=pk).first() if pk < 2**63 else None
+    if found is None:
+        raise Http404(f"There is no person {pk}.")
+    return found
+
+
 class Invitations(View):
     scopes = {"POST": "admin"}
     secrets = ("link",)
@@ -87,5 +126,16 @@ class Invitations(View):
 
 
 def _shown(person: User) -> dict[str, Any]:
-    same = ("id", "name", "email", "group", "is_active", "is_paused", "is_simulated", "created_at")
+    same = (
+        "id",
+        "name",
+        "email",
+        "group",
+        "languages",
+        "skills",
+        "is_active",
+        "is_paused",
+        "is_simulated",
+        "created_at",
+    )
     return {name: getattr(person, name) for name in same} | {"roles": sorted(row.role for row in person.roles.all())}

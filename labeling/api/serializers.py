@@ -3,6 +3,7 @@
 from django.conf import settings
 from rest_framework import serializers
 
+from labeling import languages
 from labeling.api.base import PageQuery, StrictSerializer
 from labeling.models import Batch, Evaluation, Kind, ModelVersion, Prompt, Split
 
@@ -69,6 +70,15 @@ class BatchIn(StrictSerializer):
     k = serializers.IntegerField(required=False, allow_null=True, min_value=2, max_value=12)
     overlap = serializers.IntegerField(required=False, min_value=1, max_value=50)
     group = serializers.ChoiceField(["training", "held_out", "any"], required=False, allow_blank=True)
+    language = serializers.ChoiceField(
+        languages.CODES, required=False, allow_blank=True, help_text="Prompts in it, for labelers who know it: ISO 639."
+    )
+    skills = serializers.ListField(
+        child=serializers.CharField(max_length=50),
+        required=False,
+        max_length=20,
+        help_text="Only for labelers who have all of them.",
+    )
     split = serializers.ChoiceField(Split.choices, required=False, allow_blank=True)
     use_case = serializers.CharField(required=False, allow_blank=True, max_length=50)
     source = serializers.ChoiceField(  # type: ignore[assignment]
@@ -92,6 +102,8 @@ class BatchOut(serializers.Serializer):
     kind = serializers.ChoiceField(Kind.choices)
     purpose = serializers.ChoiceField(Batch.Purpose.choices)
     status = serializers.CharField()
+    language = serializers.CharField(allow_blank=True)
+    skills = serializers.ListField(child=serializers.CharField())
     counts = JSONObject()
     created_at = serializers.DateTimeField()
 

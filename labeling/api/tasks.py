@@ -19,6 +19,7 @@ from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject, MessageOut
 from labeling.errors import Conflict, HeedError, Invalid, refuse
 from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, TaskResponse
+from labeling.models.batches import is_for
 
 MOST_RESPONSES = len(answers.LETTERS)
 OF_KIND = {Kind.DEMONSTRATION: {"text"}, Kind.RANKING: {"tiers", "ratings", "all_bad"}}
@@ -168,7 +169,7 @@ class NextTask(View):
 
     def _batch_id(self, name: str) -> int | None:
         """By its name, and only one that the labeler may know of: 422 for any other."""
-        batch = Batch.objects.filter(name=name, group__in=["", self.person.group]).first() if name else None
+        batch = Batch.objects.filter(is_for(self.person), name=name).first() if name else None
         if name and batch is None:
             raise Invalid(f"Unknown batch: {name[:100]}", [answers.problem("batch", "is unknown", "batch")])
         return batch.pk if batch else None

@@ -93,6 +93,7 @@ urlpatterns = [
     path("questions/", questions.Questions.as_view(), name="api_questions"),
     path("questions/<uuid:question_uuid>/answer/", questions.Answer.as_view(), name="api_question_answer"),
     path("people/", people.People.as_view(), name="api_people"),
+    path("people/<int:pk>/", people.OnePerson.as_view(), name="api_person"),
     path("invitations/", people.Invitations.as_view(), name="api_invitations"),
     path("gateway-keys/", gateway_keys.GatewayKeys.as_view(), name="api_gateway_keys"),
     path("gateway-keys/<int:pk>/", gateway_keys.OneGatewayKey.as_view(), name="api_gateway_key"),

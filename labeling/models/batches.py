@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Count, ExpressionWrapper
 from django.db.models.functions import Cast, Extract, Floor
@@ -91,6 +92,17 @@ class Progress:
         return self.accepted + self.rejected
 
 
+def is_for(labeler, path: str = "") -> models.Q:
+    """That a batch (at `path`, as "batch__") is one for this labeler: of their group or any, in a language of theirs or any, and asking
+    for no skill that they lack. The same as in labeling.actions.lines.LINES."""
+    wanted = {
+        "group__in": ["", labeler.group],
+        "language__in": ["", *labeler.languages],
+        "skills__contained_by": labeler.skills,
+    }
+    return models.Q(**{path + name: value for name, value in wanted.items()})
+
+
 class BatchQuerySet(models.QuerySet):
     def progress(self) -> dict[int, Progress]:
         """Progress by batch id, in three queries however many batches there are."""
@@ -152,6 +164,14 @@ class Batch(models.Model):
     responses_per_task = models.PositiveSmallIntegerField(_("responses per task (K)"), null=True, blank=True)
     overlap = models.PositiveSmallIntegerField(_("labelers per task"), default=1)
     group = models.CharField(_("group"), max_length=10, choices=Group.choices, blank=True, help_text=_("empty: any"))
+    language = models.CharField(
+        _("language"), max_length=3, blank=True, default="", db_default="",
+        help_text=_("ISO 639 code; only for labelers who know it. Empty: any"),
+    )  # fmt: skip
+    skills = ArrayField(
+        models.CharField(max_length=50), verbose_name=_("skills"), default=list, db_default=[], blank=True,
+        help_text=_("only for labelers who have all of them"),
+    )  # fmt: skip
     gold_percent = models.PositiveSmallIntegerField(
         _("gold tasks (%)"),
         default=0,

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Lower
 from django.utils import timezone
@@ -66,6 +67,14 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_paused = models.BooleanField(
         default=False, db_default=False, help_text="Gets no new tasks until a person decides; see LabelerPause"
     )
+    languages = ArrayField(
+        models.CharField(max_length=3), verbose_name=_("languages"), default=list, db_default=[], blank=True,
+        help_text="ISO 639 codes that they read and write well, as they say",
+    )  # fmt: skip
+    skills = ArrayField(
+        models.CharField(max_length=50), verbose_name=_("skills"), default=list, db_default=[], blank=True,
+        help_text="Names that an admin has given them; batches may ask for some",
+    )  # fmt: skip
     statement = models.TextField(_("why you would like to label"), blank=True)
     worked_until = models.DateTimeField(null=True, editable=False, help_text="Work time is counted up to here")
     created_at = models.DateTimeField(default=timezone.now, editable=False)

@@ -66,14 +66,15 @@ class SlotQuerySet(models.QuerySet):
     def claimable_by(self, user) -> "SlotQuerySet":
         """Open slots that this labeler may take.
 
-        Active batch; the labeler's group or any; not a prompt of their own; no submission, skip or other seat of
-        theirs on the task.
+        Active batch that is for them (group, language, skills); not a prompt of their own; no submission, skip or other seat
+        of theirs on the task.
         """
+        from labeling.models.batches import is_for
         from labeling.models.submissions import Submission
 
         mine = {"task_id": models.OuterRef("task_id"), "labeler": user}
         return (
-            self.filter(status=Slot.Status.OPEN, batch__status="active", batch__group__in=["", user.group])
+            self.filter(is_for(user, "batch__"), status=Slot.Status.OPEN, batch__status="active")
             # By a list of their own, which is short, rather than by the author of each open task.
             .exclude(task__in=Task.objects.filter(prompt__author__user=user))
             .filter(~models.Exists(Submission.objects.filter(**mine)), ~models.Exists(Skip.objects.filter(**mine)))

@@ -11,7 +11,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from labeling.actions import batch_rows, batches
+from labeling import languages
+from labeling.actions import batch_rows, batches, people
 from labeling.errors import HeedError
 from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
@@ -81,7 +82,8 @@ def batch(request: Request, pk: int) -> HttpResponse:
         .annotate(prompt_preview=prompt_preview("task__prompt__"))
         .order_by("-id")[:50],
         "form": ChangeForm(
-            initial={name: getattr(found, name) for name in ("instructions", "priority", "gold_percent")}
+            initial={name: getattr(found, name) for name in ("instructions", "priority", "gold_percent", "language")}
+            | {"skills": ", ".join(found.skills)}
         ),
         "gold_tasks": found.tasks.filter(is_gold=True).count(),
     }
@@ -162,7 +164,29 @@ def any_or(choices) -> list:
     return [("", gettext_lazy("any")), *choices]
 
 
-class ChangeForm(EditForm):
+class ForForm(EditForm):
+    """Which labelers a batch is for, besides their group."""
+
+    language = forms.ChoiceField(
+        label=gettext_lazy("Language"), required=False, choices=lambda: any_or(languages.choices()),
+        help_text=gettext_lazy("Only labelers who know it."),
+    )  # fmt: skip
+    skills = forms.CharField(
+        label=gettext_lazy("Skills"),
+        required=False,
+        max_length=1000,
+        help_text=gettext_lazy("With commas between. Only labelers who have all of them; an admin says who has which."),
+    )
+
+    def clean_skills(self) -> list[str]:
+        """Their names."""
+        try:
+            return list(people.skill_names(self.cleaned_data["skills"].split(",")))
+        except HeedError as error:
+            raise forms.ValidationError(str(error)) from None
+
+
+class ChangeForm(ForForm):
     """What can be changed of a batch that is there."""
 
     gold_percent = forms.IntegerField(
@@ -174,7 +198,7 @@ class ChangeForm(EditForm):
     )
 
 
-class OrderForm(EditForm):
+class OrderForm(ForForm):
     """A new batch. The fields are those of `batches.create_batch`."""
 
     name = forms.CharField(label=gettext_lazy("Name"), max_length=100)
@@ -239,6 +263,7 @@ class OrderForm(EditForm):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.fields["language"].help_text = _("Prompts in it, for labelers who know it.")
         versions = LabelSchema.objects.values_list("version", flat=True)
         choices = [("", gettext_lazy("the newest version")), *((n, _("version %d") % n) for n in versions)]
         set_choices(self, "schema_version", choices)

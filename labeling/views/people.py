@@ -2,6 +2,7 @@
 
 from django import forms
 from django.contrib import messages
+from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, Prefetch, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -10,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from labeling import mail
+from labeling import languages, mail
 from labeling.actions import people
 from labeling.errors import HeedError
 from labeling.models import Group, Invitation, Role, User, UserRole
@@ -62,6 +63,27 @@ class PersonForm(forms.Form):
         help_text=gettext_lazy(
             "Held-out labels evaluate and are never trained on. Labels made before keep their group."
         ),
+    )
+    skills = forms.CharField(
+        label=gettext_lazy("Skills"),
+        help_text=gettext_lazy("With commas between. Batches that ask for a skill are only for labelers who have it."),
+        required=False,
+        max_length=2000,
+        widget=forms.TextInput(attrs={"list": "known-skills"}),
+    )
+    languages = forms.MultipleChoiceField(
+        label=gettext_lazy("Languages"), choices=languages.choices, required=False, widget=forms.CheckboxSelectMultiple
+    )
+
+
+class LanguagesForm(forms.Form):
+    """The languages that a labeler knows."""
+
+    languages = forms.MultipleChoiceField(
+        label=gettext_lazy("Languages that you read and write well"),
+        choices=languages.choices,
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
     )
 
 
@@ -121,19 +143,40 @@ def person(request: Request, pk: int) -> HttpResponse:
     """One person: roles and group."""
     found = get_object_or_404(User, pk=pk)
     initial = {"roles": sorted(found.role_names), "group": found.group}
+    initial |= {"languages": found.languages, "skills": ", ".join(found.skills)}
     form = PersonForm(request.POST or None, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
-            people.set_roles(
-                user=found, roles=set(form.cleaned_data["roles"]), group=form.cleaned_data["group"], by=request.user
-            )
+            _decide(found, form.cleaned_data, request.user)
         except HeedError as error:
-            form.add_error("roles", str(error))
+            place = getattr(error, "errors", None) or [{"place": "roles"}]
+            form.add_error(place[0]["place"], str(error))
         else:
             messages.success(request, _("Saved."))
             return redirect("person", pk)
     found = _counted(User.objects.filter(pk=pk)).get()
-    return render(request, "people/detail.html", {"person": found, "form": form}, status=422 if form.errors else 200)
+    context = {"person": found, "form": form, "skills": people.known_skills()}
+    return render(request, "people/detail.html", context, status=422 if form.errors else 200)
+
+
+@transaction.atomic
+def _decide(found: User, given: dict, by: User) -> None:
+    people.set_roles(user=found, roles=set(given["roles"]), group=given["group"], by=by)
+    people.set_skills(user=found, skills=given["skills"].split(","), by=by)
+    people.set_languages(user=found, codes=given["languages"], by=by)
+
+
+@role_required(Role.LABELER)
+@require_http_methods(["GET", "POST"])
+def own_languages(request: Request) -> HttpResponse:
+    """A labeler says which languages they know: batches may ask for one."""
+    sent = request.POST if request.method == "POST" else None  # with none ticked it is empty, and means so
+    form = LanguagesForm(sent, initial={"languages": request.user.languages})
+    if sent is not None and form.is_valid():
+        people.set_languages(user=request.user, codes=form.cleaned_data["languages"], by=request.user)
+        messages.success(request, _("Saved."))
+        return redirect("tasks")
+    return render(request, "people/languages.html", {"form": form}, status=422 if form.errors else 200)
 
 
 @role_required("admin")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from django.contrib import messages
-from django.db.models import IntegerField, OuterRef, Subquery
+from django.db.models import Exists, IntegerField, OuterRef, Subquery
 from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -17,13 +17,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from labeling import answers
+from labeling import answers, languages
 from labeling.actions import drafts as draft_actions
 from labeling.actions import gold
 from labeling.actions import submissions as submission_actions
 from labeling.actions import tasks as actions
 from labeling.errors import Conflict, HandedInElsewhere, Invalid, NotPrepared, SavedElsewhere
 from labeling.models import Batch, Draft, DraftCopy, Kind, Review, Role, Skip, Slot, Submission, Task, User
+from labeling.models.batches import is_for
 from labeling.views import drafts
 from labeling.views.access import Request, role_required
 from labeling.views.instructions import step_url
@@ -51,6 +52,8 @@ def queue(request: Request) -> HttpResponse:
         "returned": _returned(user),
         "left": left,
         "left_at_most": LEFT_AT_MOST,
+        "lacks": None if left else _lacks(user),
+        "languages": [languages.name_of(code) for code in user.languages],
         "kinds_left": [kind for kind in Kind if any(each.batch.kind == kind for each in left)],
         "done_today": done_today.count(),
         "done_demonstrations": done_today.filter(kind=Kind.DEMONSTRATION).count(),
@@ -123,7 +126,7 @@ class CountOf(Subquery):
 def _left(user: User) -> list[Left]:
     """What is left in active batches, best first; two queries however many there are."""
     open_tasks = Slot.objects.claimable_by(user).filter(batch=OuterRef("pk")).values("task_id").order_by().distinct()
-    batches = Batch.objects.filter(status=Batch.Status.ACTIVE, group__in=["", user.group]).defer("query", "counts")
+    batches = Batch.objects.filter(is_for(user), status=Batch.Status.ACTIVE).defer("query", "counts")
     counted = batches.annotate(left=CountOf(open_tasks[:LEFT_AT_MOST]))
     if user.is_paused:
         return []
@@ -140,6 +143,25 @@ def _with_hidden(seats: int, gold_tasks: int, begun: int) -> int:
     return min(LEFT_AT_MOST, seats + (gold_tasks if seats else begun))
 
 
+@dataclass(frozen=True)
+class Lacks:
+    """What open batches ask for and a labeler has not: why nothing is left where there is work for others."""
+
+    languages: list[str]
+    skills: list[str]
+
+
+def _lacks(user: User) -> Lacks:
+    has_open = Exists(Slot.objects.filter(batch=OuterRef("pk"), status=Slot.Status.OPEN))
+    others = Batch.objects.filter(has_open, status=Batch.Status.ACTIVE, group__in=["", user.group]).exclude(
+        is_for(user)
+    )
+    asked = list(others.values_list("language", "skills").order_by())
+    codes = {language for language, _skills in asked} - {"", *user.languages}
+    skills = {skill for _language, names in asked for skill in names} - set(user.skills)
+    return Lacks(sorted(map(languages.name_of, codes)), sorted(skills))
+
+
 @role_required(Role.LABELER)
 @require_POST
 def claim(request: Request) -> HttpResponse:
@@ -148,7 +170,7 @@ def claim(request: Request) -> HttpResponse:
     if kind and kind not in Kind.values:
         raise Invalid(f"Unknown kind of task: {kind}")
     # By its name: an id would tell how many batches there were before.
-    batch = Batch.objects.filter(name=name, group__in=["", request.user.group]).first() if name else None
+    batch = Batch.objects.filter(is_for(request.user), name=name).first() if name else None
     if name and batch is None:
         raise Invalid(f"Unknown batch: {name[:100]}")
     target = _next_task(request, kind=kind, batch_id=batch.pk if batch else None)

@@ -77,6 +77,7 @@ def endpoints(world) -> list[tuple]:
         ("POST", f"questions/{world['question'].uuid}/answer/", "review", {"reviewer", "admin"},
          {"key": str(uuid.uuid4()), "text": "B."}),
         ("GET", "people/", "admin", {"admin"}, None),
+        ("PATCH", f"people/{world['submission'].labeler_id}/", "admin", {"admin"}, {"skills": ["law"]}),
         ("POST", "invitations/", "admin", {"admin"}, {"email": "new@example.org", "role": "labeler"}),
         ("GET", "gateway-keys/", "admin", {"admin"}, None),
         ("POST", "gateway-keys/", "admin", {"admin"}, KEY),

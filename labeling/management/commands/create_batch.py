@@ -49,6 +49,20 @@ class Command(BaseCommand):
             default="",
             help="only labelers of this group (default: any; held_out for an evaluation)",
         )
+        add(
+            "--language",
+            default="",
+            metavar="CODE",
+            help="only prompts in this language (ISO 639, as intake told it), and labelers who know it (default: any)",
+        )
+        add(
+            "--skill",
+            action="append",
+            default=[],
+            metavar="NAME",
+            dest="skills",
+            help="only labelers who have this skill; may be repeated",
+        )
         add("--split", choices=Split.values, default="", help="only prompts of this split (default: any)")
         add("--use-case", default="", help="only prompts of this use case")
         add("--source", choices=Prompt.Source.values, default="", help="only prompts that came this way")
@@ -87,7 +101,8 @@ class Command(BaseCommand):
 
 
 SAME_NAMES = (
-    "purpose", "k", "overlap", "group", "split", "use_case", "source", "prompt_kind", "only_new", "limit", "seed", "priority",
+    "purpose", "k", "overlap", "group", "language", "skills", "split", "use_case", "source", "prompt_kind", "only_new", "limit", "seed",
+    "priority",
     "schema_version",
 )  # fmt: skip
 
