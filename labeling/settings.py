@@ -3,6 +3,7 @@
 SECRET_KEY        required   any long random string
 ALLOWED_HOSTS     required   comma-separated host names
 DATABASE_URL      optional   postgresql://… (15 or later); unset: the embedded PostgreSQL of `manage.py postgres`
+PREPARED_STATEMENTS optional 0 behind a pooler that gives every transaction another connection; default 1
 DEBUG             optional   1 for development; default 0
 HTTPS             optional   1: cookies travel over TLS only, plain HTTP is redirected; default 1 unless every host is this machine
 EMAIL_URL         optional   smtp://user:password@host:port (smtps:// for TLS); unset: one file per message in var/mail
@@ -146,6 +147,7 @@ DATABASES = {
 }
 if "postgresql" not in DATABASES["default"]["ENGINE"]:
     raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database (postgresql://…), version 15 or later.")
+PREPARED_STATEMENTS = switch("PREPARED_STATEMENTS", True)
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "heed_cache"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -16,7 +16,8 @@ from labeling import answers
 from labeling.actions import hours
 from labeling.actions.tasks import Seat, keep_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, Invalid, SavedElsewhere
-from labeling.models import Draft, DraftCopy, Revision, Submission, Task, TaskResponse, User
+from labeling.models import Draft, DraftCopy, Revision, Submission, Task, User
+from labeling.statements import Statement
 
 OF_THE_PAGE = {"editor", "put_back"}  # what a draft's content holds beside the answer
 
@@ -152,8 +153,17 @@ def is_said(revision: Revision, fields: dict) -> bool:
 
 def cards_of(task_id: int, shown_order: list[str]) -> list[answers.Card]:
     """The task's responses as shown, told apart by the digests of their texts: enough to check an answer."""
-    digests = TaskResponse.objects.filter(task_id=task_id).values_list("response__uuid", "response__text_sha256")
-    return answers.cards_of(shown_order, {str(uuid): digest for uuid, digest in digests})
+    if not shown_order:
+        return []
+    return answers.cards_of(shown_order, dict(DIGESTS.rows(task=task_id)))
+
+
+DIGESTS = Statement(
+    "digests",
+    "SELECT r.uuid::text, r.text_sha256 FROM labeling_taskresponse o JOIN labeling_response r ON r.id = o.response_id"
+    " WHERE o.task_id = %(task)s",
+    task="bigint",
+)
 
 
 # Copies --------------------------------------------------------------------------------------------------------

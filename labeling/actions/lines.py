@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from django.db import connection
 
 from labeling.models import Bookmark, Slot, User
+from labeling.statements import Statement, columns_of, row_of
 
 WORTH_A_BOOKMARK = (
     200  # seats walked over in vain; fewer cost less than writing it down, and many may only be in others' hands
@@ -35,25 +36,53 @@ THEIRS = """EXISTS (
 RETURNED = "s.batch_id = {batch} AND s.status = 'open' AND s.turn > 0 AND s.turn > {turn}"
 LAID_OUT = "s.batch_id = {batch} AND s.status = 'open' AND s.turn = 0 AND (s.seat, s.id) > ({seat}, {slot})"
 
-LINES = f"""
-SELECT b.id, coalesce(m.turn, 0), coalesce(m.seat, 0), coalesce(m.slot, 0), r.id IS NOT NULL, l.id IS NOT NULL
+LINES = Statement(
+    "lines",
+    f"""
+SELECT b.id, coalesce(m.turn, 0), coalesce(m.seat, 0), coalesce(m.slot, 0), b.gold_percent, r.id IS NOT NULL, l.id IS NOT NULL
   FROM labeling_batch b LEFT JOIN labeling_bookmark m ON m.batch_id = b.id AND m.labeler_id = %(labeler)s
   LEFT JOIN LATERAL (SELECT s.id FROM labeling_slot s
       WHERE {RETURNED.format(batch="b.id", turn="coalesce(m.turn, 0)")} ORDER BY s.turn LIMIT 1) r ON true
   LEFT JOIN LATERAL (SELECT s.id FROM labeling_slot s
       WHERE {LAID_OUT.format(batch="b.id", seat="coalesce(m.seat, 0)", slot="coalesce(m.slot, 0)")}
       ORDER BY s.seat, s.id LIMIT 1) l ON true
- WHERE b.status = 'active' AND b."group" IN ('', %(group)s) AND (b.language = '' OR b.language = ANY(%(languages)s::varchar[]))
-   AND b.skills <@ %(skills)s::varchar[] AND (%(kind)s = '' OR b.kind = %(kind)s)
-   AND (%(batch)s::bigint IS NULL OR b.id = %(batch)s) AND (r.id IS NOT NULL OR l.id IS NOT NULL)
+ WHERE b.status = 'active' AND b."group" IN ('', %(group)s) AND (b.language = '' OR b.language = ANY(%(languages)s))
+   AND b.skills <@ %(skills)s AND (%(kind)s = '' OR b.kind = %(kind)s)
+   AND (%(batch)s IS NULL OR b.id = %(batch)s) AND (r.id IS NOT NULL OR l.id IS NOT NULL)
  ORDER BY b.priority DESC, b.id
-"""  # noqa: S608
+""",  # noqa: S608
+    labeler="bigint",
+    group="text",
+    languages="varchar[]",
+    skills="varchar[]",
+    kind="text",
+    batch="bigint",
+)
 
 # Keeps the planner from walking another index and sorting: each condition and order is that of one partial index.
 PARTS = {
     True: (RETURNED.format(batch="%(batch)s", turn="%(turn)s"), "s.turn", "s.turn"),
     False: (LAID_OUT.format(batch="%(batch)s", seat="%(seat)s", slot="%(slot)s"), "s.seat, s.id", "(s.seat, s.id)"),
 }
+
+
+def _taking(name: str, where: str, order: str, place: str) -> Statement:
+    """The first seat that is for the labeler, locked, and how many were walked over, counted up to `worth`."""
+    passed = f"SELECT 1 FROM labeling_slot s WHERE {where} AND {place} < {place.replace('s.', 'f.')} LIMIT %(worth)s"  # noqa: S608
+    return Statement(
+        name,
+        f"SELECT {columns_of(Slot, 'f')}, (SELECT count(*) FROM ({passed}) p) FROM labeling_slot f WHERE f.id = ("  # noqa: S608
+        f"SELECT s.id FROM labeling_slot s WHERE {where} AND NOT {THEIRS} ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)",
+        labeler="bigint",
+        batch="bigint",
+        turn="bigint",
+        seat="smallint",
+        slot="bigint",
+        worth="bigint",
+    )
+
+
+TAKE = {True: _taking("take_returned", *PARTS[True]), False: _taking("take_laid_out", *PARTS[False])}
 
 
 @dataclass(frozen=True)
@@ -70,16 +99,11 @@ class Line:
     def take(self) -> tuple[Slot | None, bool]:
         """The first seat that is for the labeler, locked, and whether so many were walked over that a bookmark is worth it. Seats
         that others are taking just now are passed by."""
-        where, order, place = PARTS[self.is_returned]
-        before = f"{where} AND {place} < {place.replace('s.', 'f.')}"
-        passed = f"SELECT count(*) FROM (SELECT 1 FROM labeling_slot s WHERE {before} LIMIT {WORTH_A_BOOKMARK}) p"  # noqa: S608
-        found = Slot.objects.raw(
-            f"SELECT f.*, ({passed}) AS passed FROM labeling_slot f WHERE f.id = ("  # noqa: S608
-            f"SELECT s.id FROM labeling_slot s WHERE {where} AND NOT {THEIRS} ORDER BY {order} LIMIT 1 FOR UPDATE SKIP LOCKED)",
-            vars(self),
-        )
-        slot = next(iter(found), None)
-        return slot, slot is None or getattr(slot, "passed", 0) >= WORTH_A_BOOKMARK
+        found = TAKE[self.is_returned].row(worth=WORTH_A_BOOKMARK, **vars(self))
+        if found is None:
+            return None, True
+        *values, passed = found
+        return row_of(Slot, values), passed >= WORTH_A_BOOKMARK
 
     def remember(self) -> None:
         """Move the labeler's bookmark up to the first seat that is for them, or to the end. Must be its transaction's last act.
@@ -115,18 +139,16 @@ class Line:
         )
 
 
-def first_open(user: User, *, kind: str = "", batch_id: int | None = None) -> tuple[Slot | None, list[Line]]:
-    """The labeler's best open seat, locked, and the lines in which a bookmark is worth remembering once it is leased.
+def first_open(user: User, *, kind: str = "", batch_id: int | None = None) -> tuple[Slot | None, bool, list[Line]]:
+    """The labeler's best open seat, locked; whether its batch mixes gold in; the lines in which a bookmark is worth remembering once
+    the seat is leased.
 
     Costs one index probe for each active batch, one walk behind a bookmark, and nothing for a line in which nothing is left.
     """
     wanted: dict[str, object] = {"labeler": user.pk, "kind": kind, "batch": batch_id}
     wanted |= {"group": user.group, "languages": user.languages, "skills": user.skills}
-    with connection.cursor() as cursor:
-        cursor.execute(LINES, wanted)
-        rows = cursor.fetchall()
     passed = []
-    for batch, turn, seat, slot, *holds in rows:
+    for batch, turn, seat, slot, gold_percent, *holds in LINES.rows(**wanted):
         for is_returned in (True, False):
             if not holds[not is_returned]:
                 continue
@@ -134,5 +156,5 @@ def first_open(user: User, *, kind: str = "", batch_id: int | None = None) -> tu
             found, is_worth_it = line.take()
             passed += [line] if is_worth_it else []
             if found is not None:
-                return found, passed
-    return None, passed
+                return found, gold_percent > 0, passed
+    return None, False, passed

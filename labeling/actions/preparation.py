@@ -24,6 +24,7 @@ from labeling.models import (
     User,
 )
 from labeling.models.batches import is_for
+from labeling.statements import Statement
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,33 @@ def _practice_due(user: User, kinds: list[str]) -> set[str]:
     return {kind for kind in candidates if not Submission.objects.filter(labeler=user, kind=kind).exists()}
 
 
+# Whether anything comes before a seat, in one statement that every claim asks; `due` says what.
+IS_DUE = Statement(
+    "is_due",
+    """
+SELECT EXISTS (SELECT 1 FROM (
+         SELECT id FROM labeling_instructions
+          WHERE kind = (SELECT CASE purpose WHEN 'evaluation' THEN 'evaluation' ELSE kind END FROM labeling_batch WHERE id = %(batch)s)
+          ORDER BY version DESC LIMIT 1) i
+        WHERE NOT EXISTS (SELECT 1 FROM labeling_acknowledgement a WHERE a.instructions_id = i.id AND a.user_id = %(user)s))
+    OR EXISTS (SELECT 1 FROM labeling_exercise e
+                WHERE e.purpose = 'practice' AND e.retired_at IS NULL AND e.part = ANY(%(parts)s)
+                  AND NOT EXISTS (SELECT 1 FROM labeling_attempt a WHERE a.exercise_id = e.id AND a.user_id = %(user)s
+                                     AND a.screening_id IS NULL AND a.submitted_at IS NOT NULL)
+                  AND NOT EXISTS (SELECT 1 FROM labeling_submission o WHERE o.labeler_id = %(user)s AND o.kind = %(kind)s))
+""",
+    batch="bigint",
+    kind="text",
+    user="bigint",
+    parts="text[]",
+)
+
+
 def check_prepared(*, slot: Slot, by: User) -> None:
     """Raises NotPrepared, which says what is due, unless the labeler may take this seat."""
+    parts = [part.value for part in PARTS_OF_KIND[Kind(slot.kind)]]
+    if by.is_simulated or IS_DUE.rows(batch=slot.batch_id, kind=slot.kind, user=by.pk, parts=parts) == [(False,)]:
+        return
     kinds = (slot.kind, Subject.EVALUATION) if slot.kind == Kind.RANKING else (slot.kind,)
     for each in sorted(
         due(by, *kinds, batch_id=slot.batch_id), key=lambda each: each.step

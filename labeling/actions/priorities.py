@@ -3,30 +3,22 @@
 Computed when a submission is made, for all that wait on its task; a job computes what has become out of date since.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Sum
-from django.db.models.functions import Length
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from labeling import agreement, priorities
-from labeling.models import (
-    Kind,
-    LabelerNumbers,
-    Prompt,
-    Review,
-    Revision,
-    Submission,
-    SubmissionNumbers,
-    Task,
-    TaskResponse,
-)
+from labeling.models import Kind, Review, Revision, Submission, Task
 from labeling.priorities import Facts
+from labeling.statements import Statement
 
 AT_ONCE = 500
 
@@ -34,9 +26,7 @@ AT_ONCE = 500
 def refresh_task(*, submission: Submission, now: datetime) -> None:
     """Compute for a submission and for everything else that waits on its task, gold seats apart: they are many, and are not
     compared with each other. Needs a transaction; rows that somebody is deciding on are left to the job."""
-    waiting = Submission.objects.filter(task=submission.task_id, status=Submission.Status.SUBMITTED)
-    waiting = waiting.filter(Q(is_gold=False) | Q(pk=submission.pk))
-    _refresh(list(waiting.select_for_update(skip_locked=True, of=("self",), no_key=True).order_by("id")), now)
+    _refresh(OF_TASK.rows(task=submission.task_id, own=submission.pk), now)
 
 
 @transaction.atomic
@@ -57,48 +47,100 @@ def known_from_now(*, labelers: set[int]) -> None:
 @transaction.atomic
 def refresh_some(*, limit: int = AT_ONCE, now: datetime | None = None) -> int:
     """Compute up to `limit` of the waiting submissions that are out of date; how many were."""
-    stale = Submission.objects.filter(status=Submission.Status.SUBMITTED, prioritized_at=None).order_by("id")
-    rows = list(stale.select_for_update(skip_locked=True, of=("self",), no_key=True)[:limit])
-    _refresh(rows, now or timezone.now())
-    return len(rows)
+    return _refresh(STALE.rows(limit=limit), now or timezone.now())
 
 
-def _refresh(rows: list[Submission], now: datetime) -> None:
-    """A constant number of queries, however many rows."""
-    disagreement = disagreements({row.task_id for row in rows if row.kind == Kind.RANKING})
-    facts = _facts(rows, disagreement.of_submissions)
-    for row in rows:
-        row.review_reasons = priorities.reasons(facts[row.pk])
-        row.review_priority = priorities.points(row.review_reasons)
-        row.disagreement, row.prioritized_at = facts[row.pk].disagreement, now
-    Submission.objects.bulk_update(
-        rows, ["review_reasons", "review_priority", "disagreement", "prioritized_at"], batch_size=AT_ONCE
+# What the points of waiting submissions are made of, but for disagreement; the rows are locked, those that somebody is deciding on left
+# out. Labelers read the prompt and each distinct response; `rankings`: how many there are to differ from each other.
+FACTS = """
+SELECT s.id, s.task_id, s.kind, s.active_seconds, s.model_conflict, n.gold_share, n.gold_passed, m.reliability,
+       EXISTS (SELECT 1 FROM labeling_submission o JOIN labeling_review v ON v.submission_id = o.id WHERE o.labeler_id = s.labeler_id),
+       (SELECT coalesce(sum(length(e ->> 'content')), 0) FROM labeling_task t JOIN labeling_prompt p ON p.id = t.prompt_id
+         CROSS JOIN jsonb_array_elements(p.messages) e WHERE t.id = s.task_id)
+     + (SELECT coalesce(sum(length(r.text)), 0) FROM (SELECT DISTINCT ON (r.text_sha256) r.text FROM labeling_taskresponse x
+         JOIN labeling_response r ON r.id = x.response_id WHERE x.task_id = s.task_id) r) AS read,
+       (SELECT length(v.text) FROM labeling_revision v WHERE v.submission_id = s.id AND v.number = s.revision_count) AS written,
+       (SELECT count(*) FROM labeling_submission o
+         WHERE s.kind = 'ranking' AND o.task_id = s.task_id AND NOT o.is_gold AND o.status <> 'rejected') AS rankings
+  FROM labeling_submission s LEFT JOIN labeling_submissionnumbers n ON n.submission_id = s.id
+  LEFT JOIN labeling_labelernumbers m ON m.labeler_id = s.labeler_id
+ WHERE s.status = 'submitted' AND {} FOR NO KEY UPDATE OF s SKIP LOCKED
+"""
+OF_TASK = Statement(
+    "priorities",
+    FACTS.format("s.task_id = %(task)s AND (NOT s.is_gold OR s.id = %(own)s) ORDER BY s.id"),
+    task="bigint",
+    own="bigint",
+)
+STALE = Statement(
+    "stale_priorities", FACTS.format("s.prioritized_at IS NULL ORDER BY s.id LIMIT %(limit)s"), limit="bigint"
+)
+STORE = Statement(
+    "store_priorities",
+    """
+UPDATE labeling_submission s
+   SET review_reasons = made.reasons, review_priority = made.points, disagreement = made.disagreement, prioritized_at = %(now)s
+  FROM unnest(%(ids)s, %(reasons)s, %(points)s, %(disagreements)s) AS made (id, reasons, points, disagreement) WHERE s.id = made.id
+""",
+    now="timestamptz",
+    ids="bigint[]",
+    reasons="jsonb[]",
+    points="float8[]",
+    disagreements="float8[]",
+)
+
+
+class Row(NamedTuple):
+    """A row of FACTS."""
+
+    pk: int
+    task: int
+    kind: str
+    seconds: int
+    model_conflict: float | None
+    gold_share: float | None
+    gold_passed: bool | None
+    reliability: float | None
+    is_known: bool
+    read: int
+    written: int | None
+    rankings: int
+
+    def facts(self, disagreement: float | None) -> Facts:
+        """As the points are made of them."""
+        written = self.written or 0
+        characters = written if self.kind == Kind.DEMONSTRATION else self.read
+        return Facts(
+            disagreement=disagreement,
+            gold_share=self.gold_share,
+            is_gold_missed=self.gold_share is not None and self.gold_passed is False,
+            reliability=self.reliability,
+            is_never_reviewed=not self.is_known,
+            is_too_fast=priorities.is_too_fast(read=self.read, written=written, seconds=self.seconds),
+            chars_per_second=characters / self.seconds if self.seconds else None,
+            model_conflict=self.model_conflict,
+        )
+
+
+def _refresh(found: list[tuple], now: datetime) -> int:
+    """A constant number of statements, however many rows; how many."""
+    rows = [Row(*row) for row in found]
+    if not rows:
+        return 0
+    compared = {row.task for row in rows if row.rankings > 1}
+    disagreement = disagreements(compared) if compared else Disagreements({}, {})
+    facts = {row.pk: row.facts(disagreement.of_submissions.get(row.pk)) for row in rows}
+    reasons = [priorities.reasons(each) for each in facts.values()]
+    STORE.rows(
+        now=now,
+        ids=list(facts),
+        reasons=[json.dumps(each) for each in reasons],
+        points=[float(priorities.points(each)) for each in reasons],
+        disagreements=[each.disagreement for each in facts.values()],
     )
     shares = sorted(disagreement.of_tasks.items())  # in order, so that two who do this do not wait for each other
     Task.objects.bulk_update([Task(pk=pk, disagreement=share) for pk, share in shares], ["disagreement"])
-
-
-def _facts(rows: list[Submission], disagreement: dict[int, float]) -> dict[int, Facts]:
-    labelers = {row.labeler_id for row in rows}
-    known = set(_decided(labelers))
-    gold = {pk: told for pk, *told in _gold([row.pk for row in rows])}
-    reliability = dict(LabelerNumbers.objects.filter(labeler__in=labelers).values_list("labeler", "reliability"))
-    read, written = _read(rows), _written(rows)
-    facts = {}
-    for row in rows:
-        size = {"read": read[row.task_id], "written": written.get(row.pk, 0)}
-        characters = size["written"] if row.kind == Kind.DEMONSTRATION else size["read"]
-        facts[row.pk] = Facts(
-            disagreement=disagreement.get(row.pk),
-            gold_share=gold[row.pk][0] if row.pk in gold else None,
-            is_gold_missed=row.pk in gold and gold[row.pk][1] is False,
-            reliability=reliability.get(row.labeler_id),
-            is_never_reviewed=row.labeler_id not in known,
-            is_too_fast=priorities.is_too_fast(**size, seconds=row.active_seconds),
-            chars_per_second=characters / row.active_seconds if row.active_seconds else None,
-            model_conflict=row.model_conflict,
-        )
-    return facts
+    return len(rows)
 
 
 @dataclass(frozen=True)
@@ -131,30 +173,7 @@ def _means(shares: dict[int, list[float]]) -> dict[int, float]:
     return {key: float(np.mean(values)) for key, values in shares.items()}
 
 
-def _gold(submissions: list[int]) -> QuerySet:
-    """(submission, share agreed on with gold, passed) of those that were measured by gold."""
-    measured = SubmissionNumbers.objects.filter(submission__in=submissions, gold_share__isnull=False)
-    return measured.values_list("submission", "gold_share", "gold_passed")
-
-
 def _decided(labelers: Iterable[int]) -> QuerySet:
     """Those of the labelers who have been reviewed before."""
     reviewed = Review.objects.filter(submission__labeler__in=list(labelers))
     return reviewed.values_list("submission__labeler_id", flat=True).distinct()
-
-
-def _read(rows: list[Submission]) -> dict[int, int]:
-    """Task → characters that its labelers have to read: the prompt's, and the responses'. Identical responses are read once."""
-    tasks = {row.task_id for row in rows}
-    prompts = Prompt.objects.filter(tasks__in=tasks).values_list("tasks__id", "messages")
-    read = {task: sum(len(str(each.get("content", ""))) for each in messages) for task, messages in prompts}
-    texts = TaskResponse.objects.filter(task__in=tasks).annotate(size=Length("response__text"))
-    for task, _digest, size in texts.values_list("task_id", "response__text_sha256", "size").distinct():
-        read[task] += size
-    return read
-
-
-def _written(rows: list[Submission]) -> dict[int, int]:
-    """Submission → characters of its newest text: corrections begin with the one before."""
-    newest = Revision.objects.filter(submission__in=[row.pk for row in rows], number=F("submission__revision_count"))
-    return dict(newest.filter(text__isnull=False).values_list("submission_id").annotate(size=Sum(Length("text"))))

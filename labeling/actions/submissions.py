@@ -9,9 +9,10 @@ from django.utils.translation import gettext as _
 from labeling import answers
 from labeling.actions import drafts, hours, priorities, webhooks
 from labeling.actions.drafts import Seen
-from labeling.actions.tasks import lock_labeler, take_seat
+from labeling.actions.tasks import fill_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Activity, Draft, Intake, Origin, Prompt, Revision, Skip, Slot, Submission, Task, User
+from labeling.models import Activity, Draft, Origin, Revision, Skip, Submission, Task, User
+from labeling.statements import Statement, columns_of, row_of
 
 
 @transaction.atomic
@@ -38,9 +39,11 @@ def submit(
     never given to this labeler. Nothing is changed then.
     """
     user = lock_labeler(by)
-    draft = Draft.objects.select_for_update().filter(task=task, labeler=user).first()
-    submission = Submission.objects.select_for_update(no_key=True).filter(task=task, labeler=user).first()
-    if Prompt.objects.filter(pk=task.prompt_id, intake=Intake.ERASED).exists():
+    mine = {"task": task.pk, "labeler": user.pk}
+    draft = row_of(Draft, row) if (row := DRAFT.row(**mine)) else None
+    submission = row_of(Submission, row) if (row := SUBMISSION.row(**mine)) else None
+    [(is_erased, has_skip)] = CHANGED.rows(**mine, prompt=task.prompt_id)
+    if is_erased:
         raise Conflict(
             _("The prompt of task %(task)s was erased meanwhile: nothing is to be done here any more.")
             % {"task": task.uuid}
@@ -56,6 +59,8 @@ def submit(
         seen.check(draft, submission)
         hours.count(draft=draft, page=seen.editor, seconds=active_seconds, now=timezone.now(), by=user)
     if submission is None:
+        if has_skip:  # who hands a task in after all has not passed it on
+            Skip.objects.filter(task=task, labeler=user).delete()
         submission = _first(task, user, draft)  # type: ignore[arg-type]
         _add_revision(submission, submit_key, fields, draft.active_seconds)  # type: ignore[union-attr]
     elif not drafts.is_said(submission.current, fields):
@@ -66,11 +71,34 @@ def submit(
     if draft is not None and not (seen and draft.version > max(seen.base, seen.version)):
         if seen and seen.knowingly:
             drafts.keep_copy(draft)
-        draft.delete()
+        DELETE_DRAFT.rows(draft=draft.pk)
     elif draft is not None:
         draft.active_seconds = 0  # that time is entered; what follows is a correction's
         draft.save(update_fields=["active_seconds", "page_seconds"])
     return submission
+
+
+MINE = {"task": "bigint", "labeler": "bigint"}
+DRAFT = Statement(
+    "draft",
+    f"SELECT {columns_of(Draft)} FROM labeling_draft WHERE task_id = %(task)s AND labeler_id = %(labeler)s FOR UPDATE",  # noqa: S608
+    **MINE,
+)
+SUBMISSION = Statement(
+    "submission",
+    f"SELECT {columns_of(Submission)} FROM labeling_submission WHERE task_id = %(task)s AND labeler_id = %(labeler)s"  # noqa: S608
+    " FOR NO KEY UPDATE",
+    **MINE,
+)
+# Whether the prompt was erased meanwhile, and whether the labeler has passed the task on.
+CHANGED = Statement(
+    "changed",
+    "SELECT EXISTS (SELECT 1 FROM labeling_prompt WHERE id = %(prompt)s AND intake = 'erased'),"
+    " EXISTS (SELECT 1 FROM labeling_skip WHERE task_id = %(task)s AND labeler_id = %(labeler)s)",
+    prompt="bigint",
+    **MINE,
+)
+DELETE_DRAFT = Statement("delete_draft", "DELETE FROM labeling_draft WHERE id = %(draft)s", draft="bigint")
 
 
 def _is_repeat(submission: Submission, submit_key: UUID, fields: dict) -> bool:
@@ -82,11 +110,7 @@ def _is_repeat(submission: Submission, submit_key: UUID, fields: dict) -> bool:
 def _first(task: Task, user: User, draft: Draft) -> Submission:
     """The submission's row: in the labeler's seat, or surplus. Group and origin are frozen here."""
     now = timezone.now()
-    Skip.objects.filter(task=task, labeler=user).delete()  # who hands a task in after all has not passed it on
-    slot = take_seat(task, user, now)
-    if slot is not None:
-        slot.status, slot.lease_expires_at, slot.submitted_at = Slot.Status.SUBMITTED, None, now
-        slot.save(update_fields=["status", "lease_expires_at", "submitted_at"])
+    slot = fill_seat(task, user, now)
     return Submission.objects.create(
         task=task,
         batch_id=task.batch_id,

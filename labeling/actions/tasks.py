@@ -4,7 +4,6 @@ Everything one labeler does is done in order: each action locks the labeler's ro
 refers to them waits), then the draft, then the slot. Different labelers meet only at slots, and there they skip each other.
 """
 
-import random
 from datetime import datetime
 from typing import Literal
 
@@ -18,7 +17,8 @@ from labeling import answers
 from labeling.actions import gold, hours, lines
 from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Draft, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.models import Draft, Skip, Slot, Submission, Task, User
+from labeling.statements import Statement, columns_of, row_of
 
 RETURN_AT_ONCE = 20  # expired leases given back in passing; bounded, so that a claim never pays for a whole night's
 
@@ -27,7 +27,14 @@ Seat = Literal["held", "lost", "submitted", "skipped"]
 
 def lock_labeler(labeler: User) -> User:
     """The labeler's row, fresh and locked until the transaction ends."""
-    return User.objects.select_for_update(no_key=True).get(pk=labeler.pk)
+    return row_of(User, LABELER.rows(labeler=labeler.pk)[0])
+
+
+LABELER = Statement(
+    "labeler",
+    f"SELECT {columns_of(User)} FROM labeling_user WHERE id = %(labeler)s FOR NO KEY UPDATE",  # noqa: S608
+    labeler="bigint",
+)
 
 
 # Claiming ------------------------------------------------------------------------------------------------------
@@ -47,29 +54,26 @@ def claim_next(*, kind: str = "", batch_id: int | None = None, by: User) -> Slot
     wanted = Q(kind=kind) if kind else Q()
     wanted &= Q(batch_id=batch_id) if batch_id else Q()
     passed: list[lines.Line] = []
-    slot = _held(user, wanted)
-    if slot is None:
+    [at_hand] = AT_HAND.rows(labeler=user.pk, kind=kind, batch=batch_id, now=now, put_back=False)
+    held, has_expired, has_begun = at_hand
+    slot = _held(held, user) if held else None
+    if slot is None and has_expired:
         return_expired(now=now)
+    if slot is None and (held or has_expired or has_begun):
         slot = _left_behind(user, wanted, now)
     if slot is None and not user.is_paused:  # who is paused may finish what they have begun
-        slot, passed = lines.first_open(user, kind=kind, batch_id=batch_id)
+        slot, has_gold, passed = lines.first_open(user, kind=kind, batch_id=batch_id)
         if slot is not None:
             check_prepared(slot=slot, by=user)
-            slot = gold.instead_of(slot, user=user, now=now) or slot
+            slot = (has_gold and gold.instead_of(slot, user=user, now=now)) or slot
     slot = slot or _left_behind(user, wanted, now, put_back=True)
     if slot is not None:
         if slot.leased_at != now:  # a gold seat has just been made for them
             _lease(slot, user, now)
-        _make_draft(slot.task_id, user)
+        _make_draft(slot.task_id, user, now)
     for line in passed:
         line.remember()
     return slot
-
-
-def _held(user: User, wanted: Q) -> Slot | None:
-    """A seat that still bears the labeler's name, run out or not."""
-    held = Slot.objects.filter(wanted, labeler=user, status=Slot.Status.LEASED)
-    return held.select_for_update().order_by("-leased_at").first()
 
 
 # Of a labeler's newest drafts those that they neither handed in nor passed on nor hold a seat for, and whose task has one for them.
@@ -84,6 +88,37 @@ SELECT d.task_id, t.is_gold
    AND (t.is_gold OR EXISTS (SELECT 1 FROM labeling_slot o WHERE o.task_id = d.task_id AND o.status = 'open' OFFSET 0))
  ORDER BY d.saved_at DESC
 """
+
+# Before any new task is looked for: the seat that still bears the labeler's name, run out or not; whether anybody's lease ran out;
+# whether they have begun a task that has a seat for them.
+AT_HAND = Statement(
+    "at_hand",
+    f"""
+SELECT (SELECT s.id FROM labeling_slot s WHERE s.labeler_id = %(labeler)s AND s.status = 'leased'
+           AND (%(kind)s = '' OR s.kind = %(kind)s) AND (%(batch)s IS NULL OR s.batch_id = %(batch)s)
+         ORDER BY s.leased_at DESC LIMIT 1),
+       EXISTS (SELECT 1 FROM labeling_slot WHERE status = 'leased' AND lease_expires_at < %(now)s),
+       EXISTS ({BEGUN})
+""",  # noqa: S608
+    labeler="bigint",
+    kind="text",
+    batch="bigint",
+    now="timestamptz",
+    put_back="boolean",
+)
+HELD = Statement(
+    "held",
+    f"SELECT {columns_of(Slot)} FROM labeling_slot WHERE id = %(slot)s AND labeler_id = %(labeler)s AND status = 'leased'"  # noqa: S608
+    " FOR UPDATE",
+    slot="bigint",
+    labeler="bigint",
+)
+
+
+def _held(pk: int, user: User) -> Slot | None:
+    """The seat, locked, if it is still theirs."""
+    held = HELD.row(slot=pk, labeler=user.pk)
+    return row_of(Slot, held) if held else None
 
 
 def _left_behind(user: User, wanted: Q, now: datetime, *, put_back: bool = False) -> Slot | None:
@@ -105,18 +140,37 @@ def _lease(slot: Slot, user: User, now: datetime) -> None:
     leased_at = slot.leased_at if slot.labeler_id == user.pk else None
     slot.lease(user, now)
     slot.leased_at = leased_at or slot.leased_at
-    slot.save(update_fields=["status", "labeler", "leased_at", "lease_expires_at"])
+    LEASE.rows(slot=slot.pk, labeler=user.pk, leased_at=slot.leased_at, until=slot.lease_expires_at)
 
 
-def _make_draft(task_id: int, user: User) -> None:
-    """The worksheet, with the responses shuffled once for this labeler. An existing one stays as it is."""
-    if Draft.objects.filter(task_id=task_id, labeler=user).exists():
-        return
-    shown_order = [
-        str(u) for u in TaskResponse.objects.filter(task_id=task_id).values_list("response__uuid", flat=True)
-    ]
-    random.shuffle(shown_order)
-    Draft.objects.create(task_id=task_id, labeler=user, shown_order=shown_order)
+LEASE = Statement(
+    "lease",
+    "UPDATE labeling_slot SET status = 'leased', labeler_id = %(labeler)s, leased_at = %(leased_at)s, lease_expires_at = %(until)s"
+    " WHERE id = %(slot)s",
+    slot="bigint",
+    labeler="bigint",
+    leased_at="timestamptz",
+    until="timestamptz",
+)
+
+# The responses are shuffled once for each labeler.
+MAKE_DRAFT = Statement(
+    "make_draft",
+    """
+INSERT INTO labeling_draft (task_id, labeler_id, content, shown_order, version, active_seconds, page_seconds, created_at, saved_at)
+SELECT %(task)s, %(labeler)s, '{}', coalesce(jsonb_agg(r.uuid ORDER BY random()), '[]'), 0, 0, '{}', %(now)s, %(now)s
+  FROM labeling_taskresponse o JOIN labeling_response r ON r.id = o.response_id WHERE o.task_id = %(task)s
+HAVING NOT EXISTS (SELECT 1 FROM labeling_draft d WHERE d.task_id = %(task)s AND d.labeler_id = %(labeler)s)
+""",
+    task="bigint",
+    labeler="bigint",
+    now="timestamptz",
+)
+
+
+def _make_draft(task_id: int, user: User, now: datetime) -> None:
+    """The worksheet. An existing one stays as it is."""
+    MAKE_DRAFT.rows(task=task_id, labeler=user.pk, now=now)
 
 
 @transaction.atomic
@@ -144,6 +198,27 @@ def take_seat(task: Task, user: User, now: datetime) -> Slot | None:
     if mine is not None and mine.status != Slot.Status.SUBMITTED:
         _lease(mine, user, now)
     return mine
+
+
+def fill_seat(task: Task, user: User, now: datetime) -> Slot | None:
+    """take_seat, for what is handed in now: the seat is submitted, and locked. None if others have all."""
+    if filled := FILL.row(task=task.pk, labeler=user.pk, now=now):
+        return row_of(Slot, filled)
+    mine = take_seat(task, user, now)
+    if mine is not None:
+        mine.status, mine.lease_expires_at, mine.submitted_at = Slot.Status.SUBMITTED, None, now
+        mine.save(update_fields=["status", "lease_expires_at", "submitted_at"])
+    return mine
+
+
+FILL = Statement(
+    "fill_seat",
+    "UPDATE labeling_slot SET status = 'submitted', lease_expires_at = NULL, submitted_at = %(now)s WHERE task_id = %(task)s"  # noqa: S608
+    " AND labeler_id = %(labeler)s AND status = 'leased' RETURNING " + columns_of(Slot),
+    task="bigint",
+    labeler="bigint",
+    now="timestamptz",
+)
 
 
 @transaction.atomic

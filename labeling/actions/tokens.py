@@ -4,12 +4,11 @@ import hashlib
 import secrets
 from datetime import timedelta
 
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import OuterRef
 from django.utils import timezone
 
 from labeling.errors import Invalid
-from labeling.models import ApiToken, User, UserRole
+from labeling.models import ApiToken, User
+from labeling.statements import Statement, columns_of, row_of
 
 PREFIX = "heed_"
 
@@ -40,15 +39,30 @@ def create(*, user: User, name: str, scopes: list[str], days: int = 365) -> tupl
 
 def find(secret: str) -> ApiToken | None:
     """The valid token with this secret, its person's roles with it: one query. Its use is noted at most once a minute."""
-    roles = ArraySubquery(UserRole.objects.filter(user=OuterRef("user")).values("role"))
-    token = ApiToken.objects.select_related("user").filter(secret_hash=_digest(secret)).annotate(roles=roles).first()
-    if token is None or not token.is_valid:
+    row = FOUND.row(digest=_digest(secret))
+    if row is None:
         return None
-    token.user.role_names = frozenset(token.roles)
+    *values, roles = row
+    length = len(ApiToken._meta.concrete_fields)
+    token = row_of(ApiToken, values[:length])
+    token.user = row_of(User, values[length:])
+    if not token.is_valid:
+        return None
+    token.user.role_names = frozenset(roles)
     now = timezone.now()
     if token.last_used_at is None or now - token.last_used_at > timedelta(minutes=1):
         ApiToken.objects.filter(pk=token.pk).update(last_used_at=now)
     return token
+
+
+FOUND = Statement(
+    "token",
+    f"""
+SELECT {columns_of(ApiToken, "t")}, {columns_of(User, "u")}, ARRAY(SELECT r.role FROM labeling_userrole r WHERE r.user_id = u.id)
+  FROM labeling_apitoken t JOIN labeling_user u ON u.id = t.user_id WHERE t.secret_hash = %(digest)s
+""",  # noqa: S608
+    digest="text",
+)
 
 
 def revoke(*, token: ApiToken, by: User) -> None:

@@ -22,6 +22,7 @@ from labeling import answers, outgoing
 from labeling.errors import Conflict, refuse
 from labeling.models import Export, ModelVersion, Review, Submission, User, Webhook, WebhookDelivery
 from labeling.models.webhooks import TEST, Event
+from labeling.statements import Statement
 
 MAX_ATTEMPTS = 9  # with jobs.deliver_webhook's pauses of 4, 16, 64 … seconds: about a day
 KEPT = timedelta(days=30)
@@ -110,9 +111,13 @@ def promoted(version: ModelVersion, *, previous: ModelVersion | None, reason: st
 
 def _emit(event: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
     """A message about each row to each webhook that wants to hear of it. One query where there is none."""
-    wanting = Webhook.objects.filter(ended_at=None, events__contains=[event]).values_list("pk", flat=True)
-    if ids := list(wanting):
-        _queue(ids, event, rows())
+    if wanting := WANTING.rows(event=str(event)):
+        _queue([pk for (pk,) in wanting], event, rows())
+
+
+WANTING = Statement(
+    "webhooks", "SELECT id FROM labeling_webhook WHERE ended_at IS NULL AND %(event)s = ANY(events)", event="text"
+)
 
 
 def _queue(webhook_ids: list[int], event: str, rows: list[dict[str, Any]]) -> list[WebhookDelivery]:

@@ -1,5 +1,6 @@
 """/tasks/: a labeler's day without a browser: the next task, drafts, handing in, passing on. Never a model's name, nor gold."""
 
+import json
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -18,8 +19,9 @@ from labeling.api.base import StrictSerializer, Text, Uuid, View, Whole, YesNo
 from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject, MessageOut
 from labeling.errors import Conflict, HeedError, Invalid, refuse
-from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, TaskResponse
+from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, User
 from labeling.models.batches import is_for
+from labeling.statements import Statement, partly
 
 MOST_RESPONSES = len(answers.LETTERS)
 OF_KIND = {Kind.DEMONSTRATION: {"text"}, Kind.RANKING: {"tiers", "ratings", "all_bad"}}
@@ -164,8 +166,7 @@ class NextTask(View):
         )
         if slot is None:
             return Answer(status=204)
-        draft = _drafts().get(task_id=slot.task_id, labeler=self.person)
-        return Answer(_shown_task(draft, seat="held", revision=0))
+        return Answer(_shown_task(slot.task_id, self.person, seat="held"))
 
     def _batch_id(self, name: str) -> int | None:
         """By its name, and only one that the labeler may know of: 422 for any other."""
@@ -181,13 +182,23 @@ class TaskView(View):
     takes_idempotency_keys = False
 
     def given(self, task_uuid: UUID) -> tuple[Task, Draft | None, Submission | None]:
-        """The task with what this labeler has of it; 404 for any other, so that nothing can be learned by asking."""
-        draft = _drafts().filter(labeler=self.person, task__uuid=task_uuid).first()
-        mine = Submission.objects.filter(labeler=self.person, task__uuid=task_uuid)
-        submission = mine.select_related("task__batch__schema", "task__prompt").first()
-        if draft is None and submission is None:
+        """The task with what this labeler has of it; 404 for any other, so that nothing can be learned by asking. One statement: what
+        it does not read of the rows is read when it is asked for."""
+        row = GIVEN.row(task=task_uuid, labeler=self.person.pk)
+        if row is None:
             raise Http404(f"No task {task_uuid} was given to you.")
-        return (draft or submission).task, draft, submission  # type: ignore[union-attr]
+        pk, uuid, kind, prompt, batch, schema, form, draft, version, shuffled, submission, revisions, shown = row
+        task = partly(Task, id=pk, uuid=uuid, kind=kind, prompt_id=prompt, batch_id=batch)
+        task.batch = partly(Batch, id=batch, schema_id=schema)
+        task.batch.schema = partly(LabelSchema, id=schema, content=json.loads(form))
+        mine: dict[str, Any] = {"task_id": pk, "labeler_id": self.person.pk}
+        return (
+            task,
+            partly(Draft, id=draft, version=version, shown_order=json.loads(shuffled), **mine) if draft else None,
+            partly(Submission, id=submission, revision_count=revisions, shown_order=json.loads(shown), **mine)
+            if submission
+            else None,
+        )
 
     @property
     def editor(self) -> str:
@@ -209,12 +220,8 @@ class OneTask(TaskView):
         summary="A task that was given to the caller", description="Reading it does not renew its lease.",
     )  # fmt: skip
     def get(self, request: Request, task_uuid: UUID) -> Answer:
-        task, draft, submission = self.given(task_uuid)
-        if draft is None:
-            order = submission.shown_order  # type: ignore[union-attr]
-            draft = Draft(task=task, labeler=self.person, shown_order=order)
-        seat = _seat(task, draft, submission)
-        return Answer(_shown_task(draft, seat=seat, revision=submission.revision_count if submission else 0))
+        task, _draft, submission = self.given(task_uuid)
+        return Answer(_shown_task(task.pk, self.person, seat=_seat(task, self.person, submission)))
 
 
 class TaskDraft(TaskView):
@@ -237,7 +244,7 @@ class TaskDraft(TaskView):
             active_seconds=given["active_seconds"],
             by=self.person,
         )
-        return Answer(_shown_seat(task, seat) | {"version": saved.version, "revision": seen.revision})
+        return Answer(_shown_seat(task.uuid, seat) | {"version": saved.version, "revision": seen.revision})
 
 
 class TaskRenew(TaskView):
@@ -251,10 +258,10 @@ class TaskRenew(TaskView):
     def post(self, request: Request, task_uuid: UUID) -> Answer:
         given = self.checked(WorkedIn, self.sent)
         task, draft, submission = self.given(task_uuid)
-        seat: str = _seat(task, draft, submission)
+        seat: str = _seat(task, self.person, submission)
         if draft is not None:
             seat = tasks.renew(task=task, page=self.editor, active_seconds=given["active_seconds"], by=self.person)
-        return Answer(_shown_seat(task, seat))
+        return Answer(_shown_seat(task.uuid, seat))
 
 
 class TaskSubmit(TaskView):
@@ -330,48 +337,73 @@ class TaskRelease(TaskView):
 # Shown and checked ---------------------------------------------------------------------------------------------
 
 
-def _drafts():
-    return Draft.objects.select_related("task__prompt", "task__batch__schema")
+# A task that was given to a labeler: what they have of it.
+GIVEN = Statement(
+    "given",
+    """
+SELECT t.id, t.uuid, t.kind, t.prompt_id, t.batch_id, b.schema_id, f.content, d.id, d.version, d.shown_order,
+       o.id, o.revision_count, o.shown_order
+  FROM labeling_task t JOIN labeling_batch b ON b.id = t.batch_id JOIN labeling_labelschema f ON f.id = b.schema_id
+  LEFT JOIN labeling_draft d ON d.task_id = t.id AND d.labeler_id = %(labeler)s
+  LEFT JOIN labeling_submission o ON o.task_id = t.id AND o.labeler_id = %(labeler)s
+ WHERE t.uuid = %(task)s AND (d.id IS NOT NULL OR o.id IS NOT NULL)
+""",
+    task="uuid",
+    labeler="bigint",
+)
+
+# What its page shows of it: the responses by their ids, in the order of the draft or of what was handed in.
+SHOWN = Statement(
+    "shown",
+    """
+SELECT t.uuid, t.kind, b.name, b.instructions, p.messages, f.content, coalesce(d.version, 0), coalesce(o.revision_count, 0),
+       coalesce(d.content, '{}'), coalesce(d.shown_order, o.shown_order),
+       (SELECT jsonb_object_agg(r.uuid, r.text) FROM labeling_taskresponse x JOIN labeling_response r ON r.id = x.response_id
+         WHERE x.task_id = t.id)
+  FROM labeling_task t JOIN labeling_batch b ON b.id = t.batch_id JOIN labeling_labelschema f ON f.id = b.schema_id
+  JOIN labeling_prompt p ON p.id = t.prompt_id
+  LEFT JOIN labeling_draft d ON d.task_id = t.id AND d.labeler_id = %(labeler)s
+  LEFT JOIN labeling_submission o ON o.task_id = t.id AND o.labeler_id = %(labeler)s
+ WHERE t.id = %(task)s
+""",
+    task="bigint",
+    labeler="bigint",
+)
 
 
-def _seat(task: Task, draft: Draft | None, submission: Submission | None) -> str:
+def _seat(task: Task, labeler: User, submission: Submission | None) -> str:
     """Where the labeler stands with the task, without changing anything."""
     if submission is not None:
         return "submitted"
-    if Skip.objects.filter(task=task, labeler=draft.labeler_id).exists():  # type: ignore[union-attr]
+    if Skip.objects.filter(task=task, labeler=labeler).exists():
         return "skipped"
-    held = Q(labeler=draft.labeler_id) | Q(status="open")  # type: ignore[union-attr]
+    held = Q(labeler=labeler) | Q(status="open")
     return "held" if task.slots.filter(held).exists() else "lost"
 
 
-def _shown_seat(task: Task, seat: str) -> dict[str, Any]:
-    return {"task_id": task.uuid, "seat": seat, "lease_seconds": tasks.lease_seconds()}
+def _shown_seat(task_uuid: UUID, seat: str) -> dict[str, Any]:
+    return {"task_id": task_uuid, "seat": seat, "lease_seconds": tasks.lease_seconds()}
 
 
-def _shown_task(draft: Draft, *, seat: str, revision: int) -> dict[str, Any]:
+def _shown_task(task_id: int, labeler: User, *, seat: str) -> dict[str, Any]:
     """A task as its page shows it: responses under letters and random ids, in this labeler's order."""
-    task, schema = draft.task, draft.task.batch.schema
-    content = {name: value for name, value in draft.content.items() if name not in drafts.OF_THE_PAGE}
-    return _shown_seat(task, seat) | {
-        "version": draft.version,
+    [shown] = SHOWN.rows(task=task_id, labeler=labeler.pk)
+    uuid, kind, batch, instructions, messages, schema, version, revision, content, shown_order, texts = shown
+    text_of = json.loads(texts or "{}")
+    return _shown_seat(uuid, seat) | {
+        "version": version,
         "revision": revision,
-        "kind": task.kind,
-        "batch": task.batch.name,
-        "instructions": task.batch.instructions,
-        "prompt": [{"role": m["role"], "content": m["content"]} for m in task.prompt.messages],
-        "responses": _shown_responses(task, draft.shown_order),
-        "form": _form(task.kind, schema),
-        "answer": content,
+        "kind": kind,
+        "batch": batch,
+        "instructions": instructions,
+        "prompt": [{"role": m["role"], "content": m["content"]} for m in json.loads(messages)],
+        "responses": [
+            {"letter": letter, "response_id": each, "text": text_of[each]}
+            for letter, each in zip(answers.LETTERS, json.loads(shown_order), strict=False)
+        ],
+        "form": _form(kind, LabelSchema(content=json.loads(schema))),
+        "answer": {name: value for name, value in json.loads(content).items() if name not in drafts.OF_THE_PAGE},
     }
-
-
-def _shown_responses(task: Task, shown_order: list[str]) -> list[dict[str, str]]:
-    if not shown_order:
-        return []
-    rows = TaskResponse.objects.filter(task=task).values_list("response__uuid", "response__text")
-    text_of = {str(uuid): text for uuid, text in rows}
-    named = zip(answers.LETTERS, shown_order, strict=False)
-    return [{"letter": letter, "response_id": uuid, "text": text_of[uuid]} for letter, uuid in named]
 
 
 def _form(kind: str, schema: LabelSchema) -> dict[str, Any]:

@@ -189,5 +189,5 @@ def test_a_claim_and_a_submit_cost_few_queries(api, labeler):
             assert send(client, task, "submit", body).status_code == 200
         counts.append((len(claiming), len(submitting)))
     assert counts[1] == counts[2]
-    assert counts[2][0] <= 21
-    assert counts[2][1] <= 28
+    assert counts[2][0] <= 11
+    assert counts[2][1] <= 17
