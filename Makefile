@@ -21,6 +21,11 @@ help: ## list these commands
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	@touch $@
 
+# lm-evaluation-harness: 40 packages that one command needs, so no demo waits for them.
+.venv/.tasks: .venv/.installed training/tasks-requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r training/tasks-requirements.txt
+	@touch $@
+
 demo: .venv/.installed ## everything on http://127.0.0.1:PORT (8000), until Ctrl-C or `make stop`
 	@exec .venv/bin/python -m labeling.demo start
 
@@ -30,7 +35,7 @@ stop: ## end the demo of this clone, wherever it runs
 test: .venv/.installed browser ## everything that the tests need, browser included, then the tests; ARGS="-k name" for some
 	.venv/bin/python -m pytest -n auto -m "not slow" $(ARGS)
 
-slow: .venv/.installed browser ## the tests that take long: kills, processes side by side, every page; CI runs them after the others
+slow: .venv/.installed .venv/.tasks browser ## the tests that take long: kills, processes side by side, every page; CI runs them after the others
 	.venv/bin/python -m pytest -n auto -m slow $(ARGS)
 
 loop: .venv/.installed ## the whole loop once, unattended, with simulated labelers; NIGHTS=1 SEED=0

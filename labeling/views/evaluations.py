@@ -18,7 +18,9 @@ NOTES = {
 }
 LEADING = ("win_rate", "agreement", "rate", "accuracy", "mean", "difference")
 """The figure of a group that its interval, low to high, is about: the first of these that it has."""
-COLUMNS = ("figure", "task", "model", "base", "value", "difference", "low", "high", "n")
+COUNTS = ("words", "describing")
+"""What holds words with how often each was counted, most frequent first: one cell."""
+COLUMNS = ("name", "figure", "task", "model", "base", "value", "difference", "low", "high", "n")
 """Columns of tables that come first, in this order: the database does not keep an object's."""
 EARLIER = 50
 
@@ -83,14 +85,23 @@ def _collect(found: Figures, prefix: str, values: dict[str, Any]) -> None:
     leading = leading_figure(values)
     for name, value in sorted(values.items(), key=lambda item: item[0] != leading):
         label = f"{prefix} · {words(name)}" if prefix else words(name)
-        if isinstance(value, dict) and value:
-            _collect(found, label, value)
+        if isinstance(value, dict) and value and name not in COUNTS:
+            if all(_is_row(row) for row in value.values()):
+                found.tables.append((label, table([{"name": key, **row} for key, row in value.items()])))
+            else:
+                _collect(found, label, value)
         elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             found.tables.append((label, table(value)))
         elif name == leading:
             found.lines.append((label, with_interval(values)))
         elif leading is None or name not in ("low", "high"):
             found.lines.append((label, shown(value)))
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in COUNTS or not isinstance(cell, dict | list) for name, cell in value.items()
+    )
 
 
 def leading_figure(values: dict[str, Any]) -> str | None:
@@ -117,5 +128,8 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def shown(value: Any) -> str:
-    """A figure to read; nothing as a dash."""
+    """A figure to read; nothing as a dash; counts as "kind 3, small 2"."""
+    if isinstance(value, dict):
+        most = sorted(value.items(), key=lambda item: (-item[1], item[0])) if value else []
+        return ", ".join(f"{word} {count}" for word, count in most) or "–"
     return "–" if value is None else figure(value)
