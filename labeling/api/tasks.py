@@ -18,7 +18,7 @@ from labeling.actions.drafts import Seen
 from labeling.api.base import StrictSerializer, Text, Uuid, View, Whole, YesNo
 from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject, MessageOut
-from labeling.errors import Conflict, HeedError, Invalid, refuse
+from labeling.errors import Conflict, HeedError, Invalid, NotPrepared, refuse
 from labeling.models import ApiToken, Batch, Draft, Kind, LabelSchema, Skip, Submission, Task, User
 from labeling.models.batches import is_for
 from labeling.statements import Statement, partly
@@ -94,6 +94,7 @@ class DraftIn(SeenIn):
 class SubmitIn(SeenIn):
     submit_key = Uuid(help_text="Your own for each answer: sent again with the same answer it changes nothing.")
     answer = AnswerIn()
+    and_next = NextIn(required=False, help_text="Claim the next task as well: `next` of the answer.")
 
 
 class SkipIn(WorkedIn):
@@ -144,6 +145,14 @@ class OwnSubmissionOut(serializers.Serializer):
     updated_at = serializers.DateTimeField()
 
 
+class SubmittedOut(OwnSubmissionOut):
+    next = TaskOut(
+        required=False,
+        allow_null=True,
+        help_text="Only with `and_next`: the next task, leased; null where claiming it gives none, and says why.",
+    )
+
+
 # Doors ---------------------------------------------------------------------------------------------------------
 
 
@@ -160,20 +169,9 @@ class NextTask(View):
         ),
     )  # fmt: skip
     def post(self, request: Request) -> Answer:
-        wanted = self.checked(NextIn, self.sent)
-        slot = tasks.claim_next(
-            kind=wanted.get("kind", ""), batch_id=self._batch_id(wanted.get("batch", "")), by=self.person
-        )
-        if slot is None:
-            return Answer(status=204)
-        return Answer(_shown_task(slot.task_id, self.person, seat="held"))
-
-    def _batch_id(self, name: str) -> int | None:
-        """By its name, and only one that the labeler may know of: 422 for any other."""
-        batch = Batch.objects.filter(is_for(self.person), name=name).first() if name else None
-        if name and batch is None:
-            raise Invalid(f"Unknown batch: {name[:100]}", [answers.problem("batch", "is unknown", "batch")])
-        return batch.pk if batch else None
+        wanted = _wanted(self.checked(NextIn, self.sent), self.person)
+        slot = tasks.claim_next(**wanted, by=self.person)
+        return Answer(_shown_task(slot.task_id, self.person, seat="held")) if slot else Answer(status=204)
 
 
 class TaskView(View):
@@ -268,7 +266,7 @@ class TaskSubmit(TaskView):
     scopes = {"POST": "label"}
 
     @operation(
-        scope="label", answers={200: OwnSubmissionOut}, request=SubmitIn, problems=(404, 409),
+        scope="label", answers={200: SubmittedOut}, request=SubmitIn, problems=(404, 409),
         operation_id="submit_task", summary="Hand an answer in, once",
         description=(
             "Later, until it is reviewed, another answer with another `submit_key` is a correction of it: a new revision. "
@@ -279,6 +277,7 @@ class TaskSubmit(TaskView):
         given = self.checked(SubmitIn, request.data)
         task, draft, submission = self.given(task_uuid)
         content = _content(given["answer"], task, draft or submission, is_checked_later=True)
+        wanted = _wanted(given["and_next"], self.person) if "and_next" in given else None
         try:
             made = submissions.submit(
                 task=task,
@@ -293,7 +292,16 @@ class TaskSubmit(TaskView):
                 drafts.set_aside(task=task, content=content, by=self.person)
             raise
         made.task = task
-        return Answer(shown_submission(made))
+        shown = shown_submission(made)
+        return Answer(shown if wanted is None else shown | {"next": self._next(wanted)})
+
+    def _next(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        """In a transaction of its own: what was handed in stays, whatever comes of this."""
+        try:
+            slot = tasks.claim_next(**wanted, by=self.person)
+        except NotPrepared:
+            return None
+        return _shown_task(slot.task_id, self.person, seat="held") if slot else None
 
 
 class TaskSkip(TaskView):
@@ -369,6 +377,15 @@ SELECT t.uuid, t.kind, b.name, b.instructions, p.messages, f.content, coalesce(d
     task="bigint",
     labeler="bigint",
 )
+
+
+def _wanted(given: dict[str, str], labeler: User) -> dict[str, Any]:
+    """What claim_next narrows by. A batch by its name, and only one that the labeler may know of: 422 for any other."""
+    name = given.get("batch", "")
+    batch = Batch.objects.filter(is_for(labeler), name=name).first() if name else None
+    if name and batch is None:
+        raise Invalid(f"Unknown batch: {name[:100]}", [answers.problem("batch", "is unknown", "batch")])
+    return {"kind": given.get("kind", ""), "batch_id": batch.pk if batch else None}
 
 
 def _seat(task: Task, labeler: User, submission: Submission | None) -> str:

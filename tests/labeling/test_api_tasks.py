@@ -147,9 +147,32 @@ def test_others_tasks_and_submissions_are_as_if_they_were_not(api, labeler, labe
         assert secret not in known
 
 
+def test_a_submit_brings_the_next_task_along(api, labeler):
+    make_demonstration_batch(prompts=2)
+    make_ranking_batch(k=2)
+    client = api(labeler)
+    task = claim(client, kind="demonstration")
+    body = {"submit_key": str(uuid.uuid4()), "answer": {"text": "Bees hum."}}
+    assert_problem(send(client, task, "submit", body | {"and_next": {"batch": "none"}}), 422)
+    assert not Submission.objects.exists(), "nothing changed"
+    made = [send(client, task, "submit", body | {"and_next": {"kind": "demonstration"}}).json() for _ in range(2)]
+    assert made[0] == made[1] and made[0]["next"]["kind"] == "demonstration"
+    assert made[0]["next"] == claim(client), "it is theirs, and the same as asked for by itself"
+    body = {"submit_key": str(uuid.uuid4()), "answer": {"text": "They dance."}}
+    last = send(client, made[0]["next"], "submit", body | {"and_next": {}}).json()["next"]
+    assert (last["kind"], last["seat"], len(last["responses"])) == ("ranking", "held", 2)
+    done = send(client, last, "submit", {"submit_key": str(uuid.uuid4()), "answer": ranking(last), "and_next": {}})
+    assert done.json()["next"] is None
+
+
 def test_instructions_come_before_the_first_task(api, labeler, researcher):
     make_demonstration_batch(prompts=1)
+    begun = claim(api(labeler))
+    make_demonstration_batch("more", prompts=1)
     instructions.publish(kind="demonstration", text="Read me.", by=researcher)
+    body = {"submit_key": str(uuid.uuid4()), "answer": {"text": "Bees hum."}, "and_next": {}}
+    handed_in = send(api(labeler), begun, "submit", body)
+    assert (handed_in.json()["status"], handed_in.json()["next"]) == ("submitted", None)
     problem = assert_problem(call(api(labeler), "POST", "/api/v1/tasks/next/"), 409)
     assert (problem["code"], problem["detail"]) == ("not_prepared", "Read the instructions first.")
 
