@@ -44,6 +44,9 @@ from labeling.views import (
 )
 
 urlpatterns = [
+    path(
+        "api/v1/", include("labeling.api.urls")
+    ),  # first, as a path is looked for in order, and programs ask most often
     path("", home.home, name="home"),
     path("favicon.ico", home.favicon),
     path("language/", login_not_required(set_language), name="set_language"),
@@ -195,7 +198,6 @@ urlpatterns = [
     path("console/keys/", gateway_keys.gateway_keys_list, name="gateway_keys"),
     path("console/keys/<int:pk>/", gateway_keys.gateway_key, name="gateway_key"),
     path("console/keys/<int:pk>/revoke", gateway_keys.gateway_key_revoke, name="gateway_key_revoke"),
-    path("api/v1/", include("labeling.api.urls")),
     path("accounts/unsent/", kept_forms.unsent_form, name="unsent_form"),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),

@@ -21,6 +21,7 @@ from labeling.models import (
     WorkEntry,
     Writing,
 )
+from labeling.statements import insert
 
 PAGES_KEPT = 20  # loadings of a task's page whose claims are remembered
 PAUSE_SECONDS = 60  # so much of a longer pause counts as work
@@ -58,7 +59,7 @@ def sign(*, work: Attempt | Screening, now: datetime, by: User) -> None:
 
 def enter_revision(*, revision: Revision, activity: str, seconds: float, is_surplus: bool, by: User) -> None:
     """The entry for what was handed in. Needs the transaction that makes the revision."""
-    WorkEntry.objects.create(
+    entry = WorkEntry(
         labeler=by,
         activity=activity,
         is_surplus=is_surplus,
@@ -66,6 +67,7 @@ def enter_revision(*, revision: Revision, activity: str, seconds: float, is_surp
         revision=revision,
         ended_at=revision.created_at,
     )
+    insert(entry)
 
 
 def enter_skip(*, skip: Skip, seconds: float, by: User) -> None:

@@ -12,7 +12,7 @@ from labeling.actions.drafts import Seen
 from labeling.actions.tasks import fill_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
 from labeling.models import Activity, Draft, Origin, Revision, Skip, Submission, Task, User
-from labeling.statements import Statement, columns_of, row_of
+from labeling.statements import Statement, columns_of, insert, row_of
 
 
 @transaction.atomic
@@ -111,7 +111,7 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
     """The submission's row: in the labeler's seat, or surplus. Group and origin are frozen here."""
     now = timezone.now()
     slot = fill_seat(task, user, now)
-    return Submission.objects.create(
+    made = Submission(
         task=task,
         batch_id=task.batch_id,
         labeler=user,
@@ -129,11 +129,12 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
         submitted_at=now,
         updated_at=now,
     )
+    return insert(made)
 
 
 def _add_revision(submission: Submission, submit_key: UUID, fields: dict, seconds: float) -> None:
     number = submission.revision_count
-    made = Revision.objects.create(submission=submission, number=number, submit_key=submit_key, **fields)
+    made = insert(Revision(submission=submission, number=number, submit_key=submit_key, **fields))
     activity = submission.kind if number == 1 else Activity.CORRECTION
     hours.enter_revision(
         revision=made, activity=activity, seconds=seconds, is_surplus=submission.is_surplus, by=submission.labeler
