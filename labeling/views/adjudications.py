@@ -16,7 +16,7 @@ from labeling import answers
 from labeling.actions import adjudications as actions
 from labeling.actions.adjudications import SeenRanking
 from labeling.errors import Conflict, HeedError, Invalid
-from labeling.models import Kind, Review, Revision, Submission, Task, TaskResponse
+from labeling.models import Kind, Review, Revision, Submission, Task, TaskResponse, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, prompt_preview, query_without
@@ -108,6 +108,7 @@ def _seen(value: str) -> tuple[str, SeenRanking]:
 class Cell:
     """A labeler's word on one response. `minority`: comparisons with others in which most labelers say otherwise."""
 
+    labeler: User
     place: int
     quality: int | None
     minority: int
@@ -193,7 +194,7 @@ def _sides(task: Task, cards: list[answers.Card]) -> list[Side]:
         for card in cards:
             name = card.uuids[0]
             quality = (revision.ratings.get(name) or {}).get("quality")
-            cells.append(Cell(places[i].get(name, 0), quality, minority[i].get(name, 0)))
+            cells.append(Cell(row.labeler, places[i].get(name, 0), quality, minority[i].get(name, 0)))
         last = list(row.reviews.all())[-1:]
         seen = f"{row.uuid}:{row.revision_count}:{last[0].pk if last else 0}"
         sides.append(Side(row, revision, seen, tiers, cells))
