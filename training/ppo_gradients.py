@@ -53,13 +53,13 @@ def backward_losses(config: Config, players: Players, batch: Experience) -> dict
     for part in parts_of(rows_of(batch, torch.tensor(mine)), config.parts) if mine else ():
         keep_BR = part.sequences.response_keep_BR
         packed = pack(part.sequences, players.policy, players.critic)
-        logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
-        policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
-        policy.loss.backward()
         live_BR = part.live_values_BR  # of the critic as it is still, where the rollout is one minibatch
         values_BR = response_values(players.critic, packed) if live_BR is None else live_BR
         value = value_loss(values_BR, part.values_BR, part.returns_BR, keep_BR, config.value_clip, count)
-        value.backward()
+        value.backward()  # before the policy's pass: never are the activations of both held
+        logprobs_BR = response_logprobs(players.policy, packed, config.temperature)
+        policy = policy_loss(logprobs_BR, part.logprobs_BR, part.advantages_BR, keep_BR, config.clip, count)
+        policy.loss.backward()
         figures = {"policy_loss": policy.loss, "value_loss": value}
         figures |= {"clip_share": policy.clip_share, "ratio": policy.ratio, "ratio_gap": policy.ratio_gap}
         for name, figure in figures.items():
