@@ -66,9 +66,18 @@ def is_amd() -> bool:
 
 def product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
     """a · b, by oneDNN where that pays."""
-    if pays(a_MK, b_KN):
-        return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
-    return torch.mm(a_MK, b_KN, out=a_MK.new_empty(a_MK.shape[0], b_KN.shape[1]))
+    if not pays(a_MK, b_KN):
+        return torch.mm(a_MK, b_KN, out=a_MK.new_empty(a_MK.shape[0], b_KN.shape[1]))
+    # torch copies the left matrix unless it lies by rows: in a weight's gradient the wider of the two is often that one
+    swapped = copied(b_KN.t()) + a_MK.shape[0] * b_KN.shape[1]
+    if copied(a_MK) > swapped:
+        return torch.ops.mkldnn._linear_pointwise(b_KN.t(), a_MK, None, "none", [], "").t().contiguous()
+    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.t(), None, "none", [], "")
+
+
+def copied(a_MK: torch.Tensor) -> int:
+    """Numbers that oneDNN's product copies of its left matrix."""
+    return 0 if a_MK.is_contiguous() else a_MK.numel()
 
 
 def biased_product(

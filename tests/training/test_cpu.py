@@ -34,6 +34,10 @@ def test_products_are_those_of_float64_however_the_matrices_lie(left, right):
     torch.testing.assert_close(cpu.biased_product(bias, a, b), (exact + bias).float())
     scaled = cpu.biased_product(bias, a, b, beta=0.5, alpha=2)
     torch.testing.assert_close(scaled, (2 * exact + 0.5 * bias).float())
+    wide = torch.randn(90, 40).T  # a weight's gradient: the left matrix is the larger one, and lies by columns
+    narrow = torch.randn(90, 7)
+    torch.testing.assert_close(cpu.product(wide, narrow), (wide.double() @ narrow.double()).float())
+    assert cpu.product(wide, narrow).is_contiguous()
     matrix = torch.randn(12, 12)
     torch.testing.assert_close(cpu.biased_product(matrix, a, b), (exact + matrix).float())
     assert cpu.product(a.double(), b.double()).dtype == torch.float64
