@@ -1,8 +1,8 @@
 """The training half beside TRL, on a Llama of 0.9 million random weights: the same rows, the same steps, interleaved runs.
 
-SFT and the reward model stand beside TRL 1.16.0's SFTTrainer and RewardTrainer in this process: seconds of training alone, from the
-model in memory to the last step. PPO and TRL 1.12.0's PPOTrainer (the last one) run in a process each, and count processor time on one
-thread (ppo.py). TRL gets fair settings: no bf16, no gradient checkpointing on a CPU, batches of 16 pairs with as many
+SFT and the reward model stand beside TRL 1.16.0's SFTTrainer and RewardTrainer, PPO beside TRL 1.12.0's PPOTrainer (the last one). Each
+side runs in a process of its own (supervised.py, ppo.py), so that neither is made faster by what the other sets up, and counts processor
+time on one thread. TRL gets fair settings: no bf16, no gradient checkpointing on a CPU, batches of 16 pairs with as many
 accumulated as make Heed's step.
 """
 
@@ -13,25 +13,18 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
 
 from tests.bench import ppo
-from training import corpus, generation, models, rm, sft
-from training.checkpoints import RunState
-from training.config import to_dict
-from training.data import Comparison, Example
+from training import corpus, generation, models
 
 CPU = torch.device("cpu")
 SHAPES = [(32, 48), (128, 32), (256, 24), (64, 64)]  # tokens of prompt and response
 WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 512}
 RANKINGS, RANKINGS_PER_STEP = {4: 32, 9: 8}, 4  # by K: TRL takes some ten seconds for the longest
-PAIRS_PER_PASS = 16  # of TRL
 FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (64, 48, True), (256, 48, True)]
 """Episodes per rollout, longest response, whether prompts and responses are ragged."""
 PPO_STEPS = 3
@@ -107,33 +100,19 @@ def compare(name: str, params: dict, unit: str, amount: float, ours: Timed, peer
     }
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that it took."""
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
 def draw(rng: random.Random, tokenizer, count: int) -> list[int]:
     """Token ids that are no special tokens."""
     return [rng.randrange(10, len(tokenizer)) for _ in range(count)]
 
 
-def state(config: Any, stage: str) -> RunState:
-    """Where a run would keep its checkpoints; none is written in so few steps."""
-    return RunState(config.out, stage, to_dict(config), {}, None)
-
-
-TRL_SETTINGS: dict[str, Any] = {
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "logging_steps": 1000,
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "num_train_epochs": 1,
-}
+def side(module: str, *arguments: object, site: Path | None = None) -> dict[str, float]:
+    """What one side's process says, on one thread; with `site` before all else on its path."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(site)} if site else {})
+    command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[2:])}: failed\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # ---- SFT ------------------------------------------------------------------------------------------------------------
@@ -141,46 +120,17 @@ TRL_SETTINGS: dict[str, Any] = {
 
 def sft_rows(folder: Path, tokenizer, packing: bool, runs: int, count: int = 96, batch: int = 16) -> Iterator[dict]:
     """Demonstrations of ragged length, loss on the response alone."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     rng = random.Random(0)
     lengths = [(rng.randint(16, 96), rng.randint(16, 160)) for _ in range(count)]
-    examples = [Example(draw(rng, tokenizer, p + r), p) for p, r in lengths]
-    tokens = sum(len(example.ids) for example in examples)
-    fields: dict[str, Any] = {"epochs": 1, "batch_size": batch, "learning_rate": 1e-5, "packing": packing}
-    config = sft.Config(
-        str(folder / "sft"), str(folder / "policy"), "", packed_tokens=512 if packing else 0, log_every=1000, **fields
-    )
+    examples = [(draw(rng, tokenizer, prompt + response), prompt) for prompt, response in lengths]
+    spec = write(folder, {"stage": "sft", "packing": packing, "batch": batch, "examples": examples})
 
-    def ours() -> float:
-        model = models.load_policy(folder / "policy", CPU)
-        return timed(
-            lambda: sft.train_model(
-                config, state(config, "sft"), model, examples, None, None, tokenizer.pad_token_id, CPU
-            )
-        )
-
-    rows = [{"input_ids": e.ids, "completion_mask": [0] * e.prompt_tokens + [1] * e.response_tokens} for e in examples]
-    per_row = 512 * count / tokens  # demonstrations that a packed row holds: so many rows make an equal step
-    settings = SFTConfig(
-        str(folder / "trl"),
-        per_device_train_batch_size=max(1, round(batch / per_row)) if packing else batch,
-        max_length=512,
-        packing=packing,
-        completion_only_loss=True,
-        eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-        **TRL_SETTINGS,
-    )
-
-    def theirs() -> float:
-        model = models.load_policy(folder / "policy", CPU)
-        trainer = SFTTrainer(model, settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-        return timed(trainer.train)
+    def seconds(which: str) -> float:
+        return side("supervised", which, folder, spec)["seconds"]
 
     params = {"demonstrations": count, "batch": batch, "packing": packing}
-    yield compare("sft", params, "tokens/s", tokens, ours, theirs, runs)
+    tokens = sum(len(ids) for ids, _ in examples)
+    yield compare("sft", params, "tokens/s", tokens, lambda: seconds("ours"), lambda: seconds("trl"), runs)
 
 
 # ---- reward model ---------------------------------------------------------------------------------------------------
@@ -188,77 +138,42 @@ def sft_rows(folder: Path, tokenizer, packing: bool, runs: int, count: int = 96,
 
 def rm_rows(folder: Path, tokenizer, k: int, prompt: int, response: int, runs: int) -> Iterator[dict]:
     """Rankings of K responses without ties: the default encoding and one pass per response, each beside pairs."""
-    from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
-
     rng = random.Random(k)
     count = RANKINGS[k]
-    comparisons = [ranking(rng, tokenizer, k, prompt, response) for _ in range(count)]
+    rankings = [ranking(rng, tokenizer, k, prompt, response) for _ in range(count)]
+    spec = {"stage": "rm", "k": k, "prompt": prompt, "batch": RANKINGS_PER_STEP, "rankings": rankings}
+    path = write(folder, spec)
 
-    def ours(encoding: Any) -> float:
-        config = rm.Config(
-            str(folder / "rm"),
-            str(folder / "policy"),
-            "",
-            epochs=1,
-            batch_size=RANKINGS_PER_STEP,
-            encoding=encoding,
-            log_every=1000,
-        )
-        model = models.load_reward_model(folder / "reward", CPU)
-        with mock.patch.object(rm.models, "reward_model_from", return_value=model):  # in memory, as TRL's is
-            return timed(
-                lambda: rm.train_model(config, state(config, "rm"), None, comparisons, tokenizer.pad_token_id, CPU)
-            )
-
-    pairs = [
-        {"chosen_ids": c.examples[better].ids, "rejected_ids": c.examples[worse].ids}
-        for c in comparisons
-        for better, worse in c.pairs
-    ]
-    per_step = RANKINGS_PER_STEP * k * (k - 1) // 2
-    settings = RewardConfig(
-        str(folder / "trl"),
-        per_device_train_batch_size=min(PAIRS_PER_PASS, per_step),
-        gradient_accumulation_steps=max(1, per_step // PAIRS_PER_PASS),
-        max_length=None,
-        **TRL_SETTINGS,
-    )
-
-    def theirs() -> float:
-        model = models.load_reward_model(folder / "reward", CPU)
-        dataset = Dataset.from_list(pairs)
-        return timed(RewardTrainer(model, settings, train_dataset=dataset, processing_class=tokenizer).train)
+    def seconds(which: str) -> float:
+        return side("supervised", which, folder, path)["seconds"]
 
     seen: list[float] = []
 
     def once() -> float:
         """TRL's runs of the first comparison stand in the second too: they take the longest."""
-        seen.append(theirs())
+        seen.append(seconds("trl"))
         return seen[-1]
 
     expected = k * (k - 1) * (prompt + response) / (prompt + k * response)
     params = {"k": k, "prompt": prompt, "response": response, "token_ratio": round(expected, 1)}
-    yield compare("rm, default encoding", params, "rankings/s", count, lambda: ours("auto"), once, runs)
+    yield compare("rm, default encoding", params, "rankings/s", count, lambda: seconds("auto"), once, runs)
     again = iter(seen)
     params = params | {"token_ratio": k - 1}
-    yield compare(
-        "rm, one pass per response",
-        params,
-        "rankings/s",
-        count,
-        lambda: ours("responses"),
-        lambda: next(again),
-        runs,
-    )
+    name = "rm, one pass per response"
+    yield compare(name, params, "rankings/s", count, lambda: seconds("responses"), lambda: next(again), runs)
 
 
-def ranking(rng: random.Random, tokenizer, k: int, prompt: int, response: int) -> Comparison:
-    """K different responses of equal length, in a strict order."""
+def ranking(rng: random.Random, tokenizer, k: int, prompt: int, response: int) -> list[list[int]]:
+    """The ids of K different responses of equal length after one prompt."""
     shared = draw(rng, tokenizer, prompt)
-    examples = [Example(shared + draw(rng, tokenizer, response), prompt) for _ in range(k)]
-    pairs = [(better, worse) for better in range(k) for worse in range(better + 1, k)]
-    return Comparison(examples, pairs, len(pairs), [None] * k, "training", None)
+    return [shared + draw(rng, tokenizer, response) for _ in range(k)]
+
+
+def write(folder: Path, spec: dict) -> Path:
+    """What both sides read."""
+    path = folder / "spec.json"
+    path.write_text(json.dumps(spec))
+    return path
 
 
 # ---- PPO ------------------------------------------------------------------------------------------------------------
@@ -281,14 +196,9 @@ def ppo_rows(
     site = trl_for_ppo(folder)
     shares: dict[str, list[float]] = {"ours": [], "trl": []}
 
-    def run_side(side: str) -> float:
-        command = [sys.executable, "-m", "tests.bench.ppo", side, str(folder), str(prompts), *map(str, cell)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": str(site)} if side == "trl" else {})
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-        if done.returncode != 0:
-            raise RuntimeError(f"PPO, {side}: failed\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        shares[side].append(100 * found["generation"])
+    def run_side(which: str) -> float:
+        found = side("ppo", which, folder, prompts, *cell, site=site if which == "trl" else None)
+        shares[which].append(100 * found["generation"])
         return found["seconds"]
 
     params = {"batch": batch, "prompt": "8-40" if is_ragged else prompt, "response": tokens}
