@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -797,6 +798,10 @@ def _first_bad_line(folder: Path, kind: Kind[Any]) -> str | None:
     return None
 
 
+CARDS = {"README.md", "report.html"}
+"""Files that tell of a model by its name: a copy under another name goes without."""
+
+
 # ---- model folders --------------------------------------------------------------------------------------------------
 
 
@@ -865,6 +870,39 @@ def parent_ref(folder: str | os.PathLike[str]) -> ParentRef:
     """How a child's manifest names the model in `folder`."""
     manifest = read_model_manifest(folder, verify=False)
     return ParentRef(name=manifest.name, manifest_sha256=hash_file(Path(folder, "manifest.json")))
+
+
+def with_few_shot_prefix(folder: str | os.PathLike[str], out: str | os.PathLike[str], prefix: str) -> ModelManifest:
+    """The same model under another name, `out`'s, with a few-shot prefix before its prompts: a prompted baseline.
+
+    Its files are hard links where the file system allows, so the weights take no room twice; the model in `folder` is its parent,
+    by the role "weights". Raises ContractError for a damaged folder, FileExistsError if `out` exists.
+    """
+    folder, out = Path(folder), Path(out)
+    manifest = read_model_manifest(folder)
+    with atomic_folder(out) as building:
+        for name in manifest.files:
+            if name not in CARDS:
+                (building / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(folder / name, building / name)
+        return write_model_manifest(
+            building,
+            name=out.name,
+            stage=manifest.stage,
+            parents={"weights": parent_ref(folder)},
+            export=manifest.export,
+            config=manifest.config,
+            metrics={},
+            seed=manifest.seed,
+            few_shot_prefix=prefix,
+        )
+
+
+def _link(file: Path, to: Path) -> None:
+    try:
+        os.link(file, to)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, to)
 
 
 def _model_files(folder: Path) -> list[tuple[str, int]]:

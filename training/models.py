@@ -45,6 +45,7 @@ from training.contract import (
 )
 from training.data import CHAT_TEMPLATE
 from training.errors import StageError
+from training.model_card import model_card
 from training.precision import in_precision
 from training.report import Sample, write_report
 
@@ -287,5 +288,6 @@ def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], sam
         if samples:
             (building / "samples.json").write_bytes(msgspec.json.format(msgspec.json.encode(samples), indent=1))
         page = msgspec.to_builtins(facts | {"libraries": library_versions()})
+        (building / "README.md").write_text(model_card(page), encoding="utf-8")
         write_report(building / "report.html", facts=page, log=log, samples=samples)
         write_model_manifest(building, **facts)

@@ -182,15 +182,21 @@ class Watch:
 
     def step(self) -> None:
         """Look once, and do what is needed."""
-        wanted = list(dict.fromkeys(folder.resolve() for folder in self.chooser.folders()))
+        wanted = self._wanted()
         if not wanted:
             say_once("no policy has been promoted yet; waiting")
             return
         if up := [engine for folder in wanted if (engine := self._up(folder, wanted))]:
-            self._show(up)
+            if (
+                up == self.shown or not self.is_up or self._wanted() == wanted
+            ):  # a rollback may have come while it started
+                self._show(up)
         elif not self.is_up:
             self._fall_back()
         self._end_retired()
+
+    def _wanted(self) -> list[Path]:
+        return list(dict.fromkeys(folder.resolve() for folder in self.chooser.folders()))
 
     def _up(self, folder: Path, wanted: list[Path]) -> Engine | None:
         """The engine of a folder, started if need be; None when it does not come up, or did not lately."""

@@ -7,7 +7,7 @@ from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.actions import model_versions
+from labeling.actions import lineage, model_versions
 from labeling.api.base import PAGE_PARAMETERS, PageQuery, View, page, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import (
@@ -17,6 +17,7 @@ from labeling.api.serializers import (
     GateCheckOut,
     GateCheckPage,
     GateIn,
+    LabelsOut,
     ModelDetailOut,
     ModelIn,
     ModelOut,
@@ -115,6 +116,22 @@ class GateChecks(View):
         given = self.checked(GateIn, request.data)
         made = model_versions.record_gate_check(model_version=_find(name), **given, by=self.person)
         return Response(_shown_gate_check(made))
+
+
+class Labels(View):
+    scopes = {"GET": "read"}
+
+    @operation(
+        scope="read", answers={200: LabelsOut}, problems=(404, 409),
+        operation_id="list_labels_of_model", summary="The labels behind a model version",
+        description="By export, of its own training and of all that it was made from. 409 where an export's files are not here.",
+    )  # fmt: skip
+    def get(self, request: Request, name: str) -> Response:
+        exports = [
+            {"export": one.export.name, "models": [model.name for model in one.models], **lineage.label_ids(one.export)}
+            for one in lineage.sources(_find(name))
+        ]
+        return Response({"exports": exports})
 
 
 class Promote(View):

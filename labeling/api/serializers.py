@@ -271,6 +271,19 @@ class GateCheckPage(serializers.Serializer):
     next = serializers.CharField(allow_null=True)
 
 
+class LabelsOfExportOut(serializers.Serializer):
+    export = serializers.CharField()
+    models = serializers.ListField(
+        child=serializers.CharField(), help_text="those of the lineage that were trained on it"
+    )
+    demonstrations = serializers.ListField(child=serializers.CharField(), help_text="ids of submissions")
+    rankings = serializers.ListField(child=serializers.CharField(), help_text="ids of submissions")
+
+
+class LabelsOut(serializers.Serializer):
+    exports = LabelsOfExportOut(many=True)
+
+
 class PromotionIn(StrictSerializer):
     reason = serializers.CharField(max_length=10_000)
     metrics = JSONObject(required=False, default=dict)

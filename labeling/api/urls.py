@@ -110,6 +110,7 @@ urlpatterns = [
     # Names of outside models may hold slashes.
     path("models/<path:name>/evaluations/", model_versions.Evaluations.as_view(), name="api_evaluations"),
     path("models/<path:name>/gate-checks/", model_versions.GateChecks.as_view(), name="api_gate_checks"),
+    path("models/<path:name>/labels/", model_versions.Labels.as_view(), name="api_model_labels"),
     path("models/<path:name>/promote/", model_versions.Promote.as_view(), name="api_promote"),
     path("models/<path:name>/", model_versions.OneModel.as_view(), name="api_model"),
     path("promotions/", model_versions.Promotions.as_view(), name="api_promotions"),

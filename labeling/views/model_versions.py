@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling.actions import model_versions
+from labeling.actions.lineage import sources
 from labeling.errors import Invalid
 from labeling.models import GateCheck, ModelVersion, Promotion
 from labeling.views import evaluations
@@ -91,6 +92,7 @@ def model_version(request: Request, pk: int) -> HttpResponse:
     context = {
         "model": found,
         "lineage": lineage(found),
+        "sources": sources(found),
         "children": found.children.order_by("id"),
         "measured": evaluations.measured(found),
         "earlier": evaluations.earlier(found),

@@ -23,7 +23,7 @@ from labeling.models import ApiToken, Batch, Evaluation, Export, ModelVersion, P
 from tests.labeling.rows import make_demonstration_batch, make_prompt, submit
 from tests.training.test_sample import models  # noqa: F401 a fixture
 from training.client import ClientError, HeedClient
-from training.contract import read_export, write_model_manifest
+from training.contract import ExportRef, parent_ref, read_export, write_model_manifest
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +56,7 @@ ENDPOINTS = [  # method, path, scope, body
     ("GET", "/api/v1/models/org/policy-1/evaluations/", "read", None),
     ("POST", "/api/v1/models/org/policy-1/evaluations/", "train", {"name": "e", "metrics": {"win": 0.7}}),
     ("POST", "/api/v1/models/org/policy-1/promote/", "promote", {"reason": "it is better"}),
+    ("GET", "/api/v1/models/org/policy-1/labels/", "read", None),
     ("GET", "/api/v1/models/org/policy-1/gate-checks/", "read", None),
     ("POST", "/api/v1/models/org/policy-1/gate-checks/", "train", {"rules": "", "verdicts": [VERDICT]}),
     ("GET", "/api/v1/promotions/", "read", None),
@@ -391,6 +392,21 @@ def test_a_model_is_registered_evaluated_and_promoted_once(api, tmp_path):
     assert_problem(call(client, "POST", f"{path}promote/", {"reason": ""}), 422)
     imports.import_rows(kind="responses", rows=[{"prompt": "x", "model": "outside", "response": "r"}], by=None)
     assert_problem(call(client, "POST", "/api/v1/models/outside/promote/", {"reason": "no"}), 422)
+
+
+def test_a_policy_walks_back_to_its_label_ids(api, labeler, tmp_path):
+    done = [submit(task, labeler, text="Shown.") for task in make_demonstration_batch(prompts=2).tasks.order_by("id")]
+    export = exports.build(query={"review": ["unreviewed"]}, by=None)
+    ref = ExportRef(name=export.name, data_sha256=export.data_sha256)
+    texts = [manifest_text(tmp_path, "sft", "sft", export=ref)]
+    texts.append(manifest_text(tmp_path, "ppo", parents={"policy": parent_ref(tmp_path / "sft")}))
+    for text in texts:
+        model_versions.register(manifest=text.encode(), uri="/m", by=None)
+    (behind,) = api("read").get("/api/v1/models/ppo/labels/").json()["exports"]
+    assert (behind["export"], behind["models"], behind["rankings"]) == (export.name, ["sft"], [])
+    assert sorted(behind["demonstrations"]) == sorted(str(submission.uuid) for submission in done)
+    (export.folder / "rankings.parquet").unlink()
+    assert_problem(api("read").get("/api/v1/models/ppo/labels/"), 409)
 
 
 def test_a_refused_promotion_keeps_its_verdicts(api, admin_user, tmp_path):

@@ -87,6 +87,7 @@ ADDRESSES = {
     "export_file": ("GET", RESEARCH),
     "model_versions": ("GET", RESEARCH),
     "model_version": ("GET", RESEARCH),
+    "model_compare": ("GET", RESEARCH),
     "model_promote": ("POST", {"admin"}),
     "model_rollback": ("POST", {"admin"}),
     "gateway_keys": ("GET POST", {"admin"}),

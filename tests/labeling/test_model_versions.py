@@ -1,6 +1,7 @@
 """The registry: manifests in, lineage kept, one policy serving."""
 
 import hashlib
+import json
 import threading
 
 import pytest
@@ -233,6 +234,20 @@ def test_commands(base, tmp_path, capsys, admin_user):
             call_command(*arguments)
 
 
+def test_the_same_weights_are_registered_again_with_a_few_shot_prefix(base, tmp_path):
+    call_command("register_model", str(base))
+    (tmp_path / "prefix.txt").write_text("Q: 1? A: 2.\n")
+    flags = ["--name=base-prompted", f"--few-shot-prefix={tmp_path / 'prefix.txt'}"]
+    for _ in range(2):
+        call_command("register_model", str(base), *flags)
+    prompted = ModelVersion.objects.get(name="base-prompted")
+    assert (prompted.few_shot_prefix, prompted.stage) == ("Q: 1? A: 2.\n", "pretrain")
+    assert list(prompted.parents.values_list("name", flat=True)) == ["base"]
+    assert (tmp_path / "base-prompted" / "model.safetensors").samefile(base / "model.safetensors")
+    with pytest.raises(CommandError, match="go together"):
+        call_command("register_model", str(base), "--name=x")
+
+
 # ---- the pages ------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +291,37 @@ def test_the_page_keeps_people_and_models_apart(researcher_client):
     assert task.figures[0].tables == [("tax", [["figure", "value"], ["perplexity", "31.25"], ["rte", "0.5"]])]
     assert page.text.index("Measured by: people") < page.text.index("Measured by: a model")
     assert "0.1111" not in page.text and "Earlier evaluations" in page.text
+
+
+def test_two_models_are_compared(tmp_path, researcher_client):
+    log = [{"step": step, "loss": 2.0 / step, "rate": 0.1} for step in range(1, 90)]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, factor in zip(folders, (1, 2), strict=True):
+        folder.mkdir()
+        rows = [row | {"loss": row["loss"] * factor} for row in log[:: 3 - factor]]
+        (folder / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        make_folder(
+            folder, folder.name, metrics={"loss": 1.5 * factor, "by": {"story": 0.5}}, config={"lr": factor, "k": 1}
+        )
+    a, b = (register(folder) for folder in folders)
+    model_versions.record_evaluation(model_version=b, name="gold", metrics={"win": 0.75}, by=None)
+    both, only_a = make_prompt("Both?"), make_prompt("One?")
+    for model, prompt in ((a, both), (b, both), (a, only_a)):
+        make_responses(prompt, f"{model} said so.", model=model.name)
+    path = reverse("model_compare")
+    page = researcher_client.get(path, {"a": a.pk, "b": b.pk})
+    rows = {row.name: (row.a, row.b, row.by) for row in page.context["figures"]}
+    assert rows["training · loss"] == ("1.5", "3", "+1.5") and rows["gold · win"] == ("–", "0.75", "")
+    assert [(row.name, row.a, row.b) for row in page.context["settings"]] == [("lr", "1", "2")]
+    assert [curve.title for curve in page.context["curves"]] == ["loss", "rate"]
+    first = page.context["curves"][0].rows[0]
+    assert (first.name, first.cells) == ("0 %", ["2", "4"])
+    assert [(one.prompt, one.a, one.b) for one in page.context["answers"]] == [(both, "a said so.", "b said so.")]
+    assert "a said so." in page.text and not page.context["without_log"]
+    (folders[1] / "training_log.jsonl").write_text('{"step": 1, "loss": 0.0}\n')  # no longer what was registered
+    assert researcher_client.get(path, {"a": a.pk, "b": b.pk}).context["without_log"] == [b]
+    assert researcher_client.get(path, {"a": a.pk}).status_code == 200
+    assert researcher_client.get(path, {"a": a.pk, "b": 10**9}).status_code == 422
 
 
 def test_promoting_and_going_back_by_page(admin):

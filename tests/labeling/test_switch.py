@@ -126,7 +126,7 @@ def test_a_thousand_requests_during_a_promotion_and_a_rollback(gateway, site, fo
     assert model_versions.serving_policy() == old
 
 
-def test_requests_under_way_end_on_the_old_policy_which_is_stopped_then(site, folders):
+def test_requests_under_way_end_on_the_old_policy_which_is_stopped_then(site, folders, monkeypatch):
     old, new, broken = folders
     site.point_to(old)
     site.watch.step()
@@ -149,6 +149,19 @@ def test_requests_under_way_end_on_the_old_policy_which_is_stopped_then(site, fo
     site.watch.step()
     assert ask(site.front.address).headers["X-Heed-Model"] == "old" and site.watch.engines[old] is first
     first.served.in_flight -= 1
+    site.watch.step()
+    assert list(site.watch.engines) == [old]
+    start = engines.Engine.start
+
+    def slow(engine):
+        start(engine)
+        site.point_to(old)  # rolled back while it started
+
+    site.point_to(new)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines.Engine, "start", slow)
+        site.watch.step()
+    assert ask(site.front.address).headers["X-Heed-Model"] == "old"
     site.watch.step()
     assert list(site.watch.engines) == [old]
     first.process.kill()

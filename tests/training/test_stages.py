@@ -243,5 +243,5 @@ def test_the_report_shows_answers_before_and_after(commands, stage, tmp_path):
     assert main([*words(stage, tmp_path / "out", flags), "--track", "tensorboard"]) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('class="card sample"') >= 2 and "before" in page and "<polyline" in page
-    assert "report.html" in read_model_manifest(tmp_path / "out").files
+    assert {"report.html", "README.md"} <= set(read_model_manifest(tmp_path / "out").files)
     assert list((tmp_path / "out.tracking").rglob("events.out.tfevents.*"))
