@@ -80,13 +80,21 @@ class Section:
     table: list[list[str]]
 
 
-NO_SECTION = ("by", "model", "models", "against", "export", "config", "tax")
-INTERVALS = {"low": "high", "first_shown_low": "first_shown_high", "difference_low": "difference_high"}
+NO_SECTION = ("by", "model", "models", "against", "export", "config", "tax", "compared")
+SPANS = {
+    **dict.fromkeys(("win_rate", "agreement", "rate", "bits_per_byte"), ("low", "high")),
+    "difference": ("difference_low", "difference_high"),
+    "first_shown_rate": ("first_shown_low", "first_shown_high"),
+    "any_rate": ("any_low", "any_high"),
+}
+"""Which figures have an interval, and the names of its ends."""
 
 
 def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
     """Write the page of an evaluation's result (by a model, by tasks): one file that needs no network."""
-    found = [part for name, value in result.items() if name not in NO_SECTION for part in sections(name, value)]
+    found = [
+        part for name, value in _beside(result).items() if name not in NO_SECTION for part in sections(name, value)
+    ]
     page = (
         environment()
         .get_template("evaluation.html")
@@ -135,7 +143,7 @@ def _tax_cell(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def sections(title: str, value: Any) -> list[Section]:
     """A figure or nested figures as sections: plain ones as lines, rows as a table, what is nested under its own title."""
-    title = title.replace("_", " ")
+    title = title[:1].upper() + title[1:].replace("_", " ")
     if not isinstance(value, Mapping):
         return [Section(title, [(title, shown(value))], [])]
     if _is_table(value) and not any(isinstance(cell, dict) and _is_table(cell) for cell in value.values()):
@@ -148,15 +156,31 @@ def sections(title: str, value: Any) -> list[Section]:
 
 
 def _lines(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    lines = [(name.replace("_", " "), shown(value)) for name, value in values.items() if name not in _ends()]
-    spans = [(low, high) for low, high in INTERVALS.items() if low in values and high in values]
-    return lines + [
-        (f"{low.replace('_', ' ')} to high", f"{shown(values[low])} to {shown(values[high])}") for low, high in spans
-    ]
+    """Figures by name, each with its interval where it has one."""
+    ends = {end for name, span in SPANS.items() if name in values for end in span}
+    return [(name.replace("_", " "), _with_span(name, values)) for name in values if name not in ends]
 
 
-def _ends() -> set[str]:
-    return {*INTERVALS, *INTERVALS.values()}
+def _with_span(name: str, values: Mapping[str, Any]) -> str:
+    low, high = (values.get(end) for end in SPANS.get(name, ("", "")))
+    if values[name] == []:
+        return "none"
+    span = "" if low is None or high is None else f" ({shown(low)} to {shown(high)})"
+    return shown(values[name]) + span
+
+
+def _beside(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with what was measured of the models it is compared with as further rows, under each kind of figure."""
+    compared = result.get("compared") or {}
+    found = dict(result)
+    for name in ("perplexity", "toxicity") if compared else ():
+        everyone = {result["model"]: result, **compared}
+        if name in result:
+            found[name] = {who: own[name] for who, own in everyone.items() if name in own}
+    for who, own in compared.items():
+        if "tasks" in own:
+            found["tasks"] = found.get("tasks", {}) | {f"{key}, {who}": row for key, row in own["tasks"].items()}
+    return found
 
 
 def _is_table(value: object) -> bool:

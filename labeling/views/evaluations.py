@@ -16,7 +16,7 @@ NOTES = {
     "labels": gettext_lazy("Against the labels of an export."),
     "simulation": gettext_lazy("What simulated labelers preferred."),
 }
-LEADING = ("win_rate", "agreement", "rate", "accuracy", "mean", "difference")
+LEADING = ("win_rate", "agreement", "rate", "accuracy", "bits_per_byte", "mean", "difference")
 """The figure of a group that its interval, low to high, is about: the first of these that it has."""
 COUNTS = ("words", "describing")
 """What holds words with how often each was counted, most frequent first: one cell."""

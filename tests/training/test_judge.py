@@ -131,6 +131,7 @@ def test_a_run_that_broke_off_goes_on_without_asking_again(judge):
     made.requests.clear()
     found = tally(Judge(made.server, Kept(kept)).verdicts(PAIRS))
     assert (found["wins"], found["losses"], found["ties"], len(made.requests)) == (10, 6, 24, 48 - 25)
+    assert len(Kept(kept).verdicts) == 48, "no line was written behind half of one"
     kept.write_text("nonsense\n")
     with pytest.raises(StageError, match="line 1: no verdict"):
         Kept(kept)

@@ -209,7 +209,7 @@ def test_the_command_measures_and_compares_without_the_harness(base, sft_model, 
     assert rows["bits_per_byte", "sft"]["value"] == pytest.approx(found["perplexity"]["bits_per_byte"])
     assert found["bias"]["gender"]["woman"]["n"] == 2 and "bias" not in found["compared"]["sft"]
     page = (tmp_path / "out.html").read_text()
-    assert "Against the base model" in page and "bias · gender" in page and "bits_per_byte" in page
+    assert "Against the base model" in page and "Bias · gender" in page and "bits_per_byte" in page
     assert not re.search(r"(src|href)=|url\(|@import|<script", page)
 
 
