@@ -298,10 +298,14 @@ class HeedClient(HttpClient):
         """The promoted model version, or None while there is none."""
         return self.get("/api/v1/promotions/serving/")["model"]
 
+    def promotions(self) -> Iterator[dict[str, Any]]:
+        """Every promotion, newest first."""
+        return self._pages("/api/v1/promotions/")
+
     def promoted_models(self, count: int) -> list[dict[str, Any]]:
         """The `count` policies promoted last, newest first, each once."""
         models: dict[str, dict[str, Any]] = {}
-        for promotion in self._pages("/api/v1/promotions/"):
+        for promotion in self.promotions():
             models.setdefault(promotion["model"]["name"], promotion["model"])
             if len(models) == count:
                 break

@@ -17,20 +17,22 @@ from training.errors import StageError
 from training.night_state import Night
 
 if TYPE_CHECKING:
-    from training.night_steps import Work
+    from training.night_work import Work
     from training.nightly import Config
 
 CURVES = ("score", "reward", "kl")
 NIGHTS_SHOWN = 14
 ORDER = ("people", "simulation", "model", "labels", "task", "unstated")
 """Whose win rate is shown where several were measured: people's before models'."""
-AGAINST = ("win_rate_vs_last", "win_rate_vs_round0")
+AGAINST = {"win_rate_vs_last": "serving", "win_rate_vs_round0": "round0"}
+"""Win rates of a night's candidate, and what the night calls the other policy."""
 
 
 def facts(work: Work) -> dict[str, Any]:
     """The night's figures as they are kept with the candidate. A function of what the night did: told twice it is the same.
 
-    Win rates: those that an evaluation of the candidate calls win_rate_vs_last and win_rate_vs_round0, each {rate, low, high, n}.
+    Win rates against what served and against round 0: of people, where they were asked; else as any evaluation of the candidate gives
+    them under these names ({rate, low, high, n}), or as `evaluate by-model` does.
     """
     exported, decided, checked = work.done("export"), work.done("promote"), work.done("gate")
     manifests = {stage: read_model_manifest(Path(work.done(stage)["folder"]), verify=False) for stage in ("rm", "ppo")}
@@ -49,10 +51,10 @@ def facts(work: Work) -> dict[str, Any]:
         "rm_accuracy": judge.get("accuracy_valid"),
         "rm_accuracy_held_out": judge.get("accuracy_test_held_out"),
         "rm_accuracy_fixed": _fixed_accuracy(evaluations, judge),
-        **{name: _win_rate(evaluations, name) for name in AGAINST},
+        **{name: _win_rate(evaluations, name, work.start[role]) for name, role in AGAINST.items()},
         "kl": trained.get("kl_after"),
         "kl_coef": trained.get("kl_coef"),
-        "tax": _difference(trained, "lm_loss_after", "lm_loss_before"),
+        **_tax(evaluations, trained, work.done("ppo")["name"]),
         "gate": {"rules": len(checked["verdicts"]), "failed": checked["reasons"]},
         "next": {name: value for name, value in work.done("batch").items() if name != "batch"},
     }
@@ -64,19 +66,47 @@ def _fixed_accuracy(evaluations: list[dict[str, Any]], judge: Mapping[str, Any])
     return measured.get("accuracy_test_held_out", measured.get("accuracy_valid"))
 
 
-def _win_rate(evaluations: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    found = [(one.get("measured_by", "unstated"), one["metrics"].get(name)) for one in evaluations]
-    known = [(ORDER.index(by) if by in ORDER else len(ORDER), by, rate) for by, rate in found if isinstance(rate, dict)]
-    if not known:
-        return None
-    _place, by, rate = min(known, key=lambda one: one[0])
-    return {**{key: rate.get(key) for key in ("rate", "low", "high", "n")}, "by": by}
+def _win_rate(evaluations: list[dict[str, Any]], name: str, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The newest win rate over the other policy, people's before anybody else's, and who measured it."""
+    found = []
+    for one in evaluations:  # newest first
+        by = one.get("measured_by", "unstated")
+        if rate := _rate_over(one["metrics"], name, other["name"] if other else ""):
+            found.append((ORDER.index(by) if by in ORDER else len(ORDER), {**rate, "by": by}))
+    return min(found, key=lambda each: each[0])[1] if found else None
 
 
-def _difference(metrics: Mapping[str, Any], after: str, before: str) -> float | None:
-    if metrics.get(after) is None or metrics.get(before) is None:
+def _rate_over(metrics: Mapping[str, Any], name: str, other: str) -> dict[str, Any] | None:
+    """A win rate in any of the shapes in which it is recorded: under its name; by people; by a judge or a reward model."""
+    if isinstance(said := metrics.get(name), dict) and "rate" in said:
+        return {key: said.get(key) for key in ("rate", "low", "high", "n")}
+    against = metrics.get("against")
+    pair: Any = None
+    if isinstance(against, dict):
+        pair = against.get(other)
+    elif isinstance(against, list) and other in against:
+        compared = metrics if against[0] == other else metrics.get("others", {}).get(other, {})
+        pair = compared.get("judge") or compared.get("reward")
+    if not isinstance(pair, dict) or pair.get("win_rate") is None:
         return None
-    return metrics[after] - metrics[before]
+    return {
+        "rate": pair["win_rate"],
+        "low": pair["low"],
+        "high": pair["high"],
+        "n": pair.get("n", pair.get("comparisons")),
+    }
+
+
+def _tax(evaluations: list[dict[str, Any]], trained: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What alignment cost on plain text, and in what: bits per byte over the base model where `evaluate by-task` measured them."""
+    for one in evaluations:
+        rows = one["metrics"].get("tax")
+        for cost in rows if isinstance(rows, list) else []:
+            if cost.get("figure") == "bits_per_byte" and cost.get("model") == name:
+                return {"tax": cost["difference"], "tax_of": f"bits per byte over {cost['base']}"}
+    if trained.get("lm_loss_after") is None or trained.get("lm_loss_before") is None:
+        return {"tax": None, "tax_of": ""}
+    return {"tax": trained["lm_loss_after"] - trained["lm_loss_before"], "tax_of": "nats per token since before PPO"}
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -123,11 +153,8 @@ def _told(root: Path) -> list[Night]:
     return [night for night in Night.all(root) if (night.folder / "facts.json").is_file()]
 
 
-COLUMNS = ("night", "outcome", "candidate", "labels", "RM accuracy", "against the last", "against round 0", "KL", "tax")
-
-
 def row(found: Mapping[str, Any]) -> list[str]:
-    """A night as a line of the table, in the order of COLUMNS."""
+    """A night as a line of the table, in the order of its heading."""
     new = found.get("new_labels") or {}
     spent = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in new.items() if count)
     return [
@@ -138,7 +165,7 @@ def row(found: Mapping[str, Any]) -> list[str]:
         percent(found.get("rm_accuracy_fixed")),
         *(rate(found.get(name)) for name in AGAINST),
         report.shown(found.get("kl")),
-        report.shown(found.get("tax")),
+        f"{report.shown(found.get('tax'))} {found.get('tax_of') or ''}".strip(),
     ]
 
 

@@ -6,131 +6,25 @@ again, a model that was is the end of the night.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from training import children, gate, night_report
+from training import night_evaluation, night_report
 from training.client import HeedClient
-from training.config import ConfigError, from_dict, read_toml
-from training.contract import ContractError, GateVerdict, hash_file, read_export, read_model_manifest, write_atomically
+from training.contract import ContractError, GateVerdict, read_export, write_atomically
 from training.errors import StageError
 from training.night_labels import count_labels, new_labels, too_few
-from training.night_state import Night
+from training.night_work import Damaged, Work, fetched, named, pin
 from training.sample import deal, read_rows
 
 if TYPE_CHECKING:
     from training.nightly import Config
-
-SHIPPED = Path(__file__).parent / "configs"
-PYTHON = (sys.executable, "-m", "training")
-
-
-class Damaged(StageError):
-    """What a finished step left is not what it was: the night cannot go on."""
-
-
-class Waiting(Exception):
-    """The night waits for people, and goes on with a later run."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A night being carried out."""
-
-    config: Config
-    client: HeedClient
-    night: Night
-    root: Path
-    until: float | None
-    held: IO[str]
-
-    @property
-    def start(self) -> dict[str, Any]:
-        """What the night starts from, by role: {name, uri, manifest_sha256}, or None."""
-        return self.night.state["start"]
-
-    @property
-    def seed(self) -> int:
-        """Another one each night: a run that failed by its draws fails so once."""
-        return self.config.seed + self.night.number - 1
-
-    @property
-    def export(self) -> Path:
-        """The night's export."""
-        return Path(self.done("export")["folder"])
-
-    def done(self, step: str) -> dict[str, Any]:
-        """What a finished step came to."""
-        output = self.night.output(step)
-        if output is None:
-            raise StageError(f"night {self.night.number}: {step} is not done yet")
-        return output
-
-    def model(self, stage: str) -> Path:
-        """Where the night's model of this stage is, or will be."""
-        return self.root / "models" / f"{self.config.name}-{self.night.number:04d}-{stage}"
-
-    def stage(self, stage: str, settings: str | None, **fields: Any) -> None:
-        """Run a training stage as a process of its own, until the night's time is spent."""
-        launch = self.config.launch if stage in ("sft", "rm", "ppo") else self.config.stage
-        config = {"config": settings_path(settings)} if settings else {}
-        command = [*(launch or PYTHON), stage, *flags(config | {"seed": self.seed} | fields)]
-        self.command(stage, command)
-
-    def command(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        """Run any command so; what it prints goes to the night's logs."""
-        log = self.night.folder / "logs" / f"{name}.log"
-        children.run(command, log, until=self.until, held=self.held, environment=environment)
-
-
-def flags(fields: Mapping[str, Any]) -> list[str]:
-    """Settings as a command line; None is left out, True is a flag alone."""
-    words: list[str] = []
-    for name, value in fields.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return words
-
-
-def settings_path(name: str) -> Path:
-    """The settings file: this path, or a shipped one of this name. Raises ConfigError if there is neither."""
-    for path in (Path(name), SHIPPED / name):
-        if path.is_file():
-            return path
-    raise ConfigError(f"{name}: there is no such file, here or in {SHIPPED}")
-
-
-def check_settings(config: Config) -> None:
-    """Raise ConfigError for settings of a stage that it would refuse after hours of waiting for its turn."""
-    gate.read_rules(settings_path(config.rules))
-    needed = {"rm": ("sft_model",), "ppo": ("policy", "reward_model")}
-    needed |= {"sft": ("base_model",)} if config.base_model else {}
-    for stage, folders in needed.items():
-        path = settings_path(getattr(config, stage))
-        values = read_toml(path) | dict.fromkeys(("out", "export", *folders), "given later")
-        if not config.launch:  # else another Python may have the libraries that ours lacks
-            from_dict(importlib.import_module(f"training.{stage}").Config, values, str(path))
-    if config.evaluate:
-        settings_path(config.evaluate)
-
-
-def named(model: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the state keeps of a registered model."""
-    return {name: model[name] for name in ("name", "stage", "uri", "manifest_sha256")} if model else None
-
-
-def fetched(work: Work, role: str) -> Path | None:
-    """The folder of what the night starts from, here; None where there is none."""
-    model = work.start[role]
-    return HeedClient.fetch_model(model, work.root / "models" / "fetched") if model else None
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
@@ -216,12 +110,6 @@ def ppo(work: Work) -> dict[str, Any]:
     return pin(work.model("ppo")) | {"started_from": start}
 
 
-def pin(folder: Path) -> dict[str, Any]:
-    """A model folder, intact, by its name and its manifest's hash."""
-    manifest = read_model_manifest(folder)
-    return {"name": manifest.name, "folder": str(folder), "manifest_sha256": hash_file(folder / "manifest.json")}
-
-
 def verify(work: Work, step: str, output: Mapping[str, Any]) -> None:
     """Hold what a finished step left against what it was. Raises Damaged."""
     if step == "export":
@@ -250,100 +138,19 @@ def register(work: Work) -> dict[str, Any]:
     return {"models": [folder.name for folder in folders]}
 
 
-# ---- evaluation and the gate ----------------------------------------------------------------------------------------
-
-
-def evaluate(work: Work) -> dict[str, Any]:
-    """Measure the candidate, and the policy that serves, on the night's export; record all of it."""
-    candidate, judge = work.done("ppo"), work.done("rm")["folder"]
-    started_from = candidate["started_from"]["folder"]
-    common = {"reward_model": judge, "export": work.export}
-    measured = {
-        candidate["name"]: measure(work, "candidate", policy=candidate["folder"], reference=started_from, **common)
-    }
-    if serving := fetched(work, "serving"):
-        measured[work.start["serving"]["name"]] = measure(work, "serving", policy=serving, **common)
-    for name, result in measured.items():
-        work.client.record_evaluation(name, name="evaluate", metrics=result["metrics"], config=result["config"])
-    fixed = fixed_export(work)
-    if fixed != work.export:
-        result = measure(work, "fixed", reward_model=judge, export=fixed)
-        work.client.record_evaluation(
-            candidate["name"], name="fixed set", metrics=result["metrics"], config=result["config"]
-        )
-    own = measure_by_own_command(work) if work.config.own_evaluation else []
-    return {"evaluations": ["evaluate", *(["fixed set"] if fixed != work.export else []), *own]}
-
-
-def measure(work: Work, name: str, **fields: Any) -> dict[str, Any]:
-    """The figures of `training evaluate`, measured once a night."""
-    out = work.night.folder / f"evaluate-{name}.json"
-    if not out.exists():  # written whole or not at all
-        work.stage("evaluate", work.config.evaluate, out=out, **fields)
-    return json.loads(out.read_bytes())
-
-
-def fixed_export(work: Work) -> Path:
-    """What every night's reward model is measured on: the export named for it, or the first night's."""
-    if work.config.fixed_export:
-        return Path(work.config.fixed_export)
-    first = next(
-        (night.output("export") for night in Night.all(work.root) if night.outcome in ("promoted", "refused")), None
-    )
-    return Path(first["folder"]) if first and Path(first["folder"]).is_dir() else work.export
-
-
-def measure_by_own_command(work: Work) -> list[str]:
-    """Run the team's own evaluation, and record what it wrote: {name: {metrics}} for each evaluation of the candidate."""
-    facts, out = work.night.folder / "candidate.json", work.night.folder / "own-evaluation.json"
-    folders = {stage: work.done(stage)["folder"] for stage in ("sft", "rm", "ppo")}
-    others = {role: str(fetched(work, role) or "") for role in ("serving", "round0")}
-    known = {"night": work.night.number, "seed": work.seed, "export": str(work.export), **folders, **others}
-    write_atomically(facts, json.dumps(known, indent=1).encode() + b"\n")
-    if not out.exists():
-        writing = out.with_suffix(".new")
-        paths = {"HEED_NIGHT": str(facts), "HEED_NIGHT_OUT": str(writing)}
-        work.command("own-evaluation", list(work.config.own_evaluation), paths)
-        write_atomically(out, json.dumps(_own_figures(writing), indent=1).encode() + b"\n")
-    found = json.loads(out.read_bytes())
-    for name, metrics in found.items():
-        work.client.record_evaluation(work.done("ppo")["name"], name=name, metrics=metrics, config={})
-    return list(found)
-
-
-def _own_figures(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StageError(f"own_evaluation: {path}: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(one, dict) and one for one in found.values()):
-        raise StageError(f"own_evaluation: {path}: expected {{name: {{figure: value, …}}}}")
-    return found
-
-
-def check_gate(work: Work) -> dict[str, Any]:
-    """Hold the candidate's figures against the rules."""
-    rules = gate.read_rules(settings_path(work.config.rules))
-    figures = gate.gather(work.client, work.done("ppo")["name"])
-    verdicts = gate.check(figures, rules.rules)
-    return {
-        "holds": gate.all_hold(verdicts),
-        "reasons": gate.reasons(verdicts),
-        "rules": rules.text,
-        "verdicts": msgspec.to_builtins(verdicts),
-    }
+# ---- promotion ------------------------------------------------------------------------------------------------------
 
 
 def promote(work: Work) -> dict[str, Any]:
     """Promote the candidate, or have it on record why not. What somebody else promoted meanwhile is not replaced."""
     name, found = work.done("ppo")["name"], work.done("gate")
     verdicts = msgspec.convert(found["verdicts"], list[GateVerdict])
-    if any(model["name"] == name for model in work.client.promoted_models(10**6)):
+    if any(made["model"]["name"] == name for made in work.client.promotions()):
         return {"outcome": "promoted", "reason": "every required rule of the gate holds"}
     serving = named(work.client.serving_model())
     if not found["holds"]:
         work.client.record_gate_check(name, rules=found["rules"], verdicts=verdicts)
-        return {"outcome": "refused", "reason": "; ".join(found["reasons"])}
+        return {"outcome": "refused", "reason": "; ".join(reason.rstrip(".") for reason in found["reasons"])}
     if serving != work.start["serving"]:
         now = serving["name"] if serving else "nothing"
         return {"outcome": "refused", "reason": f"{now} serves since this night began: it was not compared with that"}
@@ -431,8 +238,9 @@ STEPS: tuple[tuple[str, Callable[[Work], dict[str, Any]]], ...] = (
     ("rm", rm),
     ("ppo", ppo),
     ("register", register),
-    ("evaluate", evaluate),
-    ("gate", check_gate),
+    ("evaluate", night_evaluation.evaluate),
+    ("people", night_evaluation.people),
+    ("gate", night_evaluation.check_gate),
     ("promote", promote),
     ("sample", sample),
     ("batch", order),

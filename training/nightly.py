@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from training import night_report, night_steps
+from training import night_report, night_steps, night_work
 from training.children import OutOfTime
 from training.client import HeedClient
 from training.config import option, require
@@ -23,7 +23,8 @@ from training.contract import ContractError
 from training.errors import StageError
 from training.night_labels import last_decided, new_labels, too_few
 from training.night_state import Busy, Night, only_one
-from training.night_steps import STEPS, Waiting, Work
+from training.night_steps import STEPS
+from training.night_work import Waiting, Work
 
 GIB = 2**30
 DECIDED_BY = "promote"
@@ -57,6 +58,18 @@ class Config:
     fixed_export: str | None = option(
         None, help="export folder that each night's reward model is measured on as well; none: the first night's"
     )
+    by_model: str | None = option(
+        None,
+        help="settings of `evaluate by-model`: a judge, or a reward model that no policy was trained against; none: not asked",
+    )
+    by_task: str | None = option(
+        None, help="settings of `evaluate by-task`: text and tasks, and what they cost against base; none: not measured"
+    )
+    people_prompts: int = option(
+        0,
+        help="test prompts on which people compare the candidate with what serves before the gate is asked; 0: they are not",
+    )
+    people_overlap: int = option(1, help="labelers per comparison")
     own_evaluation: tuple[str, ...] = option(
         (), help="a command that measures the candidate too; it reads $HEED_NIGHT and writes $HEED_NIGHT_OUT (JSON)"
     )
@@ -92,9 +105,18 @@ class Config:
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
         require(bool(self.name) and "/" not in self.name and len(self.name) <= 80, "name", "1 to 80 characters, no /")
-        for name in ("min_rankings", "min_demonstrations", "next_k", "next_policies", "next_overlap", "tries"):
+        for name in (
+            "min_rankings",
+            "min_demonstrations",
+            "next_k",
+            "next_policies",
+            "next_overlap",
+            "people_overlap",
+            "tries",
+        ):
             require(getattr(self, name) > 0, name, "must be positive")
-        require(self.next_prompts >= 0, "next_prompts", "must not be negative")
+        for name in ("next_prompts", "people_prompts"):
+            require(getattr(self, name) >= 0, name, "must not be negative")
         require(0 < len(self.next_temperatures) <= self.next_k, "next_temperatures", "from 1 to next_k of them")
         require(all(0 < each <= 5 for each in self.next_temperatures), "next_temperatures", "above 0, at most 5")
         require(self.hours is None or self.hours > 0, "hours", "must be positive")
@@ -117,7 +139,7 @@ def run(config: Config) -> None:
         if config.dry_run:
             print(plan(config, client, root))
             return
-        night_steps.check_settings(config)
+        night_work.check_settings(config)
         try:
             with only_one(root) as held:
                 night = unfinished(root)
@@ -155,8 +177,9 @@ def next_number(config: Config, client: HeedClient, root: Path) -> int:
 def beginning(client: HeedClient) -> dict[str, Any]:
     """What a night starts from, held for all of it: the policy that serves, the SFT and reward model behind it, round 0."""
     serving = client.serving_model()
-    promoted = client.promoted_models(10**6) if serving else []
-    found: dict[str, Any] = {"serving": serving, "round0": promoted[-1] if promoted else None, "sft": None, "rm": None}
+    promotions = list(client.promotions())  # newest first
+    round0 = promotions[-1]["model"] if promotions else None
+    found: dict[str, Any] = {"serving": serving, "round0": round0, "sft": None, "rm": None}
     model = client.model(serving["name"]) if serving else None
     while model and found["sft"] is None:
         parents = model["manifest"]["parents"]
@@ -166,7 +189,7 @@ def beginning(client: HeedClient) -> dict[str, Any]:
             found["sft"] = model
         parent = parents.get("policy") or parents.get("sft")
         model = client.model(parent["name"]) if parent else None
-    return {"start": {role: night_steps.named(model) for role, model in found.items()}}
+    return {"start": {role: night_work.named(model) for role, model in found.items()}}
 
 
 # ---- one night ------------------------------------------------------------------------------------------------------
@@ -245,11 +268,14 @@ def failed(work: Work, step: str, error: Exception) -> None:
     """Note it, tell whom it concerns, and raise StageError; return only where a decided night is to end in spite of it."""
     night, reason = work.night, str(error)
     if isinstance(error, Stopped):
+        if night.state.get("stopped_before") != step:
+            night_report.tell(work.config, "failed", reason, work)
+        night.state["stopped_before"] = step
         night.save()
         raise error
     is_new = not night.state["failures"] or night.state["failures"][-1]["reason"] != reason
     times = night.fail(step, reason)
-    is_over = times >= work.config.tries or isinstance(error, night_steps.Damaged)
+    is_over = times >= work.config.tries or isinstance(error, night_work.Damaged)
     what = f"night {night.number}: {step} failed: {reason}"
     if is_new or is_over:
         night_report.tell(work.config, "failed", what, work)
@@ -271,7 +297,7 @@ def say(message: str) -> None:
 
 def plan(config: Config, client: HeedClient, root: Path) -> str:
     """What a run would do now, as text; nothing is written, here or there."""
-    night_steps.check_settings(config)
+    night_work.check_settings(config)
     night, labels = unfinished(root), client.count_labels(config.query)
     new, problem = new_labels(root, labels), too_few(config, root, labels)
     start = night.state["start"] if night else beginning(client)["start"]
@@ -286,6 +312,9 @@ def plan(config: Config, client: HeedClient, root: Path) -> str:
         ("SFT", f"anew from {config.base_model}" if will_sft else f"as it is: {names['sft']}"),
         ("reward model", f"all rounds' rankings, each once, by {config.rm}"),
         ("PPO", f"from {'the new SFT' if will_sft else names[night_steps.start_role(config, start)]} by {config.ppo}"),
+        ("people", f"{config.people_prompts} prompts, {config.people_overlap} labelers each; the night waits for them")
+        if config.people_prompts
+        else ("people", "not asked before the gate"),
         ("gate", f"{config.rules}, against {names['serving']}"),
         ("next batch", f"{batch}, the least covered first" if config.next_prompts else "none"),
         ("time", f"{config.hours:g} hours a run" if config.hours else "no budget"),

@@ -77,6 +77,10 @@ class Round:
         return self.number("kl")
 
     @property
+    def tax_of(self) -> str:
+        return str(self.metrics.get("tax_of") or "")[:100]
+
+    @property
     def tax(self) -> float | None:
         return self.number("tax")
 
@@ -112,9 +116,10 @@ def rounds(request: Request) -> HttpResponse:
 
 def figures(found: Sequence[Round]) -> list[charts.Figure]:
     """The drawings, each with its table."""
-    return [_labels(found), _win_rates(found), _accuracy(found), _line(found, _("KL"), "kl", _(
-        "Nats per response, to the policy that PPO started from.")),
-        _line(found, _("Tax"), "tax", _("Rise of the loss on plain text, in nats per token: 0 is none."))]  # fmt: skip
+    kl = _("Nats per response, to the policy that PPO started from.")
+    tax = _("How much harder plain text became to predict: 0 is none. The table above says in what.")
+    drawn = [_labels(found), _win_rates(found), _accuracy(found)]
+    return [*drawn, _line(found, _("KL"), "kl", kl), _line(found, _("Tax"), "tax", tax)]
 
 
 def _labels(found: Sequence[Round]) -> charts.Figure:
@@ -181,7 +186,7 @@ def csv_rows() -> list[list[Any]]:
     """All of it as rows, the heading first."""
     head = ["night", "candidate", "outcome", "recorded_at", "export", "demonstrations", "rankings", "rm_accuracy", "rm_accuracy_held_out",
             "rm_accuracy_fixed", *(f"{name}_{end}" for name in ("vs_last", "vs_round0") for end in ("rate", "low", "high", "n", "by")),
-            "kl", "tax"]  # fmt: skip
+            "kl", "tax", "tax_of"]  # fmt: skip
     rows: list[list[Any]] = [head]
     for each in rounds_of():
         export = each.model.export.name if each.model.export else ""
@@ -191,5 +196,6 @@ def csv_rows() -> list[list[Any]]:
         accuracies = [each.number(name) for name in ("rm_accuracy", "rm_accuracy_held_out", "rm_accuracy_fixed")]
         outcome = "promoted" if each.is_promoted else "refused"
         rows.append([each.night, each.model.name, outcome, each.recorded_at.isoformat(timespec="minutes"), export,
-                     each.labels("demonstration"), each.labels("ranking"), *accuracies, *rates, each.kl, each.tax])  # fmt: skip
+                     each.labels("demonstration"), each.labels("ranking"), *accuracies, *rates,
+                     each.kl, each.tax, each.tax_of])  # fmt: skip
     return [["" if cell is None else cell for cell in row] for row in rows]

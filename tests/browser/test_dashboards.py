@@ -3,13 +3,13 @@
 import pytest
 from playwright.sync_api import expect
 
-from labeling.actions import statistics
+from labeling.actions import model_versions, statistics
 from labeling.models import Statistic
 from tests.browser.test_pages import check
 from tests.labeling import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
-PATHS = ["", "throughput/", "agreement/", "policies/"]
+PATHS = ["", "throughput/", "agreement/", "policies/", "rounds/"]
 
 
 @pytest.fixture
@@ -21,6 +21,24 @@ def ranked(open_browser, labeler, labeler2):
         ids = dict(zip(labels, rows.response_ids(task), strict=True))
         rows.submit(task, labeler, tiers=[[ids[x]] for x in "abc"])
         rows.submit(task, labeler2, tiers=[[ids["a"], ids["b"]], [ids["c"]]])
+    for number in (1, 2, 3):
+        rate = {
+            "rate": 0.5 + number / 20,
+            "low": 0.45 + number / 20,
+            "high": 0.55 + number / 20,
+            "n": 300,
+            "by": "people",
+        }
+        reason = (
+            "KL to the policy it started from (nats per response): 12 lies above the ceiling of 10."
+            if number == 2
+            else ""
+        )
+        facts = {"night": number, "outcome": "refused" if reason else "promoted", "reason": reason, "kl": 2.5 * number,
+                 "new_labels": {"rankings": 40 * number, "demonstrations": 12}, "rm_accuracy_fixed": 0.65 + number / 50,
+                 "rm_accuracy": 0.7, "tax": 0.02 - number / 100, "win_rate_vs_round0": rate, "win_rate_vs_last": rate}  # fmt: skip
+        model = rows.make_model(f"night-000{number}-ppo")
+        model_versions.record_evaluation(model_version=model, name="night", metrics=facts, by=None)
     return batch
 
 

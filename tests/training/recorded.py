@@ -37,7 +37,20 @@ def main(arguments: list[str]) -> None:
     recorded = GOOD | json.loads(Path(os.environ.get("HEED_RECORDED", os.devnull)).read_text() or "{}")
     if message := recorded.get("fail", {}).get(stage):
         raise Failed(message)
-    if stage == "evaluate":
+    if stage == "evaluate" and arguments[1] == "by-model":
+        others = [Path(folder).name for folder in flags["against"].split(",")]
+        judge = {"win_rate": 0.7, "low": 0.6, "high": 0.8, "n": 90}
+        metrics = {
+            "by": "model",
+            "against": others,
+            "judge": judge,
+            "others": {name: {"judge": judge} for name in others[1:]},
+        }
+        write_atomically(flags["out"], json.dumps(metrics).encode())
+        HeedClient.from_environment().record_evaluation(
+            Path(flags["policy"]).name, name="by model", metrics=metrics, config={}
+        )
+    elif stage == "evaluate":
         figures = {"policy": recorded["policy"]} if "policy" in flags else {}
         result = {"metrics": figures | {"reward_model": recorded["rm"]}, "config": {"split": "valid"}}
         write_atomically(flags["out"], json.dumps(result).encode())
@@ -84,15 +97,20 @@ def model(stage: str, flags: dict[str, str], metrics: dict, size: int = 10) -> P
 def answer(flags: dict[str, str]) -> None:
     """K responses per prompt, dealt to the models, brought to the web half."""
     names = [Path(folder).name for folder in flags.get("model", "outside").split(",")]
-    rows = []
-    for prompt in read_rows(flags["prompts"]):
+    rows, client = [], HeedClient.from_environment()
+    asked = (
+        read_rows(flags["prompts"])
+        if "prompts" in flags
+        else client.prompts(split=flags["split"], limit=int(flags["limit"]))
+    )
+    for prompt in asked:
         for name, count in zip(names, deal(int(flags["k"]), len(names)), strict=True):
             for number in range(count):
-                text = f"{name} says {number} at {flags['temperature']}, seed {flags['seed']}."
+                text = f"{name} says {number} at {flags.get('temperature')}, seed {flags['seed']}."
                 same = {"prompt_id": prompt["prompt_id"], "model": name, "response": text, "response_external_id": text}
                 rows.append(same | {"messages": prompt["messages"], "finish_reason": "stop", "sampling": {}})
     write_atomically(flags["out"], b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-    HeedClient.from_environment().bring_responses(rows)
+    client.bring_responses(rows)
 
 
 if __name__ == "__main__":

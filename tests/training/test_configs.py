@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import training
-from training import dpo, evaluate, night_steps, nightly, ppo, pretrain, rm, sft
+from training import dpo, evaluate, night_work, nightly, ppo, pretrain, rm, sft
 from training.config import ConfigError, from_dict, read_toml
 
 CONFIGS = Path(training.__file__).parent / "configs"
@@ -38,9 +38,9 @@ def test_each_config_loads(name):
 
 def test_a_nights_own_settings_name_files_that_are_there():
     tiny = load("tiny_nightly")
-    night_steps.check_settings(tiny)
+    night_work.check_settings(tiny)
     with pytest.raises(ConfigError, match=r"nothing\.toml: there is no such file"):
-        night_steps.check_settings(dataclasses.replace(tiny, rm="nothing.toml"))
+        night_work.check_settings(dataclasses.replace(tiny, rm="nothing.toml"))
     ours = from_dict(nightly.Config, read_toml(CONFIGS / "nightly.toml"), "nightly.toml")
     assert ours.rules == "gate.toml" and ours.start == "sft"
 

@@ -33,7 +33,7 @@ name = "answers that loop"
 figure = "evaluations.evaluate.policy.looping_share"
 ceiling = 0.05
 """
-STEPS = ["export", "sft", "rm", "ppo", "register", "evaluate", "gate", "promote", "sample", "batch", "record"]
+STEPS = ["export", "sft", "rm", "ppo", "register", "evaluate", "people", "gate", "promote", "sample", "batch", "record"]
 
 
 class World:
@@ -62,7 +62,8 @@ class World:
             "launch": ["recorded"],
             "stage": ["recorded"],
         }
-        rows = [{"prompt": f"Question {n}?", "split": "train", "use_case": "chat"} for n in range(12)]
+        splits = ["train"] * 12 + ["test"] * 3
+        rows = [{"prompt": f"Question {n}?", "split": split, "use_case": "chat"} for n, split in enumerate(splits)]
         imports.import_rows(kind="prompts", rows=rows, by=None)
         from labeling.models import Prompt
 
@@ -171,6 +172,24 @@ def test_nights_train_on_what_the_night_before_ordered(world):
     ):
         assert said in page
     assert "http://" not in page and "https://" not in page and "<script" not in page
+
+
+def test_a_night_waits_for_people_if_it_is_to_ask_them(world, heldout_labeler):
+    world.config |= {"people_prompts": 2, "by_model": str(world.root / "judge.toml")}
+    (world.root / "judge.toml").write_text("")
+    world.label()
+    for _again in range(2):
+        assert world.night() == 0
+        assert world.last_line == "night 1 waits for people: 2 comparisons of 'night 1 evaluation' are open"
+    assert world.serving == "first" and world.state(1)["outcome"] is None
+    for task in Task.objects.filter(batch__name="night 1 evaluation"):
+        ids = {r.response.model_version.name: str(r.response.uuid) for r in task.task_responses.all()}
+        submit(task, heldout_labeler, tiers=[[ids["night-0001-ppo"]], [ids["first"]]])
+    assert world.night() == 0, world.said.read_text()
+    told = Evaluation.objects.get(name="night").metrics
+    assert (told["win_rate_vs_last"]["rate"], told["win_rate_vs_last"]["by"]) == (1.0, "people")
+    assert Evaluation.objects.filter(name="people", measured_by="people", model_version__name="night-0001-ppo").exists()
+    assert Evaluation.objects.filter(name="by model", model_version__name="night-0001-ppo").exists()
 
 
 @pytest.mark.slow
