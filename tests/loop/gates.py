@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import statistics
 from collections.abc import Sequence
 
 from training import gate
@@ -31,6 +33,22 @@ RULES = (
 """What the gate of `training/gate.py` holds a loop's report (as tests.loop.world.report gives it) against."""
 
 
+NOT_WORSE = gate.Rule("gold reward against what serves: the paired interval reaches 0", "gain_vs_last.high", floor=0.0)
+"""Of several nights in a row: none is significantly worse than the one before."""
+
+
+def as_toml(rules: Sequence[gate.Rule], where: str) -> str:
+    """Rules as a file of the gate, for figures that lie below `where`."""
+    tables = []
+    for rule in rules:
+        values = {"name": rule.name, "figure": f"{where}.{rule.figure}", "floor": rule.floor, "ceiling": rule.ceiling}
+        lines = [
+            f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None
+        ]
+        tables.append("\n".join(["[[rule]]", *lines]))
+    return "\n\n".join(tables) + "\n"
+
+
 def check(report: dict) -> list[gate.GateVerdict]:
     """Every gate of a loop's report."""
     return gate.check(report, RULES)
@@ -43,12 +61,12 @@ def line(verdict: gate.GateVerdict) -> str:
 
 def win_rates(ours: Sequence[float], theirs: Sequence[float], cases: Sequence[str]) -> dict:
     """How often ours scores higher than theirs on the same prompt, overall and by use case; a tie counts half."""
-    points = [(a > b) + 0.5 * (a == b) for a, b in zip(ours, theirs, strict=True)]
+    each = points(ours, theirs)
     by_case = {
-        case: rate_with_interval([point for point, of in zip(points, cases, strict=True) if of == case])
+        case: rate_with_interval([point for point, of in zip(each, cases, strict=True) if of == case])
         for case in sorted(set(cases))
     }
-    return rate_with_interval(points) | {"by_use_case": by_case}
+    return rate_with_interval(each) | {"by_use_case": by_case}
 
 
 def rate_with_interval(points: Sequence[float]) -> dict:
@@ -57,3 +75,16 @@ def rate_with_interval(points: Sequence[float]) -> dict:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return {"rate": rate, "low": centre - half, "high": centre + half, "n": n}
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict:
+    """Mean of the differences on the same prompts, with a 95 % interval by the normal approximation."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean = statistics.fmean(differences)
+    half = 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(differences)}
+
+
+def points(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Per prompt: 1 for a win, a half for a tie, 0 for a loss."""
+    return [(a > b) + 0.5 * (a == b) for a, b in zip(ours, theirs, strict=True)]

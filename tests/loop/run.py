@@ -3,6 +3,7 @@
 Simulated people label through the actions that real ones use; the training half talks HTTP to the web half, by the commands
 that an ML engineer types. Before the first night: prompts, base model, demonstrations, SFT, its samples as ranking tasks. A night:
 rankings → export → reward model → PPO → evaluation by the hidden preference → gates → promotion → samples → new ranking tasks.
+A night is the nightly command (`python -m training nightly`), with the hidden preference as the team's own evaluation (judge.py).
 Prints a table, writes var/loop/summary.json, and exits with 1 if a gate fails.
 """
 
@@ -22,15 +23,18 @@ from pathlib import Path
 import django
 
 from labeling.tether import end_with_parent
-from tests.loop import gates, world
+from tests.loop import gates, judge, world
 from tests.loop.site import ROOT, throwaway_site
 from training import contract, tinyworld
 from training.client import HeedClient
-from training.contract import GateVerdict, all_hold, verdict_fields
+from training.config import read_toml
+from training.contract import GateVerdict, all_hold, decode_verdicts, verdict_fields
+from training.night_state import Night
 
 CONFIGS = ROOT / "training" / "configs"
 THREADS = min(2, os.cpu_count() or 1)
 SIMULATED = {"origins": ["simulated"]}
+PROMPTS_OF_SEVERAL_NIGHTS = 1000
 USE_CASES = {tinyworld.STORY: "story", tinyworld.FACTS: "facts"}
 
 
@@ -69,7 +73,7 @@ SMOKE = Scale(
 class Loop:
     """One installation and what has been made in it so far."""
 
-    def __init__(self, folder: Path, seed: int, scale: Scale):
+    def __init__(self, folder: Path, seed: int, scale: Scale, nights: int):
         from tests.loop.labelers import Workforce
 
         self.folder, self.seed, self.scale = folder, seed, scale
@@ -77,6 +81,7 @@ class Loop:
         os.environ["HEED_TOKEN"] = self._make_token()
         self.client = HeedClient.from_environment(patience_seconds=60)
         self.people = Workforce(seed)
+        self.nights, self.nights_in_a_row = folder / "nightly", nights
         self.base, self.sft = self.models / "base", self.models / "sft"
 
     def _make_token(self) -> str:
@@ -131,51 +136,68 @@ class Loop:
     # A night ---------------------------------------------------------------------------------------------------------
 
     def night(self, number: int) -> dict:
-        """One night; returns its part of the summary."""
+        """One night by the nightly command; returns its part of the summary."""
         with step("simulated rankings"):
             self.people.work("ranking")
-        export = self._export()
-        judge, policy = self.models / f"rm-{number}", self.models / f"ppo-{number}"
-        self._stage("rm", judge, sft_model=self.sft, export=export)
-        self._stage("ppo", policy, policy=self.sft, reward_model=judge, export=export)
-        for folder in (judge, policy):
-            self.client.register_model(folder)
-        with step("evaluate by the hidden preference"):
-            report = self._evaluate(judge, policy)
-        verdicts = gates.check(report)
-        self._record(policy, report, verdicts)
-        if promoted := all_hold(verdicts):
-            self.client.promote(policy.name, reason=f"night {number}: every gate passed", verdicts=verdicts)
-        else:
-            self.client.record_gate_check(policy.name, rules="", verdicts=verdicts)
-        tasks = self._order_next(number, policy) if promoted else 0
-        return self._summary(report, verdicts, policy.name if promoted else None, tasks)
+        with step(f"night {number}"):
+            finish(
+                start(
+                    [sys.executable, "-m", "training", "nightly", "--config", str(self._settings())],
+                    self.folder,
+                    f"night-{number}",
+                )
+            )
+        night = Night(self.nights / f"night-{number:04d}")
+        for name, entry in night.state["steps"].items():
+            print(f"{entry['seconds']:7.1f} s    {name}", flush=True)
+        report = json.loads((night.folder / judge.REPORT).read_bytes())
+        verdicts = decode_verdicts(night.output("gate")["verdicts"])
+        promoted = night.output("ppo")["name"] if night.outcome == "promoted" else None
+        return self._summary(report, verdicts, promoted, self._new_tasks(night, promoted))
 
-    def _evaluate(self, judge: Path, policy: Path) -> dict:
+    def _settings(self) -> Path:
+        """The nightly command's settings: the tiny world's, at this loop's scale, with the loop's own evaluation and rules."""
         from tests.loop.labelers import agreement
 
-        count = self.scale.test_prompts
-        return world.report(self.seed, agreement()[0], self.base, self.sft, judge, policy, count=count)
+        rules = [*gates.RULES, *([gates.NOT_WORSE] if self.nights_in_a_row > 1 else [])]
+        (self.folder / "gate.toml").write_text(gates.as_toml(rules, f"evaluations.{judge.NAME}"))
+        own = [sys.executable, "-m", "tests.loop.judge", "--base", self.base, "--seed", self.seed, "--threads", THREADS]
+        own += ["--prompts", self.scale.test_prompts, "--agreement", agreement()[0]]
+        stages = {stage: str(self._stage_settings(stage)) for stage in ("rm", "ppo", "evaluate")}
+        fields = read_toml(CONFIGS / "tiny_nightly.toml") | stages | {
+            "out": str(self.nights),
+            "rules": str(self.folder / "gate.toml"),
+            "own_evaluation": [str(word) for word in own],
+            "start": "serving",
+            "min_rankings": 1,
+            "next_prompts": self.scale.next_tasks,
+            "next_k": world.K,
+            "next_on_refusal": self.nights_in_a_row > 1,
+            "seed": self.seed,
+            "notify": [],
+        }  # fmt: skip
+        return self._written("nightly", fields)
 
-    def _record(self, policy: Path, report: dict, verdicts: list[GateVerdict]) -> None:
-        metrics = {key: value for key, value in report.items() if key not in {"samples", "seed"}}
-        metrics["gates"] = {verdict.name: verdict.holds for verdict in verdicts}
-        config = {"prompts": report["prompts"], "seed": self.seed}
-        self.client.record_evaluation(policy.name, name="hidden preference", metrics=metrics, config=config)
+    def _stage_settings(self, stage: str) -> Path:
+        fields = read_toml(CONFIGS / f"tiny_{stage}.toml") | {"threads": THREADS} | self.scale.flags.get(stage, {})
+        return self._written(stage, fields)
 
-    def _order_next(self, number: int, policy: Path) -> int:
-        """The promoted policy's samples, beside its predecessor's, as the next ranking tasks; returns how many there are."""
+    def _written(self, name: str, fields: dict) -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+        return path
+
+    def _new_tasks(self, night: Night, policy: str | None) -> int:
+        """How many ranking tasks the night ordered; each must hold a response of the policy it promoted."""
         from labeling.models import Task, TaskResponse
 
-        name = f"night {number}"
-        self._sample(f"samples-night-{number}", limit=self.scale.next_tasks, split="train", policies=2)
-        self.client.create_batch(
-            name=name, kind="ranking", k=world.K, only_new=True, must_include=[policy.name], group="training"
-        )
-        tasks = Task.objects.filter(batch__name=name)
-        theirs = TaskResponse.objects.filter(task__in=tasks, response__model_version__name=policy.name)
-        if theirs.values("task").distinct().count() != tasks.count():
-            raise RuntimeError(f"batch {name}: a task lacks responses of {policy.name}")
+        ordered = night.output("batch")
+        if "skipped" in ordered:
+            return 0
+        tasks = Task.objects.filter(batch__name=ordered["name"])
+        theirs = TaskResponse.objects.filter(task__in=tasks, response__model_version__name=policy)
+        if policy and theirs.values("task").distinct().count() != tasks.count():
+            raise RuntimeError(f"batch {ordered['name']}: a task lacks responses of {policy}")
         return tasks.count()
 
     def _summary(self, report: dict, verdicts: list[GateVerdict], promoted: str | None, new_tasks: int) -> dict:
@@ -201,6 +223,10 @@ class Loop:
             "promoted": promoted,
             "new_ranking_tasks": new_tasks,
             "samples": report["samples"],
+            "win_rate_vs_round0": report["win_rate_vs_round0"]["rate"],
+            "win_rate_vs_last": report["win_rate_vs_last"]["rate"],
+            "gain_vs_last": report["gain_vs_last"],
+            "scores": report["scores"],
         }
 
     # What the steps share --------------------------------------------------------------------------------------------
@@ -312,13 +338,42 @@ def interval(rate: dict) -> str:
     return f"{rate['rate']:.1%}  [{rate['low']:.1%}, {rate['high']:.1%}], n = {rate['n']}"
 
 
+def progress(nights: list[dict]) -> dict:
+    """What several nights brought: per prompt, the points against round 0 of what serves after the last night minus after the first."""
+    served: list[list[float]] = []
+    for night in nights:
+        scores = night["scores"]
+        served.append(gates.points(scores["ppo" if night["promoted"] else "last"], scores["round0"]))
+    rates = [gates.rate_with_interval(each) for each in served]
+    return {"served_vs_round0": rates, "last_minus_first": gates.paired_difference(served[-1], served[0])}
+
+
+def print_progress(found: dict) -> None:
+    """Night by night what serves wins against round 0, and whether the last does better than the first."""
+    print()
+    for number, rate in enumerate(found["served_vs_round0"], start=1):
+        print(f"  what serves after night {number} beats round 0 in {interval(rate)}")
+    gain = found["last_minus_first"]
+    print(
+        f"  the last minus the first: {gain['mean']:+.1%}  [{gain['low']:+.1%}, {gain['high']:+.1%}], n = {gain['n']}"
+    )
+
+
 def write_summary(folder: Path, nights: list[dict], seconds: float) -> dict:
-    """summary.json: the last night's fields, and with several nights a list of them all."""
-    summary = nights[-1] | {"ok": all(night["ok"] for night in nights), "seconds": round(seconds, 1)}
+    """summary.json: the last night's fields, and with several nights a list of them all and what they brought."""
+    told = [{key: value for key, value in night.items() if key != "scores"} for night in nights]
+    summary = told[-1] | {"ok": all(night["ok"] for night in nights), "seconds": round(seconds, 1)}
     if len(nights) > 1:
-        summary["nights"] = [night | {"win_rate_vs_round0": night["win_rate_vs_sft"]} for night in nights]
+        summary |= {"nights": told, "progress": progress(nights)}
     contract.write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode() + b"\n")
     return summary
+
+
+def scale_of(arguments: argparse.Namespace) -> Scale:
+    """One night is judged on as many prompts as its gates need; several are compared with each other, on more."""
+    if arguments.smoke:
+        return SMOKE
+    return Scale(test_prompts=PROMPTS_OF_SEVERAL_NIGHTS) if arguments.nights > 1 else Scale()
 
 
 def main() -> int:
@@ -339,13 +394,15 @@ def main() -> int:
     with site:
         django.setup()
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        loop = Loop(folder / "site", arguments.seed, SMOKE if arguments.smoke else Scale())
+        loop = Loop(folder / "site", arguments.seed, scale_of(arguments), arguments.nights)
         loop.found()
         nights = []
         for number in range(1, arguments.nights + 1):
             nights.append(loop.night(number))
             print_night(nights[-1])
     summary = write_summary(folder, nights, time.monotonic() - started)
+    if len(nights) > 1:
+        print_progress(summary["progress"])
     print(f"{time.monotonic() - started:7.1f} s  all")
     verdict = "every gate held" if summary["ok"] else "a gate FAILED"
     print(f"\n{verdict} in {summary['seconds']:.0f} s; the figures are in {folder / 'summary.json'}")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.loop import gates, world
-from training import tinyworld
+from training import gate, tinyworld
 
 PROMPTS = world.unseen_prompts(500, seed=0)
 
@@ -91,3 +91,24 @@ def test_evaluation_prompts_are_unseen_and_hold_both_use_cases():
     seen = {row["prompt"] for row in tinyworld.prompts(world.PROMPTS, 0)}
     assert not seen & {row["prompt"] for row in PROMPTS}
     assert sum(row["use_case"] == tinyworld.FACTS for row in PROMPTS) > 100
+
+
+def test_rules_are_the_same_from_a_file(tmp_path):
+    path = tmp_path / "gate.toml"
+    path.write_text(gates.as_toml(gates.RULES, "evaluations.hidden preference"))
+    read = gate.read_rules(path).rules
+    report = report_of(answer_all(3, 0.99, 0.99))
+    found = gate.check({"evaluations": {"hidden preference": report}}, read)
+    assert [(v.name, v.value, v.holds) for v in found] == [(v.name, v.value, v.holds) for v in gates.check(report)]
+    assert len(found) == len(gates.RULES) + 1 and all(verdict.holds for verdict in found)
+
+
+def test_a_paired_difference_by_hand():
+    found = gates.paired_difference([1, 2, 3], [0, 2, 1])  # 1, 0, 2: mean 1, deviation 1, 1.96/√3
+    assert found == {
+        "mean": 1,
+        "low": pytest.approx(-0.1316, abs=1e-4),
+        "high": pytest.approx(2.1316, abs=1e-4),
+        "n": 3,
+    }
+    assert gates.points([1, 2, 3], [0, 2, 4]) == [1, 0.5, 0]

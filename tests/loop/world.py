@@ -319,34 +319,57 @@ def run_world(root: Path, seed: int, threads: int = 0, **ppo_fields) -> dict:
 
 
 def report(
-    seed: int, agreement: float, base: Path, policy: Path, judge: Path, final: Path, count: int = TEST_PROMPTS
+    seed: int,
+    agreement: float,
+    base: Path,
+    policy: Path,
+    judge: Path,
+    final: Path,
+    count: int = TEST_PROMPTS,
+    others: dict[str, Path] | None = None,
 ) -> dict:
-    """The gold report of four model folders on `count` unseen prompts, with what the stages measured themselves."""
+    """The gold report of four model folders on `count` unseen prompts, with what the stages measured themselves.
+
+    `others`: more policies, for which the report holds each prompt's gold score, and its use case.
+    """
     unseen = unseen_prompts(count, seed)
     asked = [row["prompt"] for row in unseen]
-    samples = {
-        name: sample_texts(folder, asked, seed=seed + 77)[0]
-        for name, folder in (("base", base), ("sft", policy), ("ppo", final))
-    }
+    said: dict[Path, list[str]] = {}  # a folder answers once, in however many roles
+
+    def answers(folder: Path) -> list[str]:
+        if folder.resolve() not in said:
+            said[folder.resolve()] = sample_texts(folder, asked, seed=seed + 77)[0]
+        return said[folder.resolve()]
+
+    samples = {name: answers(folder) for name, folder in (("base", base), ("sft", policy), ("ppo", final))}
+    compared = {}
+    if others is not None:
+        texts = {"ppo": samples["ppo"]} | {name: answers(folder) for name, folder in others.items()}
+        compared = {"scores": {name: scores_of(unseen, each) for name, each in texts.items()}}
+        compared["use_cases"] = [row["use_case"] for row in unseen]
     rm_metrics = contract.read_model_manifest(judge).metrics
     ppo_metrics = contract.read_model_manifest(final).metrics
-    return gold_report(unseen, samples) | {
-        "seed": seed,
-        "labeler_agreement": agreement,
-        "rm": {
-            **reward_gold_accuracy(judge, policy, unseen, seed),
-            "accuracy_valid": rm_metrics["accuracy_valid"],
-            "demonstrations_valid_mean": rm_metrics["demonstrations_valid_mean"],
-        },
-        "kl": ppo_metrics["kl_after"],
-        "beta": ppo_metrics["kl_coef"],
-        "reward_std": ppo_metrics["reward_std_before"],
-        "proxy_reward": {"sft": ppo_metrics["reward_mean_before"], "ppo": ppo_metrics["reward_mean_after"]},
-        "samples": [
-            {"prompt": row["prompt"], **{name: texts[i] for name, texts in samples.items()}}
-            for i, row in enumerate(unseen[:6])
-        ],
-    }
+    return (
+        gold_report(unseen, samples)
+        | compared
+        | {
+            "seed": seed,
+            "labeler_agreement": agreement,
+            "rm": {
+                **reward_gold_accuracy(judge, policy, unseen, seed),
+                "accuracy_valid": rm_metrics["accuracy_valid"],
+                "demonstrations_valid_mean": rm_metrics["demonstrations_valid_mean"],
+            },
+            "kl": ppo_metrics["kl_after"],
+            "beta": ppo_metrics["kl_coef"],
+            "reward_std": ppo_metrics["reward_std_before"],
+            "proxy_reward": {"sft": ppo_metrics["reward_mean_before"], "ppo": ppo_metrics["reward_mean_after"]},
+            "samples": [
+                {"prompt": row["prompt"], **{name: texts[i] for name, texts in samples.items()}}
+                for i, row in enumerate(unseen[:6])
+            ],
+        }
+    )
 
 
 def sweep(root: Path, seed: int, threads: int, betas: Sequence[float]) -> None:
