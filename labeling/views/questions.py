@@ -16,8 +16,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import answers, mail
 from labeling.actions import questions as actions
+from labeling.actions import submissions as submission_actions
 from labeling.errors import HeedError, Invalid
-from labeling.models import Kind, Question, QuestionMessage, Role, Submission
+from labeling.models import Draft, Kind, Question, QuestionMessage, Role, Submission
 from labeling.views import drafts
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, paginate, query_without
@@ -184,7 +185,31 @@ def question_review(request: Request, uuid: uuid.UUID) -> HttpResponse:
 
 
 def _found(question_uuid: uuid.UUID) -> Question:
-    return get_object_or_404(_with_messages(Question.objects.select_related("asker")), uuid=question_uuid)
+    rows = _with_messages(Question.objects.select_related("asker", "task__batch__schema"))
+    return get_object_or_404(rows, uuid=question_uuid)
+
+
+def _asked_about(found: Question) -> dict:
+    """What the asker sees of the task, under their letters, and what they have said of it by now; no model's name."""
+    if found.task is None:
+        return {}
+    draft = Draft.objects.filter(task=found.task, labeler=found.asker).first()
+    submission = Submission.objects.filter(task=found.task, labeler=found.asker).first()
+    if draft is None and submission is None:
+        return {}
+    content = draft.content if draft else submission_actions.answer_of(submission.current)  # type: ignore[union-attr]
+    cards = drafts.cards_of(found.task, (draft or submission).shown_order)  # type: ignore[union-attr]
+    fields = answers.to_fields(content, cards)
+    return {
+        "is_draft": draft is not None,
+        "text": fields.get("text", ""),
+        "cards": [
+            {"card": card, "place": fields.get(f"place-{card.letter}"), "quality": fields.get(f"quality-{card.letter}")}
+            for card in cards
+        ],
+        "is_ranked": any(name.startswith("place-") for name in fields),
+        "scale": found.task.batch.schema.scale,
+    }
 
 
 def _thread(request: Request, found: Question, problem: HeedError | None = None) -> HttpResponse:
@@ -194,6 +219,7 @@ def _thread(request: Request, found: Question, problem: HeedError | None = None)
     typed = request.POST
     context = {
         "question": found,
+        "about": _asked_about(found),
         "said": said,
         "is_own": found.asker_id == request.user.pk,
         "is_answered": bool(answered),

@@ -1,5 +1,6 @@
 """Questions: threads between a labeler and the team, and what all labelers may read of them."""
 
+import re
 import threading
 import uuid
 
@@ -12,7 +13,7 @@ from django.urls import reverse
 from labeling.actions import questions, tasks
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Draft, Question, QuestionMessage
-from tests.labeling.rows import make_ranking_batch
+from tests.labeling.rows import make_ranking_batch, response_ids, submit
 
 pytestmark = pytest.mark.django_db
 
@@ -250,6 +251,32 @@ def test_answered_and_shown_to_all_from_the_page(researcher_client, question):
     assert Question.objects.published().get().public_question == "What of cut ones?"
     assert researcher_client.post(to_all, {"withdraw": "1"}).status_code == 302
     assert not Question.objects.published().exists()
+
+
+def test_the_team_sees_what_is_asked_about_under_the_askers_letters(reviewer_client, labeler, question, task):
+    """Letters are shuffled for each labeler: "B" is the second of what this one sees. Which model wrote it stays hidden."""
+    url = reverse("question_review", args=[question.uuid])
+    shown = response_ids(task)[::-1]  # the other way round than they were made
+    Draft.objects.update(shown_order=shown, content={})
+    text_of = {str(r.response.uuid): r.response.text for r in task.task_responses.select_related("response")}
+
+    def cards() -> list[str]:
+        page = reviewer_client.get(url).text
+        assert "gpt" not in page
+        return re.findall(r'<article class="card response".*?</article>', page, re.DOTALL)
+
+    for letter, name, card in zip("AB", shown, cards(), strict=True):
+        assert f">{letter}</span>" in card and text_of[name] in card and "Place" not in card
+    Draft.objects.update(
+        content={"tiers": [[shown[1]], [shown[0]]], "ratings": {shown[1]: {"quality": 6, "flags": {}}}}
+    )
+    first, second = cards()
+    assert "Place 2" in first and "rated" not in first
+    assert "Place 1" in second and "rated 6 of 7" in second
+    Draft.objects.all().delete()
+    submit(task, labeler, tiers=[shown], is_surplus=True)  # tied, and shown the same way round
+    assert "those that the asker has submitted" in reviewer_client.get(url).text
+    assert all("Place 1" in card for card in cards())
 
 
 def test_nobody_answers_their_own(client_for, question, labeler):
