@@ -5,12 +5,14 @@ say nothing and are left out. Scores are natural logarithms of Bradley–Terry s
 apart the better one is expected to win 1 / (1 + e^−d) of the comparisons. They come from the package evalica.
 
 Intervals are 95 % percentiles of a bootstrap over prompts: whatever was said about one prompt, by whomever, is drawn as one. A
-maximum exists only if the policies cannot be split in two so that one side never lost a point to the other (Ford 1957); otherwise
-there are no scores, and where more than 2.5 % of the resamples have none, no interval.
+maximum exists only among policies that cannot be split in two so that one side never lost a point to the other (Ford 1957). So
+scores are those of one such world of policies, that with the most comparisons within it; the other policies have none, and an
+`Apart` that says why. Where more than 2.5 % of the resamples have no maximum in that world, there is no interval.
 
 Shapes: P comparisons, M policies, B resamples.
 """
 
+import enum
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -67,9 +69,18 @@ class Comparisons:
         return ends + ends.T
 
 
+class Apart(enum.StrEnum):
+    """How a policy without a score stands to those that have one."""
+
+    UNBEATEN = "unbeaten"  # no chain of lost points leads from it to them
+    WINLESS = "winless"  # no chain of won points does
+    UNCOMPARED = "uncompared"  # neither does
+    NO_SCORES = "no_scores"  # there is none with a score
+
+
 @dataclass(frozen=True)
 class Score:
-    """One policy: its number, its score with interval, its share of points, and over how many comparisons."""
+    """One policy: its number, its score with interval, its share of points, and over how many comparisons; why it has no score."""
 
     policy: int
     score: float | None
@@ -77,30 +88,61 @@ class Score:
     high: float | None
     share: float | None
     count: int
+    apart: Apart | None
 
 
 def scores(comparisons: Comparisons, policies: int, *, seed: int = 0, resamples: int = RESAMPLES) -> list[Score]:
-    """Best first: by score, or by share of points where there are no scores. The same seed and rows give the same intervals."""
+    """Best first: by score, then by share of points those that have none. The same seed and rows give the same intervals."""
     points = comparisons.points(policies)
     counts = (points + points.T).sum(1)
-    strengths = bradley_terry(points)
-    lows, highs = _intervals(comparisons, policies, seed, resamples) if strengths is not None else (None, None)
+    world = largest_world(points)
+    strengths = bradley_terry(points[np.ix_(world, world)])
+    lows, highs = _intervals(comparisons, policies, world, seed, resamples)
+    place = {int(policy): i for i, policy in enumerate(world)} if strengths is not None else {}
+    apart = _apart(points, world) if place else [Apart.NO_SCORES] * policies
+
+    def value(of: np.ndarray | None, policy: int) -> float | None:
+        return float(of[place[policy]]) if of is not None and policy in place else None
+
     made = [
         Score(
             policy=i,
-            score=None if strengths is None else float(strengths[i]),
-            low=None if lows is None else float(lows[i]),
-            high=None if highs is None else float(highs[i]),
+            score=value(strengths, i),
+            low=value(lows, i),
+            high=value(highs, i),
             share=float(points[i].sum() / counts[i]) if counts[i] else None,
             count=round(counts[i]),
+            apart=None if i in place else apart[i],
         )
         for i in range(policies)
     ]
     return sorted(made, key=lambda s: (s.score is None, -(s.score or 0), -(s.share or 0), s.policy))
 
 
+def largest_world(points: np.ndarray) -> np.ndarray:
+    """The numbers of the policies, in order, that can be scored together: of the strongly connected parts of "won a point against",
+    the one with the most comparisons within it, then with the most policies, then with the lowest number."""
+    from scipy.sparse.csgraph import connected_components
+
+    count, part_of = connected_components(points > 0, directed=True, connection="strong")
+    parts = [np.flatnonzero(part_of == part) for part in range(count)]
+    within = [(points[np.ix_(part, part)].sum(), len(part), -int(part[0])) for part in parts]
+    return parts[within.index(max(within))] if parts else np.empty(0, np.int64)
+
+
+def _apart(points: np.ndarray, world: np.ndarray) -> list[Apart]:
+    """For each policy outside the world how it stands to it. None is reached both ways, or it would be within."""
+    from scipy.sparse.csgraph import breadth_first_order
+
+    beaten, beating = (set(breadth_first_order(won, world[0])[0].tolist()) for won in (points > 0, points.T > 0))
+    return [
+        Apart.WINLESS if i in beaten else Apart.UNBEATEN if i in beating else Apart.UNCOMPARED
+        for i in range(len(points))
+    ]
+
+
 def bradley_terry(points: np.ndarray) -> np.ndarray | None:
-    """Centred log strengths (M,), or None where there is no maximum."""
+    """Centred log strengths (M,), or None where there is no maximum, or nothing to be stronger than."""
     # Here, not above: evalica brings pandas and scipy.stats, seconds that every command and web process would pay.
     import evalica
     from scipy.sparse.csgraph import connected_components
@@ -117,14 +159,20 @@ def bradley_terry(points: np.ndarray) -> np.ndarray | None:
     return strengths - strengths.mean()
 
 
-def _intervals(comparisons: Comparisons, policies: int, seed: int, resamples: int):
-    """(low, high), each (M,); (None, None) where too many resamples have no maximum."""
-    dice = np.random.default_rng(seed)
-    prompts = int(comparisons.prompt.max()) + 1
+def _intervals(comparisons: Comparisons, policies: int, world: np.ndarray, seed: int, resamples: int):
+    """(low, high), each of the policies in the world; (None, None) where too many resamples have no maximum there."""
+    if len(world) < 2:
+        return None, None
+    within = np.isin(comparisons.first, world) & np.isin(comparisons.second, world)
+    numbers, prompt_of = np.unique(comparisons.prompt[within], return_inverse=True)
+    ours = Comparisons(
+        comparisons.first[within], comparisons.second[within], comparisons.outcome[within], prompt_of.reshape(-1)
+    )
+    dice, prompts = np.random.default_rng(seed), len(numbers)
     drawn = []
     for _ in range(resamples):
         times = np.bincount(dice.integers(prompts, size=prompts), minlength=prompts)
-        strengths = bradley_terry(comparisons.points(policies, times[comparisons.prompt]))
+        strengths = bradley_terry(ours.points(policies, times[ours.prompt])[np.ix_(world, world)])
         if strengths is not None:
             drawn.append(strengths)
     tail = (1 - CONFIDENCE) / 2

@@ -151,7 +151,8 @@ def policies(rows: QuerySet[Submission]) -> dict:
     return counts | {
         "models": [models[i] for i in order],
         "scores": [
-            {"score": s.score, "low": s.low, "high": s.high, "share": s.share, "count": s.count} for s in ranked
+            {"score": s.score, "low": s.low, "high": s.high, "share": s.share, "count": s.count, "apart": s.apart}
+            for s in ranked
         ],
         "points": [[float(points[i, j]) for j in order] for i in order],
         "ties": [[int(ties[i, j]) for j in order] for i in order],

@@ -68,9 +68,9 @@ def _policies(scope: Scope) -> list[list] | None:
     content = scope.statistic(Statistic.Kind.POLICIES).content
     if not content:
         return None
-    head = ["policy", "score", "low", "high", "share_of_points", "comparisons"]
+    head = ["policy", "score", "low", "high", "share_of_points", "comparisons", "apart"]
     return [head, *(
-        [row["model"].name, *(row[name] for name in ("score", "low", "high", "share", "count"))]
+        [row["model"].name, *(row[name] for name in ("score", "low", "high", "share", "count", "apart"))]
         for row in policy_tables(content)["table"]
     )]  # fmt: skip
 

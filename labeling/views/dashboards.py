@@ -28,6 +28,7 @@ from labeling.models.batches import Progress
 from labeling.views import batches
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, prompt_preview
+from labeling.win_rates import Apart
 
 PAIRS_PER_PAGE = 50
 
@@ -285,17 +286,32 @@ def policies(request: Request) -> HttpResponse:
     return render(request, "dashboards/policies.html", context)
 
 
+# Why a policy has no score while others have.
+APART = {
+    Apart.UNBEATEN: gettext_lazy("apart: never lost against those with a score"),
+    Apart.WINLESS: gettext_lazy("apart: never won against those with a score"),
+    Apart.UNCOMPARED: gettext_lazy("apart: never compared with those that have a score"),
+}
+
+
 def policy_tables(content: dict) -> dict:
     models = ModelVersion.objects.only("name").in_bulk(content["models"])
     ordered = [models[pk] for pk in content["models"]]
     ends = [end for s in content["scores"] for end in (s["low"], s["high"], s["score"]) if end is not None]
     reach = max((abs(end) for end in ends), default=1) or 1
     table = [
-        {"model": model, **score, "percent": _percent(score["share"]), "svg": score["score"] is not None and charts.interval(
-            score["score"], score["low"], score["high"], least=-reach, most=reach)}
+        {"model": model, "apart": None, **score, "percent": _percent(score["share"]), "svg": score["score"] is not None and charts.interval(
+            score["score"], score["low"], score["high"], least=-reach, most=reach), "why": APART.get(score.get("apart"))}
         for model, score in zip(ordered, content["scores"], strict=True)
     ]  # fmt: skip
-    return {"table": table, "models": ordered, "matrix": _matrix(content, ordered), "content": content}
+    is_split = bool(table) and table[0]["score"] is not None and table[-1]["score"] is None
+    return {
+        "is_split": is_split,
+        "table": table,
+        "models": ordered,
+        "matrix": _matrix(content, ordered),
+        "content": content,
+    }
 
 
 def _matrix(content: dict, models: list[ModelVersion]) -> list[dict]:

@@ -105,6 +105,24 @@ def test_win_rates_of_the_rows(ranked, reviewer_client):
     assert [row["policy"] for row in table(reviewer_client, "policies")] == ["m0", "m1", "m2"]
 
 
+def test_a_batch_of_other_policies_takes_no_score_away(ranked, labeler, reviewer_client):
+    """Two policies on one prompt, compared with none of the others: those keep their scores, these get neither score nor place."""
+    compute("policies")
+    before = {row["policy"]: row["score"] for row in table(reviewer_client, "policies")}
+    prompt = rows.make_prompt("aside?")
+    for name in ("x0", "x1"):
+        rows.make_responses(prompt, f"By {name}", model=name)
+    batch = batches.create_batch(name="aside", kind="ranking", k=2, prompt_ids=[prompt.uuid], by=None)
+    rows.submit(batch.tasks.get(), labeler)
+    compute("policies")
+    now = {row["policy"]: row for row in table(reviewer_client, "policies")}
+    assert {name: now[name]["score"] for name in before} == before and len(before) == 3 and all(before.values())
+    assert [(now[name]["score"], now[name]["apart"]) for name in ("x0", "x1")] == [("", "uncompared")] * 2
+    page = reviewer_client.get(reverse("policies"))
+    assert [row["why"] is None for row in page.context["table"]] == [True] * 3 + [False] * 2
+    assert page.text.count("never compared with those that have a score") == 2 and "have no place among" in page.text
+
+
 def test_scope_group_batch_simulated_and_rejected(ranked, make_user, reviewer_client):
     batch, (_first, second, third) = ranked
     assert compute("policies", group="held_out")["rankings"] == 1

@@ -39,6 +39,25 @@ def test_no_scores_where_no_number_says_how_much_better(points):
     assert bradley_terry(np.array(points, float)) is None
 
 
+def test_policies_apart_leave_the_others_their_scores():
+    """0 and 1 beat each other; 2 beats 0 alone; 3 only loses to 1; 4 beats 5, and neither has met the rest; 6 met nobody."""
+    rankings = [(i, [(0, 1), (1, 2)] if i % 4 else [(1, 1), (0, 2)]) for i in range(40)]
+    alone = {s.policy: s for s in scores(Comparisons.of(rankings), 2)}
+    aside = [(40, [(2, 1), (0, 2)]), (41, [(1, 1), (3, 2)]), (42, [(4, 1), (5, 2)])]
+    found = scores(Comparisons.of(rankings + aside), 7)
+    assert [s.policy for s in found[:2]] == [0, 1]
+    for one in found[:2]:
+        assert (one.score, one.low, one.high) == (
+            alone[one.policy].score,
+            alone[one.policy].low,
+            alone[one.policy].high,
+        )
+    assert all(s.score is None and s.low is None for s in found[2:])
+    assert {s.policy: s.apart for s in found} == {
+        0: None, 1: None, 2: "unbeaten", 3: "winless", 4: "uncompared", 5: "uncompared", 6: "uncompared"
+    }  # fmt: skip
+
+
 def test_scores_come_best_first_with_their_share_and_count():
     rankings = [(i, [(0, 1), (1, 2)] if i % 4 else [(1, 1), (0, 2)]) for i in range(40)]
     first, second = scores(Comparisons.of(rankings), 2)
@@ -59,4 +78,4 @@ def test_the_interval_draws_prompts_not_comparisons():
 def test_nothing_compared():
     assert scores(Comparisons.of([]), 0) == []
     [lonely] = scores(Comparisons.of([("p", [(0, 1)])]), 1)
-    assert (lonely.score, lonely.share, lonely.count) == (None, None, 0)
+    assert (lonely.score, lonely.share, lonely.count, lonely.apart) == (None, None, 0, "no_scores")
