@@ -23,7 +23,7 @@ from labeling.views.access import Request, role_required
 LOG = "training_log.jsonl"
 MAX_LOG_BYTES = 8 * 2**20
 MOST_CHOICES = 500
-MOST_CURVES, POINTS = 12, 40
+MOST_CURVES, POINTS = 12, 21
 MOST_PROMPTS = 10
 STEPS = ("step", "iteration", "epoch")
 
