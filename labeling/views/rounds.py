@@ -117,9 +117,9 @@ def rounds(request: Request) -> HttpResponse:
 def figures(found: Sequence[Round]) -> list[charts.Figure]:
     """The drawings, each with its table."""
     kl = _("Nats per response, to the policy that PPO started from.")
-    tax = _("How much harder plain text became to predict: 0 is none. The table above says in what.")
+    tax = _("How much harder plain text became to predict, in thousandths of what the table above says: 0 is none.")
     drawn = [_labels(found), _win_rates(found), _accuracy(found)]
-    return [*drawn, _line(found, _("KL"), "kl", kl), _line(found, _("Tax"), "tax", tax)]
+    return [*drawn, _line(found, _("KL"), "kl", kl), _line(found, _("Tax"), "tax", tax, times=1000)]
 
 
 def _labels(found: Sequence[Round]) -> charts.Figure:
@@ -150,8 +150,9 @@ def _accuracy(found: Sequence[Round]) -> charts.Figure:
     return _figure(found, _("Accuracy of the reward model"), svg, series, summary)
 
 
-def _line(found: Sequence[Round], title: str, name: str, summary: str) -> charts.Figure:
-    series = [charts.Series(title, [each.number(name) for each in found])]
+def _line(found: Sequence[Round], title: str, name: str, summary: str, *, times: float = 1) -> charts.Figure:
+    values = [each.number(name) for each in found]
+    series = [charts.Series(title, [None if value is None else round(value * times, 2) for value in values])]
     least = min((value for value in series[0].values if value is not None), default=0)
     return _figure(found, title, charts.lines(_nights(found), series, low=min(0, least)), series, summary)
 
@@ -179,7 +180,7 @@ def _nights(found: Sequence[Round]) -> list[str]:
 
 
 def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+    return None if share is None else round(100 * share, 1)
 
 
 def csv_rows() -> list[list[Any]]:

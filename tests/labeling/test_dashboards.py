@@ -340,6 +340,7 @@ def test_rounds_show_what_nights_recorded(researcher_client, reviewer_client):
         f"/models/{first.pk}/",
     ):
         assert said in page
+    assert '<td class="number">-10</td>' in page, "the tax is drawn in thousandths"
     assert f"/models/{first.pk}/" not in reviewer_client.get(reverse("rounds")).content.decode()
     one, two = table(reviewer_client, "rounds")
     assert (one["night"], one["rankings"], one["vs_round0_rate"], one["vs_last_rate"]) == ("1", "60", "0.61", "")
