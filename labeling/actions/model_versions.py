@@ -191,7 +191,7 @@ def _digest(content: list, place: str) -> str:
     except (TypeError, ValueError) as error:
         raise Invalid(f"{place}: {error}") from error
     if NUL in canonical:
-        raise Invalid(f"{place} holds a NUL character, which cannot be stored")
+        raise Invalid(_("%(place)s holds a NUL character, which cannot be stored") % {"place": place})
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
