@@ -9,6 +9,7 @@ from labeling.views import (
     adjudications,
     agreement,
     applications,
+    batch_evaluations,
     batches,
     candidates,
     comparisons,
@@ -139,6 +140,15 @@ urlpatterns = [
     path("console/batches/<int:pk>/", batches.batch, name="batch"),
     path("console/batches/<int:pk>/status", batches.batch_status, name="batch_status"),
     path("console/batches/<int:pk>/edit", batches.batch_edit, name="batch_edit"),
+    path("console/batches/<int:pk>/evaluation/", batch_evaluations.batch_evaluation, name="batch_evaluation"),
+    path(
+        "console/batches/<int:pk>/evaluation/rows/",
+        batch_evaluations.batch_evaluation_rows,
+        name="batch_evaluation_rows",
+    ),
+    path(
+        "console/batches/<int:pk>/evaluation.csv", batch_evaluations.batch_evaluation_csv, name="batch_evaluation_csv"
+    ),
     path("console/instructions/", instructions.instructions_list, name="instructions_list"),
     path("console/instructions/<str:kind>/", instructions.instructions, name="instructions"),
     path("console/instructions/<str:kind>/edit", instructions.instructions_edit, name="instructions_edit"),

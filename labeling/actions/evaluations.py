@@ -15,7 +15,7 @@ RECORDED = {
     Origin.PERSON.value: Evaluation.MeasuredBy.PEOPLE.value,
     Origin.SIMULATED.value: Evaluation.MeasuredBy.SIMULATION.value,
 }
-NOTHING = {"value": None, "low": None, "high": None, "count": 0, "prompts": 0}
+NOTHING: dict[str, Any] = {"value": None, "low": None, "high": None, "count": 0, "prompts": 0}
 
 
 def ask(batch: Batch, origin: str = Origin.PERSON) -> Statistic:
@@ -103,11 +103,11 @@ def result(batch: Batch, origin: str = Origin.PERSON) -> dict[str, Any]:
     return assembled(batch, current(batch, origin))
 
 
-def assembled(batch: Batch, statistic: Statistic) -> dict[str, Any]:
-    """A computed statistic of an evaluation as flat figures: each policy, and each policy against each other one."""
+def extent(batch: Batch, statistic: Statistic) -> dict[str, Any]:
+    """What a computed statistic of an evaluation is over, and how far the evaluation is."""
     still_open = open_seats(batch)
-    slices = slices_of(statistic)
-    whole = next((each for each in slices if each["kind"] == ALL), {"prompts": 0, "labelers": 0, "rankings": 0})
+    nothing = {"kind": ALL, "prompts": 0, "labelers": 0, "rankings": 0}
+    whole = next((each for each in slices_of(statistic) if each["kind"] == ALL), nothing)
     return {
         "batch": batch.pk,
         "name": batch.name,
@@ -120,10 +120,15 @@ def assembled(batch: Batch, statistic: Statistic) -> dict[str, Any]:
         "rankings": whole["rankings"],
         "left_out": {name: batch.counts.get(name, 0) for name in ("without_model", "identical_texts")},
         "computed_at": statistic.computed_at,
-        "policies": [_policy(model, slices) for model in models_of(batch)],
-        "pairs": [
-            _pair(first, second, slices) for first in models_of(batch) for second in models_of(batch) if first != second
-        ],
+    }
+
+
+def assembled(batch: Batch, statistic: Statistic) -> dict[str, Any]:
+    """A computed statistic of an evaluation as flat figures: each policy, and each policy against each other one."""
+    slices, models = slices_of(statistic), models_of(batch)
+    return extent(batch, statistic) | {
+        "policies": [_policy(model, slices) for model in models],
+        "pairs": [_pair(first, second, slices) for first in models for second in models if first != second],
     }
 
 

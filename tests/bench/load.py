@@ -82,6 +82,7 @@ class _Load:
 
     def run(self) -> Loaded:
         """Rows are gathered by table and copied in the order of their foreign keys."""
+        self._evaluation(max(4, self.wanted // 40))
         plan = self._plan()
         prompts = self._prompts(max(5 * tasks // 4 for _kind, _overlap, tasks in plan) + 2)
         for number, (kind, overlap, tasks) in enumerate(plan):
@@ -93,6 +94,24 @@ class _Load:
         self._questions(self.wanted // 200 + 2)
         self._second_reviews(self.wanted // 20 + 4)
         return self.made
+
+    def _evaluation(self, tasks: int) -> None:
+        """Four policies compared on prompts of the test split by held-out labelers who do nothing else; most of it done.
+
+        With dice of its own: what follows is the same with it and without.
+        """
+        dice, self.rng = self.rng, random.Random(f"evaluation {next_id(Submission)}")
+        there = User.objects.filter(email__endswith="@evaluation.example").count()
+        self.evaluators = [
+            User(email=f"{there + i}@evaluation.example", password="!", group=Group.HELD_OUT)
+            for i in range(OVERLAP + 1)
+        ]
+        User.objects.bulk_create(self.evaluators)
+        UserRole.objects.bulk_create(UserRole(user=user, role="labeler") for user in self.evaluators)
+        prompts = self._prompts(tasks + tasks // 4 + 2, test_by=range(K))
+        batch = {"purpose": Batch.Purpose.EVALUATION, "group": Group.HELD_OUT, "query": {"model_names": POLICIES[:K]}}
+        self._batch(0, 1, Kind.RANKING, OVERLAP, tasks, prompts, **batch)
+        self.rng = dice
 
     def _questions(self, count: int) -> None:
         """Threads on the newest tasks; half are answered, a quarter shown to all."""
@@ -173,9 +192,10 @@ class _Load:
     def _uuid(self) -> uuid.UUID:
         return uuid.UUID(int=self.rng.getrandbits(128), version=4)
 
-    def _prompts(self, count: int) -> list[tuple[int, list[tuple[int, str, int]]]]:
-        """(id, [(response's id, its UUID, its policy's number)]) of each prompt."""
-        prompt_id, response_id = next_id(Prompt), next_id(Response)
+    def _prompts(self, count: int, test_by: range | None = None) -> list[tuple[int, list[tuple[int, str, int]]]]:
+        """(id, [(response's id, its UUID, its policy's number)]) of each prompt. `test_by`: nobody's, of the test split, with a
+        response of each of these policies."""
+        prompt_id, response_id = self._next(Prompt), self._next(Response)
         made = []
         for i in range(count):
             messages = [{"role": "user", "content": self._text()}]
@@ -187,14 +207,14 @@ class _Load:
                 self._uuid(),
                 json.dumps(messages),
                 digest,
-                author.split,
+                author.split if test_by is None else "test",
                 case,
-                author.pk,
+                author.pk if test_by is None else None,
                 Intake.OPEN.value,
             )
             self._add(Prompt, *row)
             responses = []
-            for policy in self.rng.sample(range(len(POLICIES)), RESPONSES_PER_PROMPT):
+            for policy in test_by or self.rng.sample(range(len(POLICIES)), RESPONSES_PER_PROMPT):
                 text, name = self._text(), self._uuid()
                 digest = text_digest(text)
                 self._add(
@@ -211,7 +231,7 @@ class _Load:
 
     # ---- what was done ----
 
-    def _batch(self, number: int, of: int, kind: str, overlap: int, tasks: int, prompts: list) -> None:
+    def _batch(self, number: int, of: int, kind: str, overlap: int, tasks: int, prompts: list, **more: Any) -> None:
         """A batch with this many tasks done; the newest are active and have a quarter as many tasks left."""
         is_active = number == 0 or number >= of * 2 // 3
         first_day = self.now - timedelta(weeks=WEEKS)
@@ -224,9 +244,9 @@ class _Load:
             schema=self.schema,
             responses_per_task=K if kind == Kind.RANKING else None,
             overlap=overlap,
-            group="held_out" if number % 7 == 6 else "",
             counts={"tasks": tasks},
             created_at=began,
+            **{"group": "held_out" if number % 7 == 6 else ""} | more,
         )
         task_id = self._next(Task)
         for i in range(tasks + (tasks // 4 + 1 if is_active else 0)):
@@ -240,6 +260,7 @@ class _Load:
 
     def _seats(self, batch: Batch, task_id: int, responses: list, at: datetime, is_done: bool) -> None:
         crowd = [user for user in self.labelers if batch.group in ("", user.group)] if batch.group else self.labelers
+        crowd = self.evaluators if batch.purpose == Batch.Purpose.EVALUATION else crowd
         people = self.rng.sample(crowd, batch.overlap + 1)
         for seat, labeler in enumerate(people[: batch.overlap], start=1):
             slot_id = self._next(Slot)

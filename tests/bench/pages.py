@@ -94,6 +94,11 @@ class Site:
         return Batch.objects.annotate(n=Count("tasks")).order_by("-n", "id")[0]
 
     @cached_property
+    def evaluation(self) -> Batch:
+        """The newest evaluation."""
+        return Batch.objects.filter(purpose=Batch.Purpose.EVALUATION).order_by("-id")[0]
+
+    @cached_property
     def submission(self) -> Submission:
         """A ranking that waits for review, of a task that others have done too."""
         return Submission.objects.filter(kind="ranking", status="submitted", origin="person").order_by("-id")[0]
@@ -128,6 +133,9 @@ class Site:
             "submission_uuid": lambda: self.own.uuid,
             "review uuid": lambda: self.submission.uuid,
             "batch pk": lambda: self.batch.pk,
+            "batch_evaluation pk": lambda: self.evaluation.pk,
+            "batch_evaluation_rows pk": lambda: self.evaluation.pk,
+            "batch_evaluation_csv pk": lambda: self.evaluation.pk,
             "model_version pk": lambda: ModelVersion.objects.order_by("id")[0].pk,
             "person pk": lambda: self.labeler.pk,
             "labeler pk": lambda: self.labeler.pk,
@@ -165,6 +173,7 @@ class Site:
             "review": ["status=any", f"batch={batch}", f"labeler={person}&models=1"],
             "reviews_next": [f"batch={batch}", f"labeler={person}"],
             "batch": [f"page={last}"],
+            "batch_evaluation": ["part=group:held_out"],
             "labeler": ["rows=agreement", "rows=skips", f"page={last}"],
             "labelers": ["sort=agreement&group=held_out", f"page={last}"],
             "agreement_report": [f"batch={batch}"],

@@ -9,6 +9,7 @@ from django.urls import get_resolver, reverse
 from playwright.sync_api import Page
 
 from labeling.actions import (
+    evaluations,
     exercises,
     gateway_keys,
     imports,
@@ -22,14 +23,15 @@ from labeling.actions import (
 )
 from labeling.actions import screenings as screening_actions
 from labeling.management import demo_applicants
-from labeling.models import Attempt, Erasure, Export, LabelSchema, Statistic, User
+from labeling.models import Attempt, Erasure, Export, LabelSchema, User
 from tests.bench import load, pages
 from tests.browser.test_joining import EXERCISES, WIDE
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 # Answered with a file, a part of a page, or by leading on to another page.
 NO_PAGES = {
-    "account_inactive", "agreement_csv", "agreement_labelers_csv", "dashboard_csv", "hours_all_csv", "hours_csv", "labelers_csv",
+    "account_inactive", "agreement_csv", "agreement_labelers_csv", "batch_evaluation_csv",
+    "dashboard_csv", "hours_all_csv", "hours_csv", "labelers_csv",
     "playground_answer", "reviews_next",
     "second_review_next", "set_language", "task_compare", "task_submit", "writing_submit",
 }  # fmt: skip
@@ -66,8 +68,9 @@ def site(open_browser, make_user, researcher) -> pages.Site:
     people.invite(email="new@example.org", role="labeler", group="training", by=found.chief)
     pauses.make_rule(metric="agreement", threshold=0.3, minimum=2, window_days=14, by=researcher)
     numbers.measure()
-    for kind in Statistic.Kind.values:
+    for kind in ("throughput", "policies", "agreement"):
         statistics.refresh(statistic=statistics.ask(kind=kind))
+    evaluations.current(found.evaluation)
     private = [{"prompt": "Write to jo@mail.example or call (415) 555-0132."}, {"prompt": "name a fruit " * 20}]
     imports.import_rows(kind="prompts", rows=[*private, {"prompt": "NAME a fruit " * 20}], by=researcher)
     Erasure.objects.create(pseudonym="p-0123456789abcdef", reason="Request 7").exports.set(Export.objects.all()[:1])

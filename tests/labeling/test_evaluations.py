@@ -1,23 +1,31 @@
 """Evaluations by people: what an order lays out, who is given it and told what, figures against numbers worked by hand, no export."""
 
+import csv
 import json
 import uuid
+from collections import defaultdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, transaction
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
+from scipy import stats
 
 from labeling import jobs
 from labeling.actions import batches, evaluations, exports, instructions, reviews, submissions, tasks, tokens
 from labeling.errors import Invalid, NotPrepared
-from labeling.models import Batch, Evaluation, Instructions, Statistic, Submission, Task
-from tests.labeling.rows import make_prompt, make_ranking_batch, make_responses, submit
+from labeling.models import Batch, Evaluation, Instructions, Response, Revision, Statistic, Submission, Task
+from tests import builders
+from tests.labeling.rows import make_model, make_prompt, make_ranking_batch, make_responses, submit
 from training.contract import read_export
 
 pytestmark = pytest.mark.django_db
 MODELS = ["new", "old", "base"]
+EXTRACT = Path(__file__).parent / "toxicity.csv"
 
 
 def make_prompts(count: int, models=MODELS, split="test", **fields):
@@ -329,3 +337,166 @@ def test_by_api(researcher, reviewer, labeler, heldout_labeler):
     assert caller(labeler, "label").get(path).status_code == 403
     assert reading.get(f"/api/v1/batches/{make_ranking_batch('usual').pk}/evaluation/").status_code == 404
     assert reading.get("/api/v1/batches/999999/evaluation/").status_code == 404
+
+
+# ---- the console ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_figures_and_each_leads_to_its_rows(judged, reviewer_client):
+    batch, made = judged
+    url = reverse("batch_evaluation", args=[batch.pk])
+    assert "Being computed" in reviewer_client.get(url).text
+    evaluations.current(batch)
+    page = reviewer_client.get(url)
+    assert "by people" in page.text and "3 seats still open" in page.text
+    assert [row["name"] for row in page.context["parts"]] == [
+        "all prompts", "use case fact", "use case story", "labelers: held-out", "labelers: training",
+    ]  # fmt: skip
+    whole = page.context["parts"][0]
+    assert (whole["share"], whole["ends"], whole["count"], whole["ties"]) == ("70.0 %", "18.6 … 96.0", 5, 1)
+    rows = reviewer_client.get(whole["url"])
+    assert [[g["place"] for g in row["given"]] for row in rows.context["rows"]] == [
+        [1, 1],
+        [1, 3],
+        [2, 1],
+        [1, 2],
+        [1, 2],
+    ]
+    story = reviewer_client.get(page.context["parts"][2]["url"])
+    assert len(story.context["rows"]) == 3
+    [hallucinated] = [row for row in page.context["flags"] if "allucination" in row["label"]]
+    assert [cell["share"] for cell in hallucinated["cells"]] == ["0.0 %", "40.0 %", "–"]
+    flagged = reviewer_client.get(hallucinated["cells"][1]["url"]).context["rows"]
+    assert [row["submission"].pk for row in flagged] == [made[2].pk, made[0].pk]
+    assert page.context["matrix"][0]["cells"][1]["share"] == "70.0 %"
+
+    narrowed = reviewer_client.get(f"{url}?part=use_case:fact&first={made[0].task.task_responses.first().pk}&second=x")
+    assert (narrowed.context["chosen"]["prompts"], narrowed.context["chosen_name"]) == (2, "use case fact")
+    simulated = reviewer_client.get(f"{url}?origin=simulated")
+    assert "by simulated labelers" in simulated.text
+    for odd in ("?part=%00", "?part=use_case:none", "?origin=ai", "?first=9999"):
+        assert reviewer_client.get(url + odd).status_code == 200
+        assert reviewer_client.get(reverse("batch_evaluation_rows", args=[batch.pk]) + odd).status_code == 200
+
+
+def test_the_file_has_every_figure(judged, reviewer_client, labeler_client):
+    batch, _made = judged
+    url = reverse("batch_evaluation_csv", args=[batch.pk])
+    assert reviewer_client.get(url).status_code == 409
+    evaluations.current(batch)
+    lines = list(csv.DictReader(reviewer_client.get(url).text.splitlines()))
+    [won] = [
+        each
+        for each in lines
+        if (each["part"], each["figure"], each["policy"], each["against"]) == ("all", "win_rate", "new", "old")
+    ]
+    assert (won["origin"], won["value"], won["low"], won["count"]) == ("person", "0.7", won["low"], "5")
+    assert float(won["low"]) == pytest.approx(0.18571, abs=1e-4)
+    assert {each["part"] for each in lines} == {"all", "use_case", "group"}
+    assert {each["figure"] for each in lines} == {"win_rate", "rating", "flag_rate"}
+    for name in ("batch_evaluation", "batch_evaluation_rows", "batch_evaluation_csv"):
+        assert labeler_client.get(reverse(name, args=[batch.pk])).status_code == 403
+        assert reviewer_client.get(reverse(name, args=[make_ranking_batch(name).pk])).status_code == 404
+        assert reviewer_client.post(reverse(name, args=[batch.pk])).status_code == 405
+
+
+# ---- real data ------------------------------------------------------------------------------------------------------
+
+
+def measured() -> dict[str, dict[str, float]]:
+    """Context → model → toxicity of what it wrote: from the shared file, on a clean clone from the extract of its figures."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    shared = builders.SHARED_DATA / "instructgpt_real_toxicity.csv"
+    with (shared if shared.exists() else EXTRACT).open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get("prompt_type", "basic prompt") == "basic prompt" and row.get("sample", "x").strip():
+                model = row.get("model_type") or row["model"]
+                found[row.get("context") or f"prompt {row['prompt']}"][model] = float(row["toxicity"])
+    models = ["gpt-175b", "gpt-xl", "sft-6b", "sft-xl"]
+    return {context: {model: of[model] for model in models} for context, of in found.items() if set(models) <= set(of)}
+
+
+def hand_in(batch: Batch, labelers: list, tiers_of, ratings_of) -> None:
+    """Everything at once: each labeler's ranking of each task, as the database holds it after submits."""
+    now = timezone.now()
+    made, said = [], []
+    for slot in batch.slots.select_related("task__prompt").order_by("task_id", "seat"):
+        who = slot.seat - 1
+        slot.status, slot.labeler, slot.leased_at, slot.submitted_at = "submitted", labelers[who], now, now
+        slot.save()
+        of = named(slot.task)
+        made.append(Submission(task=slot.task, batch=batch, labeler=slot.labeler, slot=slot, kind="ranking", revision_count=1,
+                               labeler_group=slot.labeler.group, schema=batch.schema))  # fmt: skip
+        context = slot.task.prompt.text
+        tiers = [[of[model] for model in tier] for tier in tiers_of(context, who)]
+        ratings = {of[model]: rating for model, rating in ratings_of(context, who).items()}
+        said.append((tiers, ratings))
+    Submission.objects.bulk_create(made)
+    Revision.objects.bulk_create(
+        Revision(submission=one, number=1, submit_key=uuid.uuid4(), tiers=tiers, ratings=ratings)
+        for one, (tiers, ratings) in zip(made, said, strict=True)
+    )
+
+
+def test_figures_of_the_real_files_are_those_of_a_direct_computation(make_user):
+    """InstructGPT's models on 100 contexts (90 in the extract): less toxic is better, by one labeler who sees two decimals and one who
+    sees one, so that what is said about a context hangs together. Set against the same figures straight from the file, and
+    scipy's bootstrap over contexts."""
+    toxicity = measured()
+    models = list(next(iter(toxicity.values())))
+    for context, of in toxicity.items():
+        prompt = make_prompt(context, split="test", use_case="long" if len(context) > 80 else "short")
+        for model in of:
+            Response.objects.create(
+                prompt=prompt, text=f"{model} goes on: {context}", model_version=make_model(model), external_id=model
+            )
+    batch = order("less toxic", model_names=models, overlap=2)
+    assert batch.counts["tasks"] == len(toxicity) >= 90
+
+    def seen(context: str, who: int) -> dict[str, float]:
+        return {model: round(value, 2 - who) for model, value in toxicity[context].items()}
+
+    def tiers(context: str, who: int) -> list[list[str]]:
+        levels = seen(context, who)
+        return [[m for m in models if levels[m] == level] for level in sorted(set(levels.values()))]
+
+    def ratings(context: str, who: int) -> dict[str, dict]:
+        return {
+            m: {"quality": 7 - round(6 * value), "flags": {"harmful_advice": value > 0.3}}
+            for m, value in seen(context, who).items()
+        }
+
+    people = [make_user(f"h{i}@example.org", "labeler", group="held_out") for i in range(2)]
+    hand_in(batch, people, tiers, ratings)
+    result = evaluations.result(batch)
+    assert (result["is_complete"], result["rankings"], result["labelers"]) == (True, 2 * len(toxicity), 2)
+
+    def directly(value_of, cases=toxicity) -> tuple[float, float, float]:
+        """The mean over judgments and scipy's percentile interval over contexts, from the file's rows alone."""
+        sums = np.array([sum(value_of(seen(context, who)) for who in (0, 1)) for context in cases])
+        drawn = stats.bootstrap(
+            (sums / 2,), np.mean, vectorized=True, n_resamples=2000, method="percentile", rng=np.random.default_rng(1)
+        )
+        return float(sums.mean() / 2), *drawn.confidence_interval
+
+    def agrees(found: dict, name: str, expected: tuple[float, float, float], scale: float = 1) -> None:
+        assert found[name] == pytest.approx(expected[0], abs=1e-6)
+        assert (found["low"], found["high"]) == pytest.approx(expected[1:], abs=0.02 * scale)
+
+    long = [context for context in toxicity if len(context) > 80]
+    for each in result["pairs"]:
+        one, other = each["first"], each["second"]
+
+        def won(levels, one=one, other=other) -> float:
+            return (np.sign(levels[other] - levels[one]) + 1) / 2
+
+        agrees(each, "win_rate", directly(won))
+        assert each["comparisons"] == 2 * len(toxicity)
+        if long:
+            assert each["by_use_case"]["long"]["win_rate"] == pytest.approx(directly(won, long)[0], abs=1e-6)
+    for each in result["policies"]:
+        model = each["model"]
+        agrees(each, "rating", directly(lambda levels, m=model: 7 - round(6 * levels[m])), scale=6)
+        agrees(each["flags"]["harmful_advice"], "rate", directly(lambda levels, m=model: levels[m] > 0.3), scale=2)
+    ratings_first = {each["model"]: each["rating"] for each in result["policies"]}
+    assert len(set(ratings_first.values())) > 1, "the models do differ"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from labeling.actions import evaluations
 from tests.bench import load, pages
 
 pytestmark = pytest.mark.django_db
@@ -12,6 +13,8 @@ CONSOLE = {
     "batches",
     "batch",
     "batch_new",
+    "batch_evaluation",
+    "batch_evaluation_rows",
     "question_queue",
     "question_review",
     "imports",
@@ -23,6 +26,7 @@ ALWAYS = LABELERS | CONSOLE | {"export", "model_versions", "model_version", "peo
 def queries() -> dict[str, int]:
     """Of every page: its name and query string → queries."""
     site = pages.Site()
+    evaluations.current(site.evaluation)
     found = {}
     for number, visit in enumerate(site.visits()):
         query = visit.path.partition("?")[2].split("=")[0]
