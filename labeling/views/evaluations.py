@@ -20,7 +20,8 @@ LEADING = ("win_rate", "agreement", "rate", "accuracy", "bits_per_byte", "mean",
 """The figure of a group that its interval, low to high, is about: the first of these that it has."""
 COUNTS = ("words", "describing")
 """What holds words with how often each was counted, most frequent first: one cell."""
-COLUMNS = ("name", "figure", "task", "model", "base", "value", "difference", "low", "high", "n")
+COLUMNS = ("name", "figure", "task", "model", "base", "base_value", "value", "agreement", "win_rate", "accuracy", "score",
+           "difference", "low", "high", "n")  # fmt: skip
 """Columns of tables that come first, in this order: the database does not keep an object's."""
 EARLIER = 50
 
@@ -42,6 +43,11 @@ class Measured:
     note: str
     figures: list[Figures]
     agreement: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def has_tables(self) -> bool:
+        """Tables take the page's width; lines alone stand side by side."""
+        return any(figures.tables for figures in self.figures)
 
 
 def measured(model: ModelVersion) -> list[Measured]:
@@ -129,7 +135,11 @@ def table(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def shown(value: Any) -> str:
     """A figure to read; nothing as a dash; counts as "kind 3, small 2"."""
-    if isinstance(value, dict):
-        most = sorted(value.items(), key=lambda item: (-item[1], item[0])) if value else []
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, dict) and all(isinstance(count, int | float) for count in value.values()):
+        most = sorted(value.items(), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{word} {count}" for word, count in most) or "–"
     return "–" if value is None else figure(value)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from labeling.actions import model_versions
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Evaluation, Export, ModelVersion, Promotion
+from labeling.views.evaluations import shown
 from tests.labeling.rows import make_model, make_prompt, make_responses
 from training import contract
 
@@ -284,6 +285,10 @@ def test_the_page_keeps_people_and_models_apart(researcher_client):
         model_versions.record_evaluation(model_version=policy, name=name, metrics=metrics, by=None)
     page = researcher_client.get(reverse("model_version", args=[policy.pk]))
     people, model, task = page.context["measured"]
+    odd = [shown(value) for value in ({"b": 1, "a": 2}, {"a": "x"}, [{"a": []}], [], True, None, {})]
+    assert odd == ["a 2, b 1", '{"a": "x"}', '[{"a": []}]', "–", "yes", "–", "–"], (
+        "whatever a program records, it is shown"
+    )
     assert people.agreement == [("judge, in night", "0.71 (0.65 to 0.77)"), ("reward, in night", "0.5")]
     assert [lines.evaluation.name for lines in model.figures] == ["night"], "the newest of a name"
     assert ("judge · win rate", "0.625 (0.5 to 0.75)") in model.figures[0].lines
