@@ -197,8 +197,10 @@ def test_own_submissions_come_in_pages_that_tell_nothing(api, labeler):
         assert_problem(client.get("/api/v1/me/submissions/", {"cursor": cursor}), 422)
 
 
-def test_a_claim_and_a_submit_cost_few_queries(api, labeler):
-    """As many on the last task as on the first; written down so that a rise is noticed."""
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_claim_and_a_submit_cost_few_queries(api, labeler, settings, is_prepared):
+    """As many on the last task as on the first; written down so that a rise is noticed. Behind a pooler they are as many."""
+    settings.PREPARED_STATEMENTS = is_prepared
     make_ranking_batch(prompts=4, k=4)
     client = api(labeler)
     counts = []
@@ -212,5 +214,6 @@ def test_a_claim_and_a_submit_cost_few_queries(api, labeler):
             assert send(client, task, "submit", body).status_code == 200
         counts.append((len(claiming), len(submitting)))
     assert counts[1] == counts[2]
+    assert any("EXECUTE heed_lines" in query["sql"] for query in claiming.captured_queries) == is_prepared
     assert counts[2][0] <= 11
     assert counts[2][1] <= 17
