@@ -184,7 +184,8 @@ def ppo_rows(
 ) -> Iterator[dict]:
     """Episodes of at most `tokens` tokens, in minibatches of at most 64 and one epoch. Beside the rate, the share of generation.
 
-    All are equally long; or ragged: prompts of 8 to 40 tokens, and a token that ends a response about half-way.
+    All are equally long; or ragged: prompts of 8 to 40 tokens, and the token that ends responses soonest: with random weights not
+    soon, at 45 of 48 on average.
     """
     rng = random.Random(0)
     steps = PPO_STEPS if batch <= 64 else 1
