@@ -32,10 +32,10 @@ def checked(row: dict) -> dict[str, Any]:
     `prompt` (text) or `messages`; `responses`: {id: text} or [{"id", "text"}]; `reference` in the shape of an answer.
     """
     if unknown := set(row) - FIELDS:
-        raise Invalid(f"unknown field: {', '.join(sorted(unknown))}")
+        raise Invalid(_("unknown field: %s") % ", ".join(sorted(unknown)))
     purpose, part = row.get("purpose"), row.get("part")
-    _require(purpose in Purpose.values, f"purpose: expected one of {', '.join(Purpose.values)}")
-    _require(part in Part.values, f"part: expected one of {', '.join(Part.values)}")
+    _require(purpose in Purpose.values, _("purpose: expected one of %s") % ", ".join(Purpose.values))
+    _require(part in Part.values, _("part: expected one of %s") % ", ".join(Part.values))
     fields: dict[str, Any] = {
         "purpose": purpose,
         "part": part,
@@ -44,7 +44,7 @@ def checked(row: dict) -> dict[str, Any]:
         "reference_by": _text(row, "reference_by"),
         "explanation": _text(row, "explanation"),
     }
-    _require(len(fields["reference_by"]) <= 200, "reference_by: has more than 200 characters")
+    _require(len(fields["reference_by"]) <= 200, _("reference_by: has more than 200 characters"))
     fields["reference"] = _reference(row.get("reference") or {}, str(part), fields["responses"], str(purpose))
     digest = json.dumps({**fields, "reference_by": ""}, sort_keys=True, ensure_ascii=False)
     return fields | {"content_sha256": hashlib.sha256(digest.encode()).hexdigest()}
@@ -57,57 +57,58 @@ def _require(holds: object, message: str) -> None:
 
 def _text(row: dict, name: str) -> str:
     value = row.get(name) or ""
-    _require(isinstance(value, str), f"{name}: must be text")
+    _require(isinstance(value, str), _("%s: must be text") % name)
     return clean_text(value)
 
 
 def _messages(row: dict) -> list[dict]:
     messages = row.get("messages") or [{"role": "user", "content": row.get("prompt") or ""}]
-    _require(isinstance(messages, list) and messages, "messages: must be a list of {role, content}")
+    _require(isinstance(messages, list) and messages, _("messages: must be a list of {role, content}"))
     for message in messages:
         whole = (
             isinstance(message, dict) and set(message) == {"role", "content"} and isinstance(message["content"], str)
         )
         _require(
-            whole and message["role"] in {"system", "user", "assistant"}, "messages: must be a list of {role, content}"
+            whole and message["role"] in {"system", "user", "assistant"},
+            _("messages: must be a list of {role, content}"),
         )
-    _require(messages[-1]["content"].strip(), "prompt: is empty")
+    _require(messages[-1]["content"].strip(), _("prompt: is empty"))
     return [{"role": m["role"], "content": clean_text(m["content"])} for m in messages]
 
 
 def _responses(given: Any) -> list[dict]:
     rows = [{"id": key, "text": text} for key, text in given.items()] if isinstance(given, dict) else given
-    wanted = "responses: must be {id: text}, or a list of {id, text}"
+    wanted = _("responses: must be {id: text}, or a list of {id, text}")
     _require(isinstance(rows, list), wanted)
     for each in rows:
         _require(isinstance(each, dict) and set(each) == {"id", "text"}, wanted)
         _require(isinstance(each["id"], str) and isinstance(each["text"], str) and each["id"], wanted)
-    _require(len({each["id"] for each in rows}) == len(rows), "responses: an id stands twice")
+    _require(len({each["id"] for each in rows}) == len(rows), _("responses: an id stands twice"))
     return [{"id": each["id"], "text": clean_text(each["text"])} for each in rows]
 
 
 def _reference(given: Any, part: str, responses: list[dict], purpose: str) -> dict:
-    _require(isinstance(given, dict), "reference: must be an object")
+    _require(isinstance(given, dict), _("reference: must be an object"))
     if part == Part.DEMONSTRATION:
         text = given.get("text") or ""
-        _require(isinstance(text, str), "reference.text: must be text")
+        _require(isinstance(text, str), _("reference.text: must be text"))
         _require(
             text.strip() or purpose == Purpose.SCREENING,
-            "reference.text: practice needs a demonstration to compare with",
+            _("reference.text: practice needs a demonstration to compare with"),
         )
         return {"text": clean_text(text)} if text else {}
     if part == Part.FLAGGING:
         flags = given.get("prompt_flags")
-        _require(isinstance(flags, dict) and flags, "reference.prompt_flags: must name at least one flag")
-        _require(all(isinstance(v, bool) for v in flags.values()), "reference.prompt_flags: must be true or false")
+        _require(isinstance(flags, dict) and flags, _("reference.prompt_flags: must name at least one flag"))
+        _require(all(isinstance(v, bool) for v in flags.values()), _("reference.prompt_flags: must be true or false"))
         return {"prompt_flags": flags}
     ids = sorted(each["id"] for each in responses)
-    _require(2 <= len(ids) <= len(LETTERS), f"responses: a ranking needs 2 to {len(LETTERS)}")
+    _require(2 <= len(ids) <= len(LETTERS), _("responses: a ranking needs 2 to %d") % len(LETTERS))
     tiers = given.get("tiers")
     whole = isinstance(tiers, list) and all(
         isinstance(t, list) and t and all(isinstance(r, str) for r in t) for t in tiers
     )
-    _require(whole and sorted(r for t in tiers for r in t) == ids, "reference.tiers: must hold each response once")
+    _require(whole and sorted(r for t in tiers for r in t) == ids, _("reference.tiers: must hold each response once"))
     return {"tiers": tiers} | _reference_ratings(given.get("ratings") or {}, ids)
 
 
@@ -116,7 +117,7 @@ def _reference_ratings(given: Any, ids: list[str]) -> dict:
         return {}
     whole = isinstance(given, dict) and sorted(given) == ids
     _require(whole and all(isinstance(r, dict) and r.get("quality") in exercise_answers.QUALITY for r in given.values()),
-             "reference.ratings: each response needs a quality from 1 to 7")  # fmt: skip
+             _("reference.ratings: each response needs a quality from 1 to 7"))  # fmt: skip
     return {"ratings": {key: {"quality": rating["quality"]} for key, rating in given.items()}}
 
 

@@ -46,6 +46,8 @@ def decide(*, second: SecondReview, verdict: str, comment: str = "", by: User) -
     if second.verdict:
         if (second.reviewer_id, second.verdict, second.comment) == (by.pk, verdict, comment):
             return second
+        if second.reviewer_id == by.pk:
+            raise Conflict(_("You have given your verdict already, and it stands as you gave it first."))
         raise Conflict(_("Somebody else has looked at this meanwhile."))
     second.verdict, second.comment, second.reviewer, second.decided_at = verdict, comment, by, timezone.now()
     second.save()

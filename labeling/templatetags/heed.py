@@ -1,7 +1,11 @@
 """What templates may use besides Django's own tags."""
 
+from datetime import datetime
+
 from django import template
 from django.conf import settings
+from django.utils import timezone
+from django.utils.formats import date_format
 
 from labeling import navigation as nav
 from labeling import rendering
@@ -33,6 +37,12 @@ def navigation(context) -> tuple[list[nav.Link], list[nav.Link]]:
 def markdown(text: str) -> str:
     """Markdown as safe HTML, for use inside .prose."""
     return rendering.markdown(text or "")
+
+
+@register.filter
+def moment(value: datetime | None, form: str = "Y-m-d H:i") -> str:
+    """A moment with hours, and the time zone that they are in: readers live in many."""
+    return date_format(timezone.localtime(value), f"{form} T") if value else ""
 
 
 @register.filter

@@ -18,7 +18,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling import charts, forecast, jobs
@@ -185,7 +185,8 @@ def _throughput_figure(content: dict, scope: Scope) -> charts.Figure:
             charts.Row(day.isoformat(), [charts.number_of(one.values[i]) for one in series], urls[i])
             for i, day in reversed(list(enumerate(days)))
         ],
-        summary=_("%(n)s in %(days)d days.") % {"n": charts.number_of(total), "days": len(days)},
+        summary=ngettext("%(n)s in %(days)d day.", "%(n)s in %(days)d days.", len(days))
+        % {"n": charts.number_of(total), "days": len(days)},
         series=[one.name for one in series],
         csv_url=f"{reverse('dashboard_csv', args=['throughput'])}?{scope.query()}",
     )

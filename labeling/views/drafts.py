@@ -60,7 +60,7 @@ def number(request: HttpRequest, name: str) -> int:
     """A field of at most nine digits; 0 if it is not there. Raises Invalid."""
     value = request.POST.get(name, "0")
     if not (value.isascii() and value.isdigit() and len(value) < 10):
-        raise Invalid(f"{name}: {value!r} is not a whole number")
+        raise Invalid(_("%(name)s: %(value)r is not a whole number") % {"name": name, "value": value})
     return int(value)
 
 
@@ -68,7 +68,7 @@ def active_seconds(request: HttpRequest) -> float:
     """The time worked on the page that sends this, in seconds; 0 if it does not say. Raises Invalid."""
     value = request.POST.get("active_seconds") or "0"
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,3})?", value):
-        raise Invalid(f"active_seconds: {value!r} is not a number of seconds")
+        raise Invalid(_("active_seconds: %r is not a number of seconds") % value)
     return float(value)
 
 
@@ -99,8 +99,8 @@ def newest(request: Request, task: Task) -> dict:
 
 
 def clock(moment) -> str:
-    """The time of day, for people."""
-    return timezone.localtime(moment).strftime("%H:%M")
+    """The time of day and its zone, for people."""
+    return timezone.localtime(moment).strftime("%H:%M %Z")
 
 
 def shown_copies(request: Request, task: Task, cards: list[answers.Card], schema: LabelSchema) -> list[dict]:

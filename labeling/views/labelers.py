@@ -176,6 +176,8 @@ def labeler_pause(request: Request, pk: int) -> HttpResponse:
     person = _labeler_or_404(pk)
     form = ReasonForm(request.POST)
     is_paused = request.POST.get("paused") == "yes"
+    if form.is_valid() and request.POST.get("paused") not in {"yes", "no"}:
+        form.add_error("reason", _("Say whether to pause or to resume: press one of the buttons."))
     if not form.is_valid():
         return _labeler(request, person, form, status=422)
     try:

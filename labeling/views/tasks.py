@@ -4,6 +4,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.db.models import Exists, IntegerField, OuterRef, Subquery
@@ -168,24 +169,48 @@ def claim(request: Request) -> HttpResponse:
     """The next task. A second click leads to the same one."""
     kind, name = request.POST.get("kind", ""), answers.clean_text(request.POST.get("batch", ""))
     if kind and kind not in Kind.values:
-        raise Invalid(f"Unknown kind of task: {kind}")
+        raise Invalid(_("Unknown kind of task: %s") % kind[:100])
+    wanted = _wanted(request, kind, name)
+    if name and "batch" not in wanted:
+        raise Invalid(_("Unknown batch: %s") % name[:100])
+    return redirect(_next_task(request, wanted) or _nothing_left(request, wanted))
+
+
+def _wanted(request: Request, kind: str, name: str) -> dict:
+    """What a labeler has chosen to be given: a kind, a batch, both or neither; only what there is."""
     # By its name: an id would tell how many batches there were before.
     batch = Batch.objects.filter(is_for(request.user), name=name).first() if name else None
-    if name and batch is None:
-        raise Invalid(f"Unknown batch: {name[:100]}")
-    target = _next_task(request, kind=kind, batch_id=batch.pk if batch else None)
-    if target is None:
-        messages.info(request, _("There is nothing left for you just now."))
-    return redirect(target or "tasks")
+    return ({"kind": kind} if kind in Kind.values else {}) | ({"batch": batch} if batch else {})
 
 
-def _next_task(request: Request, **wanted) -> str | None:
-    """Where the next task is, or what comes before it; None if nothing is left."""
+def _still_wanted(request: Request) -> dict:
+    """The choice that the address of a task's page carries on to the next one."""
+    return _wanted(request, request.GET.get("kind", ""), answers.clean_text(request.GET.get("batch", "")))
+
+
+def _next_task(request: Request, wanted: dict) -> str | None:
+    """Where the next task is, with what was chosen, or what comes before it; None if nothing is left."""
+    batch = wanted.get("batch")
     try:
-        slot = actions.claim_next(by=request.user, **wanted)
+        slot = actions.claim_next(by=request.user, kind=wanted.get("kind", ""), batch_id=batch.pk if batch else None)
     except NotPrepared as due:
         return step_url(due.kind, due.step)
-    return reverse("task", args=[slot.task.uuid]) if slot else None
+    return reverse("task", args=[slot.task.uuid]) + _query(wanted) if slot else None
+
+
+def _query(wanted: dict) -> str:
+    return "?" + urlencode({name: getattr(value, "name", value) for name, value in wanted.items()}) if wanted else ""
+
+
+def _nothing_left(request: Request, wanted: dict) -> str:
+    """Say why there is no next task, and lead to the queue."""
+    if request.user.is_paused:
+        messages.info(request, _("New work is paused for you, so there is no next task. Ask the team under Questions."))
+    elif wanted:
+        messages.info(request, _("Nothing is left of what you chose. What there is besides stands below."))
+    else:
+        messages.info(request, _("There is nothing left for you just now."))
+    return reverse("tasks")
 
 
 # A task --------------------------------------------------------------------------------------------------------
@@ -252,6 +277,7 @@ def _page(
         "has_twins": any(len(card.letters) > 1 for card in cards),
         "prompt_flags": [flag | {"value": fields.get(f"prompt-{flag['name']}", "")} for flag in schema.prompt_flags],
         "scale": schema.scale,
+        "wanted": _query(_still_wanted(request)),
         "problems": problems or [],
         "submit_key": (not knowingly and request.POST.get("submit_key")) or uuid.uuid4(),
         # What was refused still knows only what it knew.
@@ -324,7 +350,7 @@ def submit(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     try:
         key = uuid.UUID(request.POST.get("submit_key", ""))
     except ValueError:
-        raise Invalid("submit_key: not a UUID. Reload the page and submit again.") from None
+        raise Invalid(_("submit_key: not a UUID. Reload the page and submit again.")) from None
     seen = drafts.seen_by(request)
     try:
         submission = submission_actions.submit(
@@ -390,10 +416,10 @@ def _handed_in(request: Request, submission: Submission) -> HttpResponse:
         messages.success(request, format_html('{} <a href="{}">{}</a>', _("Correction submitted."), link, _("See it")))
     else:
         messages.success(request, format_html('{} <a href="{}">{}</a>', _("Submitted."), link, _("See or change it")))
-    target = reverse("tasks")
-    if request.POST.get("next"):
-        target = _next_task(request) or target
-    return go(request, target)
+    if not request.POST.get("next"):
+        return go(request, reverse("tasks"))
+    wanted = _still_wanted(request)
+    return go(request, _next_task(request, wanted) or (_nothing_left(request, wanted) if wanted else reverse("tasks")))
 
 
 @role_required(Role.LABELER)
@@ -414,7 +440,8 @@ def skip(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     except Invalid as error:
         return _refused(request, task, error)
     messages.info(request, _("Skipped. It will not be given to you again."))
-    return go(request, _next_task(request) or reverse("tasks"))
+    wanted = _still_wanted(request)
+    return go(request, _next_task(request, wanted) or (_nothing_left(request, wanted) if wanted else reverse("tasks")))
 
 
 @role_required(Role.LABELER)

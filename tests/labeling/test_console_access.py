@@ -1,6 +1,8 @@
 """Every address of the console, for every role: who may open it, who may not, with which method."""
 
 import hashlib
+import io
+import logging
 import uuid
 
 import pytest
@@ -270,3 +272,12 @@ def test_a_person_locked_out_is_a_stranger(client_for, reviewer):
     reviewer.is_active = False
     reviewer.save()
     assert client.get(reverse("reviews")).status_code == 302
+
+
+def test_a_refused_page_takes_one_line_of_the_log(labeler_client, monkeypatch):
+    [handler] = [each for each in logging.getLogger().handlers if each.name == "stderr"]
+    said = io.StringIO()
+    monkeypatch.setattr(handler, "stream", said)
+    assert labeler_client.get(reverse("reviews")).status_code == 403
+    [line] = said.getvalue().splitlines()
+    assert "Forbidden (Permission denied): /console/" in line

@@ -138,6 +138,7 @@ def test_scope_group_batch_simulated_and_rejected(ranked, make_user, reviewer_cl
     Submission.objects.filter(pk=third.pk).update(is_gold=False)
     assert compute("policies")["rankings"] == 2 and compute("policies", simulated=True)["rankings"] == 3
     assert compute("throughput")["days"]["ranking"] == [3]
+    assert "3 in 1 day." in reviewer_client.get(reverse("throughput")).text
     page = reviewer_client.get(reverse("policies"), {"batch": batch.pk, "group": "held_out", "simulated": "yes"})
     assert page.status_code == 200
     assert reviewer_client.get(reverse("policies"), {"batch": "9999", "group": "none"}).status_code == 200

@@ -69,6 +69,14 @@ def test_what_is_wrong_is_named(change, field):
         actions.add(row=RANKING | change, by=None)
 
 
+def test_a_refusal_is_in_the_readers_language(researcher_client, monkeypatch):
+    monkeypatch.setattr("labeling.actions.exercises._", "<{}>".format)
+    form = {"purpose": "practice", "prompt": "Write a haiku.", "explanation": "Because."}
+    refused = researcher_client.post(reverse("exercise_new", args=["demonstration"]), form)
+    assert refused.status_code == 422
+    assert "&lt;reference.text: practice needs a demonstration to compare with&gt;" in refused.text
+
+
 def test_a_file_loads_whole_or_not_at_all(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps(RANKING) + "\n\n{broken\n" + json.dumps(FLAGGING | {"part": "x"}) + "\n")

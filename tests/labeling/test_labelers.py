@@ -172,7 +172,7 @@ def test_a_rule_pauses_and_tells_the_reviewers(ranked, rule, labeler, heldout_la
     made = LabelerPause.objects.get()
     assert (made.rule, made.value, made.count, made.by) == (rule, 0, 6, None)
     assert [message.to for message in mail.outbox] == [[reviewer.email]]
-    assert str(heldout_labeler) in mail.outbox[0].body
+    assert str(heldout_labeler) in mail.outbox[0].body and "on 6 submissions." in mail.outbox[0].body
     assert str(heldout_labeler) in text(reviewer_client.get(reverse("reviews"))), "where a reviewer's day starts"
     assert pauses.apply_rules() == [], "once"
 
@@ -227,6 +227,8 @@ def test_who_is_paused_finishes_what_is_open_and_gets_nothing_new(ranked, rule, 
     assert tasks.claim_next(by=heldout_labeler).pk == held.pk, "the seat they hold"
     Slot.objects.filter(pk=held.pk).update(status="submitted", submitted_at=timezone.now(), lease_expires_at=None)
     assert tasks.claim_next(by=heldout_labeler) is None
+    page = text(client.post(reverse("task_next"), follow=True))
+    assert "New work is paused for you" in page and "All done" not in page and "nothing left" not in page
     pauses.set_paused(labeler=heldout_labeler, is_paused=False, reason="A misunderstanding.", by=reviewer)
     assert tasks.claim_next(by=heldout_labeler) is not None
     assert pauses.apply_rules() == [], "what a person has looked at is not held against them again"
@@ -247,6 +249,9 @@ def test_a_person_decides_with_a_reason(labeler, reviewer, reviewer_client, labe
         pauses.set_paused(labeler=reviewer, is_paused=True, reason="x", by=reviewer)
     with pytest.raises(Forbidden):
         pauses.set_paused(labeler=labeler, is_paused=False, reason="x", by=labeler)
+    for unclear in ({"paused": "1"}, {}):
+        refused = reviewer_client.post(address, unclear | {"reason": "Look at it."})
+        assert refused.status_code == 422 and "Look at it." in text(refused) and LabelerPause.objects.count() == 1
     reviewer_client.post(address, {"paused": "no", "reason": "Rested."})
     assert [each.is_pause for each in LabelerPause.objects.all()] == [True, False]
 

@@ -135,8 +135,9 @@ def test_given_from_the_page_then_the_next(client_for, second, rita):
     data = {"verdict": "accepted", "comment": "Fine."}
     for _ in range(2):
         assert client.post(url, data)["Location"] == reverse("second_review_next")
-    assert client.post(url, data | {"verdict": "rejected"}).status_code == 409
-    assert SecondReview.objects.get().verdict == "accepted"
+    other = client.post(url, data | {"verdict": "rejected"})
+    assert other.status_code == 409 and "You have given your verdict already" in other.text
+    assert "Somebody else" not in other.text and SecondReview.objects.get().verdict == "accepted"
 
 
 def test_how_far_reviewers_agree_with_the_rows(researcher_client, all_sampled, labeler, reviewer, rita):

@@ -1,5 +1,6 @@
 """Tasks: claiming, leases, drafts, skipping — the actions under real concurrency, the pages over HTTP."""
 
+import html
 import re
 import threading
 import uuid
@@ -18,6 +19,7 @@ from labeling.models import Author, Draft, DraftCopy, Skip, Slot, Submission
 from labeling.views.drafts import owner_key
 from tests import builders
 from tests.conftest import PASSWORD
+from tests.labeling import rows
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +50,31 @@ def let_lease_expire(task, labeler):
 
 def draft_of(task, labeler) -> Draft:
     return Draft.objects.get(task=task, labeler=labeler)
+
+
+def test_next_and_skip_go_on_with_what_was_chosen(labeler, labeler_client):
+    """A newcomer to demonstrations who has begun with rankings is not led to the instructions for demonstrations."""
+    rows.make_demonstration_batch("first", prompts=3, priority=9)
+    rows.make_ranking_batch("ranks & more", prompts=2, k=2)
+    rows.make_ranking_batch("further", prompts=2, k=2, priority=5)
+    for chosen, batch in (({"kind": "ranking"}, "further"), ({"batch": "ranks & more"}, "ranks & more")):
+        address = labeler_client.post(reverse("task_next"), chosen).url
+        for step in ("submit", "skip"):
+            page = labeler_client.get(address)
+            task = page.context["task"]
+            assert task.batch.name == batch
+            asked = {"submit": r'action="([^"]*/submit[^"]*)"', "skip": r'formaction="([^"]*/skip[^"]*)"'}[step]
+            to = html.unescape(re.search(asked, page.text)[1])
+            said = {"place-A": "1", "place-B": "2", "quality-A": "6", "quality-B": "2", "reason": "unclear"}
+            sent = labeler_client.post(to, said | {"submit_key": str(uuid.uuid4()), "next": "1"})
+            assert sent.status_code == 302, sent.text
+            address = sent.url
+            if step == "submit":
+                assert labeler_client.get(address).context["task"].batch.name == batch
+        if "batch" in chosen:  # two tasks, both done with
+            assert address == reverse("tasks")
+            assert "Nothing is left of what you chose" in labeler_client.get(address).text
+    assert Submission.objects.filter(labeler=labeler).count() == Skip.objects.filter(labeler=labeler).count() == 2
 
 
 # Claiming ------------------------------------------------------------------------------------------------------
