@@ -11,17 +11,16 @@ from django.utils.translation import gettext as _
 
 from labeling import agreement
 from labeling.answers import FLAG_VALUES, LETTERS, clean_text
-from labeling.models import Exercise, LabelSchema, Part
+from labeling.models import Exercise, Part
 
 TEXT_MAX_CHARS = 50_000
-QUALITY = range(1, 8)
+QUALITY = range(1, 8)  # the grades of a demonstration in a screening
 WORD_OF = {True: "yes", False: "no"}
 
 
 def flags_of(exercise: Exercise) -> dict[str, str]:
-    """The flags that an exercise asks for, with their labels as in the form for tasks."""
-    schema = LabelSchema.objects.order_by("-version").first()
-    labels = {flag["name"]: flag["label"] for flag in schema.prompt_flags} if schema else {}
+    """The flags that an exercise asks for, with their labels in the form that it was made with."""
+    labels = {flag["name"]: flag["label"] for flag in exercise.schema.prompt_flags}
     return {name: labels.get(name, name) for name in exercise.reference.get("prompt_flags", {})}
 
 
@@ -42,7 +41,7 @@ def from_fields(fields: Mapping[str, str], exercise: Exercise, shown_order: list
     for response, letter in letters_of(shown_order).items():
         if (place := _number(fields.get(f"place-{letter}"))) is not None:
             tiers.setdefault(place, []).append(response)
-        if (quality := _number(fields.get(f"quality-{letter}"))) in QUALITY:
+        if (quality := _number(fields.get(f"quality-{letter}"))) in exercise.schema.quality_range:
             ratings[response] = {"quality": quality}
     return {"tiers": [tiers[place] for place in sorted(tiers)], "ratings": ratings}
 

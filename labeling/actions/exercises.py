@@ -17,7 +17,7 @@ from labeling.actions import hours
 from labeling.actions.tasks import lock_labeler
 from labeling.answers import LETTERS, clean_text
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Attempt, Exercise, Part, Prompt, Purpose, Screening, User
+from labeling.models import Attempt, Exercise, LabelSchema, Part, Prompt, Purpose, Screening, User
 
 DEFAULT_FILE = settings.BASE_DIR / "labeling" / "defaults" / "exercises.jsonl"
 FIELDS = {"purpose", "part", "prompt", "messages", "responses", "reference", "reference_by", "explanation"}
@@ -26,10 +26,11 @@ FIELDS = {"purpose", "part", "prompt", "messages", "responses", "reference", "re
 # What an exercise may be ---------------------------------------------------------------------------------------
 
 
-def checked(row: dict) -> dict[str, Any]:
+def checked(row: dict, schema: LabelSchema | None = None) -> dict[str, Any]:
     """The fields of an exercise, from a row of a file or a form. Raises Invalid naming the field.
 
     `prompt` (text) or `messages`; `responses`: {id: text} or [{"id", "text"}]; `reference` in the shape of an answer.
+    `schema`: the version it was made with, kept while it fits; without one that fits, the newest that does.
     """
     if unknown := set(row) - FIELDS:
         raise Invalid(_("unknown field: %s") % ", ".join(sorted(unknown)))
@@ -47,7 +48,20 @@ def checked(row: dict) -> dict[str, Any]:
     _require(len(fields["reference_by"]) <= 200, _("reference_by: has more than 200 characters"))
     fields["reference"] = _reference(row.get("reference") or {}, str(part), fields["responses"], str(purpose))
     digest = json.dumps({**fields, "reference_by": ""}, sort_keys=True, ensure_ascii=False)
+    fields["schema"] = _schema_of(fields["reference"], schema)
     return fields | {"content_sha256": hashlib.sha256(digest.encode()).hexdigest()}
+
+
+def _schema_of(reference: dict, made_with: LabelSchema | None) -> LabelSchema:
+    """The form whose flags and scale the reference is of. Flags that no version knows are asked under the newest."""
+    versions = list(LabelSchema.objects.order_by("-version"))
+    rated = {rating["quality"] for rating in reference.get("ratings", {}).values()}
+    on_scale = [each for each in [made_with, *versions] if each and rated <= set(each.quality_range)]
+    newest = versions[0].quality_range
+    _require(on_scale, _("reference.ratings: each response needs a quality from %(low)d to %(high)d")
+             % {"low": newest[0], "high": newest[-1]})  # fmt: skip
+    flags = set(reference.get("prompt_flags", {}))
+    return next((s for s in on_scale if flags <= {flag["name"] for flag in s.prompt_flags}), versions[0])
 
 
 def _require(holds: object, message: str) -> None:
@@ -116,8 +130,8 @@ def _reference_ratings(given: Any, ids: list[str]) -> dict:
     if not given:
         return {}
     whole = isinstance(given, dict) and sorted(given) == ids
-    _require(whole and all(isinstance(r, dict) and r.get("quality") in exercise_answers.QUALITY for r in given.values()),
-             _("reference.ratings: each response needs a quality from 1 to 7"))  # fmt: skip
+    _require(whole and all(isinstance(r, dict) and type(r.get("quality")) is int for r in given.values()),
+             _("reference.ratings: each response needs a quality"))  # fmt: skip
     return {"ratings": {key: {"quality": rating["quality"]} for key, rating in given.items()}}
 
 
@@ -148,7 +162,7 @@ def change(*, exercise: Exercise, row: dict, by: User) -> Exercise:
     locked = Exercise.objects.select_for_update().get(pk=exercise.pk)
     if locked.retired_at:
         raise Conflict(_("This exercise is retired."))
-    fields = checked(row)
+    fields = checked(row, locked.schema)
     if fields["content_sha256"] == locked.content_sha256 and fields["reference_by"] == locked.reference_by:
         return locked
     twin = Exercise.objects.filter(content_sha256=fields["content_sha256"], retired_at=None).exclude(pk=locked.pk)
@@ -256,7 +270,7 @@ def submit_practice(*, attempt: Attempt, content: dict, page: str = "", by: User
         attempt=attempt, content=content, page=page, by=by
     )  # a transaction of its own, so that a refusal keeps it
     with transaction.atomic():
-        locked = Attempt.objects.select_for_update(of=["self"]).select_related("exercise").get(pk=attempt.pk)
+        locked = Attempt.objects.select_for_update(of=["self"]).select_related("exercise__schema").get(pk=attempt.pk)
         if locked.submitted_at is None:
             hand_in(locked)
             hours.enter_practice(attempt=locked)

@@ -137,7 +137,7 @@ class PartState:
 def parts_of(screening: Screening) -> list[PartState]:
     """The parts with items, in order."""
     states = {part: PartState(part, str(part.label)) for part in Part}
-    for attempt in screening.attempts.select_related("exercise").order_by("position"):
+    for attempt in screening.attempts.select_related("exercise__schema").order_by("position"):
         state = states[Part(attempt.exercise.part)]
         state.attempts.append(attempt)
         state.complete.append(not exercise_answers.problems(attempt.content, attempt.exercise, attempt.shown_order))
@@ -159,7 +159,7 @@ def hand_in(*, screening: Screening, by: User) -> Screening:
         missing.append(_("About you: not everything is answered."))
     if missing:
         raise Invalid(" ".join(missing))
-    for attempt in locked.attempts.select_for_update(of=["self"]).select_related("exercise"):
+    for attempt in locked.attempts.select_for_update(of=["self"]).select_related("exercise__schema"):
         exercises.hand_in(attempt)
     locked.submitted_at = timezone.now()
     locked.save(update_fields=["submitted_at"])
@@ -218,7 +218,7 @@ def to_grade(by: User):
     )
     rows = rows.exclude(user=by).exclude(pk__in=Grade.objects.filter(grader=by).values("attempt"))
     rows = rows.annotate(n=Count("grades")).filter(n__lt=F("screening__rules__graders"))
-    return rows.select_related("exercise", "screening__rules").order_by("screening__submitted_at", "position")
+    return rows.select_related("exercise__schema", "screening__rules").order_by("screening__submitted_at", "position")
 
 
 @transaction.atomic
@@ -233,7 +233,9 @@ def grade(*, attempt: Attempt, grade: int, comment: str = "", by: User) -> Grade
         raise Invalid(_("Choose a grade from 1 to 7."))
     comment = bounded(comment, COMMENT_MAX_CHARS, _("Comment"), "comment")
     locked = (
-        Attempt.objects.select_for_update(of=["self"]).select_related("screening__rules", "exercise").get(pk=attempt.pk)
+        Attempt.objects.select_for_update(of=["self"])
+        .select_related("screening__rules", "exercise__schema")
+        .get(pk=attempt.pk)
     )
     screening = locked.screening
     if screening is None or screening.submitted_at is None or locked.exercise.part != Part.DEMONSTRATION:

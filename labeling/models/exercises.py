@@ -43,8 +43,9 @@ class Exercise(models.Model):
     """A prompt, for a ranking its responses, and the answer that researchers agreed on.
 
     `reference` has the shape of an answer (labeling/answers.py): {"prompt_flags": {name: bool}} for flagging; {"tiers": [[id]],
-    "ratings": {id: {"quality": 1–7}}} for a ranking, ratings optional; {"text": …} for a demonstration, which one that screens
-    may lack. Once somebody has begun it, it is never edited: a change retires it and makes another.
+    "ratings": {id: {"quality": n}}} for a ranking, ratings optional and on the scale of `schema`; {"text": …} for a
+    demonstration, which one that screens may lack. Once somebody has begun it, it is never edited: a change retires it and makes
+    another.
     """
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
@@ -53,6 +54,12 @@ class Exercise(models.Model):
     messages = models.JSONField(help_text="Chat messages, as a prompt's")
     responses = models.JSONField(default=list, blank=True, help_text='[{"id", "text"}]; ids are never shown')
     reference = models.JSONField(default=dict, blank=True)
+    schema = models.ForeignKey(
+        "LabelSchema",
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Whose flags it asks for, by whose labels and on whose scale; later versions do not change it",
+    )
     reference_by = models.CharField(_("whose answer it is"), max_length=200, blank=True)
     explanation = models.TextField(_("explanation"), blank=True, help_text=_("Markdown"))
     content_sha256 = models.CharField(max_length=64, editable=False)

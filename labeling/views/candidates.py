@@ -149,7 +149,7 @@ def _rows(request: Request, found: Screening) -> list[dict]:
     """Each item with both answers. A grade is shown to its grader; those of others once all are in."""
     grades = Prefetch("grades", Grade.objects.select_related("grader").order_by("seat"))
     rows = []
-    for attempt in found.attempts.select_related("exercise").prefetch_related(grades).order_by("position"):
+    for attempt in found.attempts.select_related("exercise__schema").prefetch_related(grades).order_by("position"):
         exercise, order = attempt.exercise, attempt.shown_order
         given = list(attempt.grades.all())
         is_graded = len(given) >= found.rules.graders
@@ -244,7 +244,7 @@ def grading(request: Request) -> HttpResponse:
 def grade(request: Request, attempt_uuid: uuid.UUID) -> HttpResponse:
     """One demonstration to grade: the prompt and the text, and nothing about who wrote it."""
     rows = Attempt.objects.filter(exercise__part=Part.DEMONSTRATION, screening__submitted_at__isnull=False)
-    attempt = get_object_or_404(rows.select_related("exercise"), ~Q(user=request.user), uuid=attempt_uuid)
+    attempt = get_object_or_404(rows.select_related("exercise__schema"), ~Q(user=request.user), uuid=attempt_uuid)
     form = GradeForm(request.POST or None)
     status = 200
     if request.method == "POST":

@@ -94,6 +94,7 @@ class ExerciseForm(forms.Form):
 
     def __init__(self, *args, part: str, exercise: Exercise | None = None, **options):
         self.part, self.exercise = part, exercise
+        self.schema = exercise.schema if exercise else LabelSchema.latest()
         super().__init__(*args, **options)
         self.initial = _initial(exercise) if exercise else {}
         if exercise and [m["role"] for m in exercise.messages] not in (["user"], ["user", "assistant"]):
@@ -106,8 +107,7 @@ class ExerciseForm(forms.Form):
         ]()
 
     def _add_flags(self) -> None:
-        schema = LabelSchema.objects.order_by("-version").first()
-        labels = {flag["name"]: flag["label"] for flag in schema.prompt_flags} if schema else {}
+        labels = {flag["name"]: flag["label"] for flag in self.schema.prompt_flags}
         labels |= {
             name: labels.get(name, name) for name in (self.exercise.reference["prompt_flags"] if self.exercise else {})
         }
@@ -117,7 +117,7 @@ class ExerciseForm(forms.Form):
 
     def _add_responses(self) -> None:
         places = [("", "–"), *((str(n), str(n)) for n in range(1, len(LETTERS) + 1))]
-        qualities = [("", "–"), *((str(n), str(n)) for n in exercise_answers.QUALITY)]
+        qualities = [("", "–"), *((str(n), str(n)) for n in self.schema.quality_range)]
         count = max(RESPONSES, len(self.exercise.responses) if self.exercise else 0)
         for letter in LETTERS[:count]:
             area = forms.Textarea(attrs={"rows": 3, "dir": "auto"})

@@ -54,7 +54,7 @@ def practice_next(request: Request, kind: str) -> HttpResponse:
 
 
 def _mine(request: Request, attempt_uuid: uuid.UUID) -> Attempt:
-    rows = Attempt.objects.filter(user=request.user, screening=None).select_related("exercise")
+    rows = Attempt.objects.filter(user=request.user, screening=None).select_related("exercise__schema")
     return get_object_or_404(rows, uuid=attempt_uuid)
 
 
@@ -106,7 +106,7 @@ def form_context(request: Request, attempt: Attempt, content: dict, problems: li
         "attempt": attempt,
         "exercise": attempt.exercise,
         "rows": exercise_answers.form_rows(content, attempt.exercise, attempt.shown_order),
-        "quality_range": exercise_answers.QUALITY,
+        "scale": attempt.exercise.schema.scale,
         "problems": problems,
         "page_key": uuid.uuid4(),
         "owner_key": kept_forms.owner_key(request.user),

@@ -79,7 +79,7 @@ def screening_submit(request: Request) -> HttpResponse:
 
 def _mine(request: Request, attempt_uuid: uuid.UUID) -> Attempt:
     rows = Attempt.objects.filter(user=request.user, screening__isnull=False)
-    return get_object_or_404(rows.select_related("exercise", "screening"), uuid=attempt_uuid)
+    return get_object_or_404(rows.select_related("exercise__schema", "screening"), uuid=attempt_uuid)
 
 
 @role_required(Role.APPLICANT)

@@ -11,7 +11,7 @@ from labeling import exercise_answers
 from labeling.actions import exercises as actions
 from labeling.actions import tasks
 from labeling.errors import Conflict, Forbidden, Invalid, NotPrepared
-from labeling.models import Attempt, Exercise
+from labeling.models import Attempt, Exercise, LabelSchema
 from tests import builders
 from tests.conftest import PASSWORD
 
@@ -248,6 +248,33 @@ def test_exercises_are_written_and_changed(desk):
     assert desk.post(reverse("exercise_new", args=["flagging"]), flagging).status_code == 302
     demonstration = {"purpose": "screening", "prompt": "Console me."}
     assert desk.post(reverse("exercise_new", args=["demonstration"]), demonstration).status_code == 302
+
+
+def test_an_exercise_keeps_the_form_that_it_was_made_with(desk, labeler, labeler_client):
+    """A later form without the flag, and with another scale, changes neither the words nor the scale of what is asked."""
+    rated = {"ratings": {name: {"quality": 7} for name in "abc"}}
+    ranking = actions.add(row=RANKING | {"reference": RANKING["reference"] | rated}, by=None)
+    flagging = actions.add(row=FLAGGING, by=None)
+    first = LabelSchema.latest()
+    label = next(flag["label"] for flag in first.prompt_flags if flag["name"] == "sensitive")
+    new = {"quality": {"min": 1, "max": 5}, "response_flags": [], "prompt_flags": [{"name": "odd", "label": "Odd?"}]}
+    second = LabelSchema.objects.create(version=first.version + 1, content=new)
+    pages = [
+        labeler_client.get(reverse("practice_item", args=[actions.begin(exercise=each, user=labeler).uuid])).text
+        for each in (flagging, ranking)
+    ]
+    assert label in pages[0] and ">sensitive<" not in pages[0]
+    assert 'name="quality-A"' in pages[1] and 'value="7"' in pages[1] and "to 7 (" in pages[1]
+    edited = desk.get(reverse("exercise_edit", args=[flagging.pk])).text
+    assert label in edited and "Odd?" not in edited
+    assert "Odd?" in desk.get(reverse("exercise_new", args=["flagging"])).text
+    made = actions.add(row=RANKING | {"prompt": "New.", "reference": RANKING["reference"] | rated}, by=None)
+    assert made.schema == first, "the newest form whose scale its ratings are on"
+    assert actions.add(row=RANKING | {"prompt": "Newer."}, by=None).schema == second
+    with pytest.raises(Invalid, match="from 1 to 5"):
+        actions.add(
+            row=RANKING | {"reference": RANKING["reference"] | {"ratings": {n: {"quality": 9} for n in "abc"}}}, by=None
+        )
 
 
 def test_a_wrong_exercise_keeps_what_was_typed(desk):
