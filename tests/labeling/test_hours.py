@@ -289,7 +289,8 @@ def test_the_pages_take_a_constant_number_of_queries(reviewer_client, labeler_cl
 def test_a_researcher_sets_what_is_paid_from_the_page(researcher_client, labeler):
     enter(labeler, "skip", 7)
     assert researcher_client.post(reverse("pay_rule"), {"pays_skips": "on"}).status_code == 302
-    assert researcher_client.get(reverse("hours_all")).context["total"]["paid_seconds"] == 7
+    page = researcher_client.get(reverse("hours_all"))
+    assert page.context["total"]["paid_seconds"] == 7 and "also for those that were paid already" in page.text
 
 
 @pytest.mark.parametrize("name", ["hours", "hours_csv"])
