@@ -173,7 +173,9 @@ def create_batch(
 def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
     """Pause, resume or close a batch. No seat is given out while it is not active; whoever holds one may finish."""
     if status not in Batch.Status.values:
-        raise Invalid(f"status {status!r}: expected one of {', '.join(Batch.Status.values)}")
+        raise Invalid(
+            _("status %(said)r: expected one of %(known)s") % {"said": status, "known": ", ".join(Batch.Status.values)}
+        )
     batch = Batch.objects.select_for_update().get(pk=batch.pk)
     batch.status = status
     batch.save(update_fields=["status"])
@@ -199,11 +201,13 @@ def edit(
     batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
     if gold_percent is not None:
         if not 0 <= gold_percent <= MAX_GOLD_PERCENT:
-            raise Invalid(f"gold_percent {gold_percent}: expected 0 to {MAX_GOLD_PERCENT}")
+            raise Invalid(
+                _("gold_percent %(said)s: expected 0 to %(most)d") % {"said": gold_percent, "most": MAX_GOLD_PERCENT}
+            )
         batch.gold_percent = gold_percent
     if language is not None:
         if language not in ["", *languages.CODES]:
-            raise Invalid(f"language {language!r}: unknown")
+            raise Invalid(_("language %r: unknown") % language)
         batch.language = language
     if skills is not None:
         batch.skills = list(people.skill_names(skills))
@@ -300,7 +304,7 @@ def _must_is_foreign(order: Order) -> bool:
 
 def _check_priority(priority: int) -> None:
     if not -1000 <= priority <= 1000:
-        raise Invalid(f"priority {priority}: expected -1000 to 1000")
+        raise Invalid(_("priority %s: expected -1000 to 1000") % priority)
 
 
 def _check_models_exist(order: Order) -> None:

@@ -272,7 +272,9 @@ def decide(*, prompts: QuerySet[Prompt] | Iterable[UUID], verdict: str, comment:
     """
     comment = bounded(comment, COMMENT_CHARS, _("Reason"), "comment").strip()
     if verdict not in Verdict.values:
-        raise Invalid(f"verdict {verdict!r}: expected one of {', '.join(Verdict.values)}")
+        raise Invalid(
+            _("verdict %(said)r: expected one of %(known)s") % {"said": verdict, "known": ", ".join(Verdict.values)}
+        )
     if not comment:
         raise Invalid(_("Say why, in a few words."), [{"place": "comment", "message": _("is empty")}])
     wanted = prompts if isinstance(prompts, QuerySet) else Prompt.objects.filter(uuid__in=set(prompts))
