@@ -24,6 +24,7 @@ from labeling.models import (
     Instructions,
     Invitation,
     LabelSchema,
+    Look,
     ModelVersion,
     PayRule,
     Promotion,
@@ -170,6 +171,12 @@ class DraftAdmin(ReadOnlyAdmin):
 @register(DraftCopy)
 class DraftCopyAdmin(ReadOnlyAdmin):
     list_display = ["task", "labeler", "created_at"]
+    list_select_related = ["task", "labeler"]
+
+
+@register(Look)
+class LookAdmin(ReadOnlyAdmin):
+    list_display = ["task", "labeler", "seen_at"]
     list_select_related = ["task", "labeler"]
 
 

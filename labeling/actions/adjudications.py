@@ -10,9 +10,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from labeling import answers
-from labeling.actions import drafts, reviews
+from labeling.actions import drafts, looks, reviews
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Adjudication, Kind, Review, Revision, Slot, Submission, Task, User
+from labeling.models import Adjudication, Kind, Review, Revision, Submission, Task, User
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,10 @@ def rankings_of(task: Task) -> QuerySet[Submission]:
 
 
 def check_may(*, task: Task, by: User) -> None:
-    """Raise Forbidden for one who ranks, or has ranked, this task: another reviewer settles it."""
+    """Raise Forbidden for one who ranks, or has ranked, this task: another reviewer settles it. Who may is shown what others said."""
     if Submission.objects.filter(task=task, labeler=by).exists():
         raise Forbidden(_("You have ranked this task yourself: another reviewer adjudicates it."))
-    if Slot.objects.filter(task=task, labeler=by, status=Slot.Status.LEASED).exists():
-        raise Forbidden(
-            _("You are working on this task yourself: hand it in or release it before you read others' answers.")
-        )
+    looks.look(task=task, by=by)
 
 
 @transaction.atomic

@@ -16,7 +16,20 @@ from django.utils.translation import gettext as _
 
 from labeling.actions import numbers
 from labeling.errors import Conflict, Invalid
-from labeling.models import Draft, GoldAnswer, Kind, Skip, Slot, Submission, Task, TaskResponse, User
+from labeling.models import (
+    Draft,
+    GoldAnswer,
+    Kind,
+    Look,
+    Role,
+    Skip,
+    Slot,
+    Submission,
+    Task,
+    TaskResponse,
+    User,
+    UserRole,
+)
 from labeling.models.batches import is_for
 
 DICE = random.SystemRandom()  # no sequence that anybody could guess on from
@@ -26,13 +39,15 @@ DICE = random.SystemRandom()  # no sequence that anybody could guess on from
 
 
 def open_to(user: User) -> QuerySet[Task]:
-    """Gold tasks that may be given to this labeler: in active batches for them, not a prompt of their own, nothing of theirs on it."""
+    """Gold tasks that may be given to this labeler: in active batches for them, not a prompt of their own, nothing of theirs on
+    it. None for who may open the console's page of gold."""
     mine = {"task_id": OuterRef("pk"), "labeler": user}
     return (
         Task.objects.filter(is_for(user, "batch__"), is_gold=True, batch__status="active")
         .exclude(prompt__author__user=user)
         .filter(~Exists(Submission.objects.filter(**mine)), ~Exists(Skip.objects.filter(**mine)))
-        .filter(~Exists(Slot.objects.filter(**mine)))
+        .filter(~Exists(Slot.objects.filter(**mine)), ~Exists(Look.objects.filter(**mine)))
+        .filter(~Exists(UserRole.objects.filter(user=user, role__in=[Role.REVIEWER, Role.RESEARCHER, Role.ADMIN])))
     )
 
 

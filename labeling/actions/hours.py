@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from labeling.errors import Forbidden
 from labeling.models import (
     Activity,
+    Application,
     Attempt,
     Decision,
     Draft,
@@ -102,6 +103,21 @@ def enter_screenings(*, user: User) -> None:
         due = round((each.items or 0) + each.active_seconds) - entered.get(each.pk, 0)
         if due > 0 or (each.submitted_at and each.pk not in entered):
             WorkEntry.objects.create(labeler=user, activity=Activity.SCREENING, seconds=max(due, 0), screening=each)
+
+
+def nameless() -> list[int]:
+    """People with hours of an earlier try who are candidates again: whoever decides on them must not read their name beside it.
+
+    They were asked to try again, and may yet or are at it; or they have withdrawn and applied anew.
+    """
+    later = Decision.objects.filter(user=OuterRef("user"), pk__gt=OuterRef("pk"))
+    newer = Screening.objects.filter(user=OuterRef("user"), number__gt=OuterRef("screening__number"))
+    asked = Decision.objects.filter(~Exists(later), verdict=Decision.Verdict.RETAKE).annotate(is_back=Exists(newer))
+    lapsed = timezone.now() - timedelta(days=LAPSED_DAYS)
+    anew = Application.objects.filter(status=Application.Status.SUBMITTED, user__decisions=None)
+    anew = anew.filter(Exists(WorkEntry.objects.filter(labeler=OuterRef("user"), screening__isnull=False)))
+    found = [each.user_id for each in asked if each.is_back or each.retake_from >= lapsed]
+    return found + list(anew.values_list("user_id", flat=True))
 
 
 def enter_lapsed_retakes() -> int:

@@ -4,10 +4,11 @@ A batch's line begins with seats that were given back or added later, in the ord
 those that were laid out with it (`turn` 0): the first seat of every task, then every second. Between batches: the highest priority,
 then the oldest.
 
-In a line lie seats that this labeler may not take: on tasks that they have done, passed on or written the prompt of. Whoever walks
-over them at every claim pays for their own history, so a labeler has a Bookmark in each batch: nothing before it is for them. It stays
-right because a seat on a task is never for a labeler again once it is not (what they put back or lost is found by its draft), and
-because a seat that opens gets a number higher than all before it, by a trigger. docs/decisions/assignment.md has the argument and figures.
+In a line lie seats that this labeler may not take: on tasks that they have done, passed on, seen others' answers to or written the
+prompt of. Whoever walks over them at every claim pays for their own history, so a labeler has a Bookmark in each batch: nothing before
+it is for them. It stays right because a seat on a task is never for a labeler again once it is not (what they put back or lost is found
+by its draft), and because a seat that opens gets a number higher than all before it, by a trigger. docs/decisions/assignment.md has the
+argument and figures.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ THEIRS = """EXISTS (
     SELECT 1 FROM labeling_submission o WHERE o.task_id = s.task_id AND o.labeler_id = %(labeler)s
     UNION ALL SELECT 1 FROM labeling_skip o WHERE o.task_id = s.task_id AND o.labeler_id = %(labeler)s
     UNION ALL SELECT 1 FROM labeling_slot o WHERE o.task_id = s.task_id AND o.labeler_id = %(labeler)s
+    UNION ALL SELECT 1 FROM labeling_look o WHERE o.task_id = s.task_id AND o.labeler_id = %(labeler)s
     UNION ALL SELECT 1 FROM labeling_draft o WHERE o.task_id = s.task_id AND o.labeler_id = %(labeler)s
                        AND o.content @> '{"put_back": true}'
     UNION ALL SELECT 1 FROM labeling_task t JOIN labeling_prompt p ON p.id = t.prompt_id JOIN labeling_author a ON a.id = p.author_id

@@ -255,12 +255,21 @@ def grade(*, attempt: Attempt, grade: int, comment: str = "", by: User) -> Grade
 
 @transaction.atomic
 def decide(
-    *, screening: Screening, verdict: str, group: str = "", reason: str, message: str = "", seen: int = 0, by: User
+    *,
+    screening: Screening,
+    verdict: str,
+    group: str = "",
+    reason: str,
+    message: str = "",
+    although_ungraded: bool = False,
+    seen: int = 0,
+    by: User,
 ) -> Decision:
     """A person's decision on a candidate, kept with who, when and why. `seen`: the newest decision that they saw (0: none).
 
     Accepting makes them a labeler in a group. A retake may begin after the cool-down of the rules in force. Raises Forbidden, Invalid (no
-    reason, no group, no try left), Conflict (somebody decided meanwhile, or they withdrew).
+    reason, no group, no try left, grades missing and not `although_ungraded`: none can be given once it is decided),
+    Conflict (somebody decided meanwhile, or they withdrew).
     """
     if not by.is_researcher:
         raise Forbidden(_("%(by)s is not a researcher.") % {"by": by})
@@ -282,6 +291,11 @@ def decide(
     _check_decision(screening, user, newest, seen)
     rules = rules_in_force()
     _check_verdict(verdict, group, reason, Screening.objects.filter(user=user).count(), rules)
+    figures = figures_of([screening])[screening.pk]
+    if not (figures.is_graded or although_ungraded or screening.decisions.exists()):
+        counts = {"n": figures.grades, "all": figures.grades_wanted}
+        missing = _("Only %(n)d of %(all)d grades are in. Tick that you decide all the same, or wait for them.")
+        raise Invalid(missing % counts)
     if verdict == Decision.Verdict.ACCEPTED:
         return people.accept_applicant(
             user=user, group=group, reason=reason, message=message, screening=screening, by=by

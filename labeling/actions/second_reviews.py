@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable
 
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -22,6 +23,13 @@ def sample(*, made: Iterable[Review]) -> None:
         for review in made
         if 100 * random.random() < percent
     )
+
+
+def due_from(by: User) -> Subquery:
+    """For a query of submissions: the id of a second review of each that this reviewer may yet give; NULL where there is none.
+    Until it is given they are shown neither the first verdict nor what follows from it."""
+    waiting = SecondReview.objects.open_to(by) if by.is_reviewer else SecondReview.objects.none()
+    return Subquery(waiting.filter(review__submission=OuterRef("pk")).order_by("id").values("pk")[:1])
 
 
 @transaction.atomic

@@ -11,7 +11,7 @@ from labeling.actions import drafts, hours, priorities, webhooks
 from labeling.actions.drafts import Seen
 from labeling.actions.tasks import fill_seat, lock_labeler
 from labeling.errors import Conflict, Forbidden, HandedInElsewhere, Invalid
-from labeling.models import Activity, Draft, Origin, Revision, Skip, Submission, Task, User
+from labeling.models import Activity, Draft, GoldAnswer, Look, Origin, Revision, Skip, Submission, Task, User
 from labeling.statements import Statement, columns_of, insert, row_of
 
 
@@ -35,14 +35,14 @@ def submit(
     saved later than what it hands in is kept, as a correction begun. `active_seconds`: all time worked on that loading of the page.
 
     Raises Invalid naming every place that is wrong (`problems`: what the door found already), SavedElsewhere or
-    HandedInElsewhere if another page did so since, Conflict if it has been accepted or rejected meanwhile, Forbidden if the task was
-    never given to this labeler. Nothing is changed then.
+    HandedInElsewhere if another page did so since, Conflict if it can no longer be changed or others' answers were shown to them
+    meanwhile, Forbidden if the task was never given to this labeler. Nothing is changed then.
     """
     user = lock_labeler(by)
     mine = {"task": task.pk, "labeler": user.pk}
     draft = row_of(Draft, row) if (row := DRAFT.row(**mine)) else None
     submission = row_of(Submission, row) if (row := SUBMISSION.row(**mine)) else None
-    [(is_erased, has_skip)] = CHANGED.rows(**mine, prompt=task.prompt_id)
+    [(is_erased, has_skip, has_look)] = CHANGED.rows(**mine, prompt=task.prompt_id)
     if is_erased:
         raise Conflict(
             _("The prompt of task %(task)s was erased meanwhile: nothing is to be done here any more.")
@@ -55,6 +55,10 @@ def submit(
     fields = answers.checked(answer, kind=task.kind, cards=cards, schema=schema, problems=problems)
     if submission and _is_repeat(submission, submit_key, fields):
         return submission
+    if has_look and not (submission and drafts.is_said(submission.current, fields)):
+        raise Conflict(
+            _("You have been shown others' answers to this task meanwhile. What you typed is kept, but not handed in.")
+        )
     if draft and seen:
         seen.check(draft, submission)
         hours.count(draft=draft, page=seen.editor, seconds=active_seconds, now=timezone.now(), by=user)
@@ -90,11 +94,12 @@ SUBMISSION = Statement(
     " FOR NO KEY UPDATE",
     **MINE,
 )
-# Whether the prompt was erased meanwhile, and whether the labeler has passed the task on.
+# Whether the prompt was erased meanwhile, whether the labeler has passed the task on, or been shown others' answers to it.
 CHANGED = Statement(
     "changed",
     "SELECT EXISTS (SELECT 1 FROM labeling_prompt WHERE id = %(prompt)s AND intake = 'erased'),"
-    " EXISTS (SELECT 1 FROM labeling_skip WHERE task_id = %(task)s AND labeler_id = %(labeler)s)",
+    " EXISTS (SELECT 1 FROM labeling_skip WHERE task_id = %(task)s AND labeler_id = %(labeler)s),"
+    " EXISTS (SELECT 1 FROM labeling_look WHERE task_id = %(task)s AND labeler_id = %(labeler)s)",
     prompt="bigint",
     **MINE,
 )
@@ -149,6 +154,8 @@ def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft
         raise Conflict(
             _("This has been reviewed meanwhile and can no longer be changed. What you typed is kept in your draft.")
         )
+    if why := why_closed(submission):
+        raise Conflict(why)
     is_used = submission.revisions.filter(submit_key=submit_key).exists()
     if is_used or (seen and seen.revision != submission.revision_count):
         raise HandedInElsewhere(
@@ -164,18 +171,31 @@ def _revise(submission: Submission, submit_key: UUID, fields: dict, draft: Draft
     _add_revision(submission, submit_key, fields, seconds)
 
 
+def why_closed(submission: Submission) -> str:
+    """Why its labeler can change it no more, in words for them; "" while they can."""
+    if not submission.is_open_to_change:
+        return _("This has been reviewed and can no longer be changed.")
+    if Look.objects.filter(task=submission.task_id, labeler=submission.labeler_id).exists():
+        return _("You have been shown others' answers to this task: yours stays as you handed it in.")
+    # Asked of every submission: a query more for gold alone could be told by the time that it takes.
+    is_shown = GoldAnswer.objects.filter(task=submission.task_id, released_at__isnull=False).exists()
+    if submission.is_gold and is_shown:
+        return _("What the team thinks is right has been shown to you: your answer stays as you handed it in.")
+    return ""
+
+
 @transaction.atomic
 def reopen(*, submission: Submission, by: User) -> Draft:
     """A draft of a correction, begun with what was handed in last. The submission stays as it is until the draft is submitted.
 
-    Opening it twice returns the same draft. Raises Forbidden if it is another's, Conflict if it is accepted or rejected.
+    Opening it twice returns the same draft. Raises Forbidden if it is another's, Conflict if it can no longer be changed (`why_closed`).
     """
     user = lock_labeler(by)
     submission = Submission.objects.select_for_update(no_key=True).get(pk=submission.pk)
     if submission.labeler_id != user.pk:
         raise Forbidden(_("Submission %(submission)s is not yours.") % {"submission": submission.uuid})
-    if not submission.is_open_to_change:
-        raise Conflict(_("This has been reviewed and can no longer be changed."))
+    if why := why_closed(submission):
+        raise Conflict(why)
     draft, _made = Draft.objects.get_or_create(
         task_id=submission.task_id,
         labeler=user,

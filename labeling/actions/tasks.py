@@ -17,7 +17,7 @@ from labeling import answers
 from labeling.actions import gold, hours, lines
 from labeling.actions.preparation import check_prepared
 from labeling.errors import Conflict, Forbidden, Invalid
-from labeling.models import Draft, Skip, Slot, Submission, Task, User
+from labeling.models import Draft, Look, Skip, Slot, Submission, Task, User
 from labeling.statements import Statement, columns_of, row_of
 
 RETURN_AT_ONCE = 20  # expired leases given back in passing; bounded, so that a claim never pays for a whole night's
@@ -85,6 +85,7 @@ SELECT d.task_id, t.is_gold
    AND NOT EXISTS (SELECT 1 FROM labeling_submission o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
    AND NOT EXISTS (SELECT 1 FROM labeling_skip o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
    AND NOT EXISTS (SELECT 1 FROM labeling_slot o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
+   AND NOT EXISTS (SELECT 1 FROM labeling_look o WHERE o.task_id = d.task_id AND o.labeler_id = %(labeler)s OFFSET 0)
    AND (t.is_gold OR EXISTS (SELECT 1 FROM labeling_slot o WHERE o.task_id = d.task_id AND o.status = 'open' OFFSET 0))
  ORDER BY d.saved_at DESC
 """
@@ -189,9 +190,10 @@ def return_expired(*, limit: int = RETURN_AT_ONCE, task: Task | None = None, now
 
 
 def take_seat(task: Task, user: User, now: datetime) -> Slot | None:
-    """The labeler's seat on the task, locked: theirs, or a free one if they lost it. None if others have all. Needs a transaction."""
+    """The labeler's seat on the task, locked: theirs, or a free one if they lost it. None if others have all, or if
+    they have been shown others' answers since. Needs a transaction."""
     mine = Slot.objects.select_for_update().filter(task=task, labeler=user).first()
-    if mine is None:
+    if mine is None and not Look.objects.filter(task=task, labeler=user).exists():
         return_expired(task=task, now=now)
         free = Slot.objects.filter(task=task, status=Slot.Status.OPEN).order_by("seat")
         mine = free.select_for_update(skip_locked=True).first() or gold.seat_again(task, user=user, now=now)

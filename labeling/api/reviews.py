@@ -8,11 +8,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from labeling.actions import reviews, submissions
+from labeling.actions import looks, reviews, second_reviews, submissions
 from labeling.api.base import PageQuery, StrictSerializer, Text, View, Whole, page, page_of, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import JSONObject
-from labeling.models import Group, Kind, Origin, Review, Role, Submission
+from labeling.models import Group, Kind, Origin, Review, Role, Submission, User
 
 TEAM = (Role.REVIEWER, Role.RESEARCHER)
 
@@ -55,7 +55,9 @@ class SubmissionOut(serializers.Serializer):
     group = serializers.ChoiceField(Group.choices)
     origin = serializers.ChoiceField(Origin.choices)
     kind = serializers.ChoiceField(Kind.choices)
-    status = serializers.ChoiceField(Submission.Status.choices)
+    status = serializers.ChoiceField(
+        Submission.Status.choices, allow_null=True, help_text="null while the caller has a second review of it to give"
+    )
     is_surplus = serializers.BooleanField()
     is_gold = serializers.BooleanField()
     revision = serializers.IntegerField()
@@ -69,7 +71,7 @@ class SubmissionOut(serializers.Serializer):
 class SubmissionDetailOut(SubmissionOut):
     answer = JSONObject()
     shown_order = serializers.ListField(child=serializers.UUIDField())
-    reviews = SubmissionReviewOut(many=True)
+    reviews = SubmissionReviewOut(many=True, help_text="none while the caller has a second review of it to give")
 
 
 class Submissions(View):
@@ -84,7 +86,7 @@ class Submissions(View):
         query = self.checked(SubmissionQuery, query_of(request))
         names = {"group": "labeler_group"}
         chosen = {names.get(k, k): v for k, v in query.items() if k not in {"cursor", "limit"}}
-        return page(request, _rows().filter(**chosen), _shown, query, newest_first=True)
+        return page(request, _rows(self.person).filter(**chosen), _shown, query, newest_first=True)
 
 
 class OneSubmission(View):
@@ -92,16 +94,18 @@ class OneSubmission(View):
     readers = TEAM
 
     @operation(
-        scope="read", answers={200: SubmissionDetailOut}, problems=(404,),
+        scope="read", answers={200: SubmissionDetailOut}, problems=(403, 404),
         operation_id="get_submission", summary="A submission with its newest answer and its reviews",
     )  # fmt: skip
     def get(self, request: Request, submission_uuid: UUID) -> Response:
-        submission = _find(submission_uuid)
+        submission = _find(submission_uuid, self.person)
+        if submission.labeler_id != self.person.pk:
+            looks.look(task=submission.task, by=self.person)
         given = submission.reviews.select_related("revision", "reviewer")
         shown = {
             "answer": submissions.answer_of(submission.current),
             "shown_order": submission.shown_order,
-            "reviews": [_shown_review(review) for review in given],
+            "reviews": [] if _is_blind(submission) else [_shown_review(review) for review in given],
         }
         return Response(_shown(submission) | shown)
 
@@ -116,16 +120,17 @@ class Decide(View):
     )  # fmt: skip
     def post(self, request: Request, submission_uuid: UUID) -> Response:
         given = self.checked(ReviewIn, request.data)
-        made = reviews.review(submission=_find(submission_uuid), **given, by=self.person)
+        made = reviews.review(submission=_find(submission_uuid, self.person), **given, by=self.person)
         return Response(_shown_review(made))
 
 
-def _rows():
-    return Submission.objects.select_related("task__prompt", "labeler")
+def _rows(reader: User):
+    rows = Submission.objects.select_related("task__prompt", "labeler")
+    return rows.annotate(second_due=second_reviews.due_from(reader))
 
 
-def _find(submission_uuid: UUID) -> Submission:
-    submission = _rows().filter(uuid=submission_uuid).first()
+def _find(submission_uuid: UUID, reader: User) -> Submission:
+    submission = _rows(reader).filter(uuid=submission_uuid).first()
     if submission is None:
         raise Http404(f"There is no submission {submission_uuid}.")
     return submission
@@ -134,14 +139,23 @@ def _find(submission_uuid: UUID) -> Submission:
 def _shown(submission: Submission) -> dict[str, Any]:
     same = ("batch_id", "labeler_id", "origin", "kind", "status", "is_surplus", "is_gold", "active_seconds",
             "disagreement", "review_priority", "submitted_at", "updated_at")  # fmt: skip
-    return {name: getattr(submission, name) for name in same} | {
-        "submission_id": submission.uuid,
-        "task_id": submission.task.uuid,
-        "prompt_id": submission.task.prompt.uuid,
-        "labeler": str(submission.labeler),
-        "group": submission.labeler_group,
-        "revision": submission.revision_count,
-    }
+    return (
+        {name: getattr(submission, name) for name in same}
+        | {
+            "submission_id": submission.uuid,
+            "task_id": submission.task.uuid,
+            "prompt_id": submission.task.prompt.uuid,
+            "labeler": str(submission.labeler),
+            "group": submission.labeler_group,
+            "revision": submission.revision_count,
+        }
+        | ({"status": None} if _is_blind(submission) else {})
+    )
+
+
+def _is_blind(submission: Submission) -> bool:
+    """True while the reader has a second review of it to give."""
+    return getattr(submission, "second_due", None) is not None
 
 
 def _shown_review(review: Review) -> dict[str, Any]:

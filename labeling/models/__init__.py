@@ -25,7 +25,7 @@ from labeling.models.screenings import Application, Decision, Grade, Screening, 
 from labeling.models.second_reviews import SecondReview, SecondReviewRate
 from labeling.models.statistics import Statistic
 from labeling.models.submissions import Origin, Revision, Submission
-from labeling.models.tasks import Bookmark, Draft, DraftCopy, Kind, Skip, Slot, Task, TaskResponse
+from labeling.models.tasks import Bookmark, Draft, DraftCopy, Kind, Look, Skip, Slot, Task, TaskResponse
 from labeling.models.tokens import ApiToken
 from labeling.models.webhooks import Webhook, WebhookDelivery
 from labeling.models.writings import UseCase, Writing
@@ -73,6 +73,7 @@ __all__ = [
     "LabelerPause",
     "LabelerRule",
     "LikenessKey",
+    "Look",
     "ModelVersion",
     "Origin",
     "Part",

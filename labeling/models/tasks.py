@@ -67,7 +67,7 @@ class SlotQuerySet(models.QuerySet):
         """Open slots that this labeler may take.
 
         Active batch that is for them (group, language, skills); not a prompt of their own; no submission, skip or other seat
-        of theirs on the task.
+        of theirs on the task; others' answers to it never shown to them.
         """
         from labeling.models.batches import is_for
         from labeling.models.submissions import Submission
@@ -78,7 +78,7 @@ class SlotQuerySet(models.QuerySet):
             # By a list of their own, which is short, rather than by the author of each open task.
             .exclude(task__in=Task.objects.filter(prompt__author__user=user))
             .filter(~models.Exists(Submission.objects.filter(**mine)), ~models.Exists(Skip.objects.filter(**mine)))
-            .filter(~models.Exists(Slot.objects.filter(**mine)))
+            .filter(~models.Exists(Slot.objects.filter(**mine)), ~models.Exists(Look.objects.filter(**mine)))
         )
 
     def give_back(self) -> int:
@@ -236,6 +236,21 @@ class DraftCopy(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["task", "labeler", "content_sha256"], name="draft_copy_once"),
         ]
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} by {self.labeler_id}"
+
+
+class Look(models.Model):
+    """A person was shown others' answers to a task: it is never theirs to label again. Append-only."""
+
+    # The index of the constraint begins with it.
+    labeler = models.ForeignKey("User", on_delete=models.PROTECT, related_name="+", db_index=False)
+    task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="looks")
+    seen_at = models.DateTimeField(default=timezone.now, editable=False, help_text="For the first time")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["labeler", "task"], name="look_once")]
 
     def __str__(self) -> str:
         return f"task {self.task_id} by {self.labeler_id}"

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from labeling import answers
 from labeling.actions import adjudications as actions
+from labeling.actions import second_reviews
 from labeling.actions.adjudications import SeenRanking
 from labeling.errors import Conflict, HeedError, Invalid
 from labeling.models import Kind, Review, Revision, Submission, Task, TaskResponse, User
@@ -145,7 +146,7 @@ def _cards(task: Task) -> list[answers.Card]:
 def _page(request: Request, task: Task, problem: HeedError | None = None) -> HttpResponse:
     """Everything as it is now; after a refusal with why, and with what was chosen and typed."""
     cards = _cards(task)
-    sides = _sides(task, cards)
+    sides = _sides(task, cards, request.user)
     fields = request.POST.dict() if request.method == "POST" else _begun_with(request, sides)
     before = list(task.adjudications.select_related("reviewer").order_by("-id"))
     context = {
@@ -179,8 +180,9 @@ def _letters(cards: list[answers.Card]) -> dict[str, str]:
     return {name: letter for card in cards for name, letter in zip(card.uuids, card.letters, strict=True)}
 
 
-def _sides(task: Task, cards: list[answers.Card]) -> list[Side]:
-    rows = actions.rankings_of(task).select_related("labeler").prefetch_related(
+def _sides(task: Task, cards: list[answers.Card], reader: User) -> list[Side]:
+    blind = actions.rankings_of(task).annotate(second_due=second_reviews.due_from(reader))
+    rows = blind.select_related("labeler").prefetch_related(
         Prefetch("revisions", Revision.objects.order_by("number")), Prefetch("reviews", Review.objects.order_by("id"))
     )  # fmt: skip
     newest = [(row, list(row.revisions.all())[-1]) for row in rows]

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling import charts, jobs
+from labeling.actions import looks
 from labeling.models import (
     AgreementFigure,
     AgreementPair,
@@ -189,9 +190,9 @@ def agreement_rows(request: Request) -> HttpResponse:
         return render(request, "agreement/pairs.html", context | {"page": paginate(request, _pairs(rows), full=full)})
     shown = Task.objects.annotate(prompt_preview=prompt_preview("prompt__"))
     page = paginate(request, _shared_tasks(rows), per_page=20, full=shown)
-    return render(
-        request, "agreement/judgments.html", context | {"page": page, "tasks": _judged(list(page), measure, rows)}
-    )
+    may = looks.look_many(tasks=[task.pk for task in page], by=request.user)
+    judged = _judged([task for task in page if task.pk in may], measure, rows)
+    return render(request, "agreement/judgments.html", context | {"page": page, "tasks": judged})
 
 
 def _origin(scope: Scope) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from django import forms
 from django.contrib import messages
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from labeling import languages
 from labeling.actions import batch_rows, batches, people
 from labeling.errors import HeedError
-from labeling.models import Batch, Group, Kind, LabelSchema, ModelVersion, Prompt, Skip, Split, Task
+from labeling.models import Batch, GoldAnswer, Group, Kind, LabelSchema, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
 from labeling.views.access import Request, role_required
 from labeling.views.listing import paginate, prompt_preview, query_without, set_choices, use_cases
@@ -69,9 +69,11 @@ def batch(request: Request, pk: int) -> HttpResponse:
         prompt_preview=prompt_preview("prompt__"),
         seats=Count("slots"),
         done=Count("slots", filter=Q(slots__status="submitted")),
+        has_gold=Exists(GoldAnswer.objects.filter(task=OuterRef("pk"), withdrawn_at=None)),
     )
     context = {
         "batch": found,
+        "makes_gold": found.kind == Kind.RANKING and request.user.is_researcher,
         "progress": progress,
         "bar": segments(progress),
         "order": _order_in_words(found.query),

@@ -56,7 +56,8 @@ class Filters(FilterForm):
 def _shown():
     """Tries with what a row of the list shows: no name, unless it is decided."""
     decisions = Prefetch("decisions", Decision.objects.select_related("decided_by").order_by("id"))
-    return Screening.objects.select_related("rules", "user").prefetch_related(decisions)
+    about = Prefetch("user__decisions", Decision.objects.order_by("id"))
+    return Screening.objects.select_related("rules", "user").prefetch_related(decisions, about)
 
 
 @role_required("researcher")
@@ -82,8 +83,10 @@ def candidates(request: Request) -> HttpResponse:
 
 
 def _is_named(screening: Screening) -> bool:
-    """True once somebody has accepted or declined on this try. One that asks for another try leaves the candidate nameless."""
-    return any(each.verdict != Decision.Verdict.RETAKE for each in screening.decisions.all())
+    """True once the newest decision on the person, whichever try it was on, is to accept or to decline. Asked to try again,
+    nobody has a name on any try, or the next would be known by it."""
+    about = list(screening.user.decisions.all())
+    return bool(about) and about[-1].verdict != Decision.Verdict.RETAKE
 
 
 def _newest(screening: Screening) -> Decision | None:
@@ -111,6 +114,10 @@ class DecisionForm(forms.Form):
     message = forms.CharField(
         label=gettext_lazy("To the candidate (optional)"), required=False, max_length=5000,
         widget=forms.Textarea(attrs={"rows": 3}), help_text=gettext_lazy("Goes with the e-mail, and stands on their page."),
+    )  # fmt: skip
+    although_ungraded = forms.BooleanField(
+        label=gettext_lazy("Decide although grades are missing"), required=False,
+        help_text=gettext_lazy("No more can be given then, and the average stays unknown."),
     )  # fmt: skip
     seen = forms.IntegerField(min_value=0, widget=forms.HiddenInput)
 

@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling import charts, forecast, jobs
-from labeling.actions import statistics
+from labeling.actions import looks, statistics
 from labeling.models import Batch, Group, Kind, ModelVersion, Revision, Statistic, Submission, TaskResponse, User
 from labeling.models.batches import Progress
 from labeling.views import batches
@@ -354,7 +354,9 @@ def policy_pair(request: Request, first: int, second: int) -> HttpResponse:
         .annotate(tiers=Subquery(newest), prompt_preview=prompt_preview("task__prompt__"))
         .order_by("-pk")[: PAIRS_PER_PAGE + 1]
     )
-    context = {"first": one, "second": other, "rows": _outcomes(page[:PAIRS_PER_PAGE], one, other),
+    shown = page[:PAIRS_PER_PAGE]
+    may = looks.look_many(tasks=[row.task_id for row in shown], by=request.user)
+    context = {"first": one, "second": other, "rows": _outcomes([row for row in shown if row.task_id in may], one, other),
                "more": page[PAIRS_PER_PAGE - 1].pk if len(page) > PAIRS_PER_PAGE else None,
                "scope": scope, "query": scope.query()}  # fmt: skip
     return render(request, "dashboards/pair.html", context)

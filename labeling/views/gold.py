@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import answers
 from labeling.actions import gold as actions
+from labeling.actions import looks
 from labeling.errors import HeedError, Invalid
 from labeling.models import Adjudication, Batch, Consensus, GoldAnswer, Kind, SubmissionNumbers, Task
 from labeling.views.access import Request, role_required
@@ -120,6 +121,7 @@ def _known(task: Task) -> tuple[list[list[str]], str]:
 def gold_new(request: Request, uuid: UUID) -> HttpResponse:
     """Give a ranking task a gold answer: adopted from what a reviewer or the labelers settled on, or by hand."""
     task = get_object_or_404(Task.objects.select_related("prompt", "batch"), uuid=uuid, kind=Kind.RANKING)
+    looks.look(task=task, by=request.user)  # at what was agreed on, or to settle what is right
     responses = task.task_responses.order_by("response__uuid").values_list("response__uuid", "response__text")
     texts = {str(response_uuid): text for response_uuid, text in responses}
     cards = answers.cards_of(list(texts), texts)

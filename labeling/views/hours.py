@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from datetime import date
+from typing import cast
 
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -59,9 +60,15 @@ class Filters(Period):
         choices=[("", gettext_lazy("labeler")), ("day", gettext_lazy("labeler and day"))],
     )
 
+    def __init__(self, data):
+        super().__init__(data)
+        self.nameless = actions.nameless()
+        people = cast(forms.ModelChoiceField, self.fields["labeler"])
+        people.queryset = cast(QuerySet[User], people.queryset).exclude(pk__in=self.nameless)
+
     def entries(self) -> WorkEntryQuerySet:
-        """The entries that pass. Simulated labelers are not paid."""
-        rows = WorkEntry.objects.between(*self.days)
+        """The entries that pass. Simulated labelers are not paid; candidates have no name until they are decided on."""
+        rows = WorkEntry.objects.between(*self.days).exclude(labeler__in=self.nameless)
         if "labeler" in self.chosen:
             return rows.filter(labeler=self.chosen["labeler"])
         return rows.exclude(labeler__in=User.objects.filter(is_simulated=True))

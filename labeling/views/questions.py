@@ -15,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from labeling import answers, mail
+from labeling.actions import looks
 from labeling.actions import questions as actions
 from labeling.actions import submissions as submission_actions
 from labeling.errors import HeedError, Invalid
@@ -217,9 +218,13 @@ def _thread(request: Request, found: Question, problem: HeedError | None = None)
     said = list(found.messages.all())
     answered = [message.text for message in said if message.is_answer]
     typed = request.POST
+    # Not to who works on the task; and never theirs to label, once they have read it.
+    may_read = found.task_id is None or found.asker_id == request.user.pk
+    if found.task_id and not may_read:
+        may_read = bool(looks.look_many(tasks=[found.task_id], by=request.user))
     context = {
         "question": found,
-        "about": _asked_about(found),
+        "about": _asked_about(found) if may_read else {},
         "said": said,
         "is_own": found.asker_id == request.user.pk,
         "is_answered": bool(answered),

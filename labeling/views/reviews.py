@@ -14,9 +14,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
-from labeling.actions import reviews
-from labeling.errors import Conflict, Forbidden, HeedError, Invalid
-from labeling.models import Batch, Group, Kind, Origin, Response, Review, Revision, Slot, Submission, User
+from labeling.actions import looks, reviews, second_reviews
+from labeling.errors import Conflict, HeedError, Invalid
+from labeling.models import Batch, Group, Kind, Origin, Response, Review, Revision, Submission, User
 from labeling.views import readings
 from labeling.views.access import Request, role_required
 from labeling.views.listing import FilterForm, day_input, moment_on, paginate, prompt_preview, query_without
@@ -94,7 +94,7 @@ def reviews_list(request: Request) -> HttpResponse:
     full = (
         Submission.objects.select_related("labeler", "task__batch")
         .defer("task__batch__query", "task__batch__instructions")
-        .annotate(prompt_preview=prompt_preview("task__prompt__"))
+        .annotate(prompt_preview=prompt_preview("task__prompt__"), second_due=second_reviews.due_from(request.user))
     )
     context = {
         "paused": User.objects.filter(is_paused=True).order_by("name", "email")[:20],
@@ -117,15 +117,13 @@ def review(request: Request, uuid: UUID) -> HttpResponse:
 
 def _page(request: Request, uuid: UUID, problem: HeedError | None = None) -> HttpResponse:
     """The submission as it is now. After a refused decision it says so, and keeps the comment that came with it."""
-    submission = get_object_or_404(_readable(Submission.objects.all()), uuid=uuid)
-    if Slot.objects.filter(task=submission.task, labeler=request.user, status=Slot.Status.LEASED).exists():
-        raise Forbidden(
-            _("You are working on this task yourself: hand it in or release it before you read others' answers.")
-        )
-    filters = Filters(request.GET)
+    submission = get_object_or_404(_readable(Submission.objects.all(), request.user), uuid=uuid)
+    filters, reading = Filters(request.GET), Reading.of(submission, request.user)
+    if reading.others or submission.labeler_id != request.user.pk:
+        looks.look(task=submission.task, by=request.user)
     context = {
         "submission": submission,
-        "reading": Reading.of(submission, request.user),
+        "reading": reading,
         "shows_models": request.GET.get("models") == "1",
         "next": reviews.next_waiting(after=submission, among=filters.rows(), by=request.user),
         "waiting": filters.rows().filter(status=Submission.Status.SUBMITTED).exclude(labeler=request.user).count(),
@@ -228,8 +226,9 @@ def reviews_next(request: Request) -> HttpResponse:
 # ---- what the side-by-side page reads -------------------------------------------------------------------------------
 
 
-def _readable(submissions: QuerySet[Submission]) -> QuerySet[Submission]:
-    """With everything that is shown, in a constant number of queries."""
+def _readable(submissions: QuerySet[Submission], reader: User) -> QuerySet[Submission]:
+    """With everything that is shown, in a constant number of queries. `second_due`: its verdicts are not to be shown to the reader."""
+    submissions = submissions.annotate(second_due=second_reviews.due_from(reader))
     given = Review.objects.select_related("reviewer").order_by("id")
     return submissions.select_related("labeler", "schema", "task__batch", "task__prompt").prefetch_related(
         Prefetch("revisions", Revision.objects.order_by("number")), Prefetch("reviews", given)
@@ -272,7 +271,9 @@ class Reading:
     @classmethod
     def of(cls, submission: Submission, reader: User) -> "Reading":
         """Read the task's responses and everybody's answers to it."""
-        everybody = list(_readable(Submission.objects.filter(task=submission.task)).order_by("submitted_at", "id"))
+        everybody = list(
+            _readable(Submission.objects.filter(task=submission.task), reader).order_by("submitted_at", "id")
+        )
         responses = list(
             Response.objects.filter(pk__in=submission.task.task_responses.values("response_id")).select_related(
                 "model_version"
@@ -301,7 +302,7 @@ def _newest(submission: Submission) -> Revision:
 def _history(submission: Submission) -> list[Entry]:
     """Newest first."""
     entries: list[Entry] = []
-    previous = None
+    previous, is_blind = None, getattr(submission, "second_due", None) is not None
     for revision in submission.revisions.all():
         text_changes: list[readings.Change] = []
         lines: list[str] = []
@@ -309,7 +310,7 @@ def _history(submission: Submission) -> list[Entry]:
             text_changes = readings.text_changes(previous.text or "", revision.text)
         elif previous:
             lines = readings.ranking_changes(previous, revision, submission)
-        given = [r for r in submission.reviews.all() if r.revision_id == revision.pk]
+        given = [r for r in submission.reviews.all() if r.revision_id == revision.pk and not is_blind]
         entries.append(Entry(revision, text_changes, lines, given))
         previous = revision
     return entries[::-1]

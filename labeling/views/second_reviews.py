@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from labeling import agreement, answers
-from labeling.actions import adjudications, second_reviews, submissions
+from labeling.actions import adjudications, looks, second_reviews, submissions
 from labeling.errors import Conflict, HeedError, Invalid
 from labeling.models import Kind, Review, Revision, SecondReview, SecondReviewRate, Submission, User
 from labeling.views import drafts, readings
@@ -103,6 +103,7 @@ def _mine(request: Request, pk: int) -> SecondReview:
 
 def _page(request: Request, second: SecondReview, problem: HeedError | None = None) -> HttpResponse:
     submission, revision = second.review.submission, second.review.revision
+    looks.look(task=submission.task, by=request.user)
     cards = drafts.cards_of(submission.task, submission.shown_order)
     answer = answers.shown(submissions.answer_of(revision), cards, submission.schema)
     context = {

@@ -85,7 +85,10 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         }
         for before, revision in zip([None, *given], given, strict=False)
     ][::-1]
-    released = GoldAnswer.objects.filter(task=submission.task, withdrawn_at=None, released_at__isnull=False).first()
+    known = GoldAnswer.objects.filter(task=submission.task, withdrawn_at=None, released_at__isnull=False)
+    newest = known.first()  # read whether this was a test or not, so that no time tells
+    released = newest if submission.is_gold else None
+    closed = actions.why_closed(submission)
     correction = Draft.objects.filter(task=submission.task, labeler=request.user).first()
     context = {
         "submission": submission,
@@ -95,10 +98,10 @@ def submission(request: Request, submission_uuid: uuid.UUID) -> HttpResponse:
         "gold": answers.shown({"tiers": released.tiers}, cards, submission.schema) | {"is_gold": True}
         if released
         else None,
+        "closed": closed,
+        "can_change": not closed,
         "copies": shown_copies(request, submission.task, cards, submission.schema),
-        "too_late": answers.shown(correction.content, cards, submission.schema)
-        if correction and not submission.is_open_to_change
-        else None,
+        "too_late": answers.shown(correction.content, cards, submission.schema) if correction and closed else None,
     }
     actions.mark_read(submission=submission, by=request.user)
     return render(request, "submissions/submission.html", context)

@@ -224,7 +224,7 @@ def task(request: Request, task_uuid: uuid.UUID) -> HttpResponse:
     task = drafts.given_task(request, task_uuid)
     draft = Draft.objects.filter(task=task, labeler=request.user).first()
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
-    if submission and (draft is None or not submission.is_open_to_change):
+    if submission and (draft is None or submission_actions.why_closed(submission)):
         return redirect("submission", submission.uuid)
     if Skip.objects.filter(task=task, labeler=request.user).exists():
         messages.info(request, _("You skipped this task."))
@@ -384,7 +384,7 @@ def _stale(request: Request, task: Task, answer: dict, seen: draft_actions.Seen,
     newest = drafts.newest(request, task)
     problems = [answers.problem("", message)]
     submission = Submission.objects.filter(task=task, labeler=request.user).first()
-    if submission and not submission.is_open_to_change:  # its page shows what came too late
+    if submission and submission_actions.why_closed(submission):  # its page shows what came too late
         return go(request, reverse("submission", args=[submission.uuid]), status=409)
     if wants_json(request):
         return problems_json(problems, status=409, code=conflict.code, **newest)

@@ -278,6 +278,8 @@ def test_nobody_gets_their_own_prompt_or_another_groups_batch_as_gold(dice, labe
 
 
 def test_released_gold_is_shown_to_who_did_it_and_to_nobody_else(batch, dice, labeler, labeler_client, researcher):
+    ranked = hand_in(tasks.claim_next(by=labeler), labeler)
+    gold.release(gold=make_gold(ranked.task), by=researcher)
     dice.shows = "gold"
     slot = tasks.claim_next(by=labeler)
     made = hand_in(slot, labeler)
@@ -286,14 +288,18 @@ def test_released_gold_is_shown_to_who_did_it_and_to_nobody_else(batch, dice, la
     answer = GoldAnswer.objects.get(task=slot.task)
     gold.release(gold=answer, by=researcher)
     gold.release(gold=answer, by=researcher)
-    assert "A is right." in labeler_client.get(page).content.decode()
+    shown = labeler_client.get(page).content.decode()
+    assert "A is right." in shown and "Change it" not in shown
+    assert labeler_client.post(reverse("submission_reopen", args=[made.uuid])).status_code == 409
     ids = rows.response_ids(slot.task)
-    submissions.reopen(submission=made, by=labeler)
     answer = builders.ranking_answer([[ids[1]], [ids[0]], [ids[2]]])
-    submissions.submit(task=slot.task, submit_key=uuid.uuid4(), answer=answer, by=labeler)
+    with pytest.raises(Conflict, match="stays as you handed it in"):
+        submissions.submit(task=slot.task, submit_key=uuid.uuid4(), answer=answer, by=labeler)
     numbers.measure()
-    assert made.numbers.revision == 2 and made.numbers.gold_share == 1, "what was said before it was shown is measured"
+    assert made.numbers.revision == 1 and made.numbers.gold_share == 1
     assert slot.task_id not in gold_tasks(batch), "it is mixed in no more"
+    before = labeler_client.get(reverse("submission", args=[ranked.uuid])).text
+    assert "A is right." not in before and "Change it" in before, "to them it was a task like any other"
 
 
 def test_withdrawn_gold_measures_nobody_and_its_seats_are_open_again(batch, dice, labeler, researcher):
@@ -314,6 +320,14 @@ def test_a_rejected_gold_submission_opens_no_seat(batch, dice, labeler, reviewer
     made = hand_in(tasks.claim_next(by=labeler), labeler)
     reviews.review(submission=made, verdict="rejected", comment="", revision=1, seen_review=0, by=reviewer)
     assert not Slot.objects.filter(task=made.task, status="open").exists()
+
+
+def test_gold_is_made_of_a_task_that_nobody_has_ranked(batch, researcher_client, reviewer_client):
+    page, known = reverse("batch", args=[batch.pk]), gold_tasks(batch)
+    listed, read = researcher_client.get(page).text, reviewer_client.get(page).text
+    for task in batch.tasks.all():
+        address = reverse("gold_new", args=[task.uuid])
+        assert (address in listed) == (task.pk not in known) and address not in read
 
 
 def test_what_makes_no_gold_answer(db, researcher):

@@ -239,6 +239,7 @@ def decide(client, screening, **fields):
         "group": "held_out",
         "reason": "Careful.",
         "message": "Welcome!",
+        "although_ungraded": "on",
         "seen": "0",
     } | fields
     return client.post(reverse("candidate_decide", args=[screening.uuid]), form)
@@ -268,7 +269,14 @@ def test_hours_of_the_screening_are_entered_only_when_they_have_a_name(applied, 
     actions.hand_in(screening=handed_in, by=applied)
     assert not WorkEntry.objects.exists() and "Ada" not in desk.get(reverse("hours_all")).text
     decide(desk, handed_in, verdict="declined")
-    decide(desk, handed_in, seen=Decision.objects.get().pk)  # on second thoughts
+    shown = [reverse("candidate", args=[handed_in.uuid]), reverse("candidates") + "?state=any", reverse("hours_all")]
+    assert all("Ada" in desk.get(page).text for page in shown)
+    decide(desk, handed_in, verdict="retake", seen=Decision.objects.latest("pk").pk)
+    new = Screening.objects.create(user=applied, number=2, rules=handed_in.rules)
+    shown += [reverse("candidate", args=[new.uuid]), reverse("hours_all_csv")]
+    assert not any("Ada" in text or "applicant@" in text for text in (desk.get(page).text for page in shown))
+    new.delete()
+    decide(desk, handed_in, seen=Decision.objects.latest("pk").pk)  # on second thoughts
     assert entered() == [90]
     assert WorkEntry.objects.get().screening == handed_in
 
@@ -318,6 +326,15 @@ def test_a_decision_needs_a_reason_and_keeps_what_was_typed(handed_in, desk):
     assert decide(desk, handed_in, verdict="").status_code == 422
     assert decide(desk, handed_in, group="").status_code == 422
     assert not Decision.objects.exists() and not mail.outbox
+
+
+def test_who_decides_with_grades_missing_says_so(handed_in, desk):
+    shown = desk.get(reverse("candidate", args=[handed_in.uuid])).text
+    assert "0 of 4" in shown.split("decide-title")[-1] and "Decide although grades are missing" in shown
+    refused = decide(desk, handed_in, reason="In haste.", although_ungraded="")
+    assert refused.status_code == 422 and "0 of 4 grades" in refused.text and "In haste." in refused.text
+    assert not Decision.objects.exists() and decide(desk, handed_in).status_code == 302
+    assert "although grades" not in desk.get(reverse("candidate", args=[handed_in.uuid])).text
 
 
 def test_two_people_do_not_decide_past_each_other(handed_in, desk, client_for, researcher2):
@@ -388,7 +405,7 @@ def test_unfinished_tries_show_no_answers(applied, desk):
 
 def test_what_was_handed_in_graded_and_decided_stays(handed_in, researcher):
     actions.grade(attempt=handed_in.attempts.filter(exercise__part="demonstration").first(), grade=6, by=researcher)
-    actions.decide(screening=handed_in, verdict="declined", reason="No.", by=researcher)
+    actions.decide(screening=handed_in, verdict="declined", reason="No.", although_ungraded=True, by=researcher)
     for change in (
         lambda: Screening.objects.update(self_assessment={}),
         lambda: Attempt.objects.update(content={}),

@@ -2,11 +2,12 @@
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling.actions import reviews, second_reviews
+from labeling.actions import reviews, second_reviews, tokens
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import SecondReview, SecondReviewRate, Slot, Submission
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
@@ -113,6 +114,21 @@ def test_the_page_is_blind_to_the_first_verdict(client_for, second, rita, review
     assert "short" in opened.text
     for secret in ("Rui", "Say why it flies", "returned for changes", "tag-warn"):
         assert secret not in opened.text
+    submission, secrets = second.review.submission, ("Rui", "Say why it flies", "returned for changes", "tag-warn")
+    pages = [reverse("review", args=[submission.uuid]), reverse("reviews") + "?status=any"]
+    _, token = tokens.create(user=rita, name="t", scopes=["read"])
+    ask = {"path": f"/api/v1/submissions/{submission.uuid}/", "headers": {"Authorization": f"Bearer {token}"}}
+    assert not [secret for secret in secrets if secret in client.get(pages[0]).text]
+    assert "tag-warn" not in client.get(pages[1]).text
+    told = Client().get(**ask).json()
+    assert (told["status"], told["reviews"]) == (None, [])
+    second_reviews.decide(second=second, verdict="accepted", by=rita)
+    assert all(secret in client.get(pages[0]).text for secret in secrets)
+    told = Client().get(**ask).json()
+    assert (told["status"], told["reviews"][0]["comment"]) == ("returned", "Say why it flies.")
+
+
+def test_who_gave_the_first_verdict_is_not_asked_again(client_for, second, reviewer, labeler):
     for other in (reviewer, labeler):
         other.grant("reviewer")
         assert client_for(other).get(reverse("second_review", args=[second.pk])).status_code == 404
