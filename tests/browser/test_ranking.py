@@ -48,6 +48,13 @@ def saved(page: Page) -> None:
     expect(page.locator("#save-state")).to_have_attribute("data-state", "saved")
 
 
+def crash(page: Page) -> None:
+    """End a page without its last words: one that is closed may still send them, offline or not."""
+    with suppress(Error):
+        page.goto("chrome://crash")
+    page.close()
+
+
 def rate_all(page: Page, keys: str = "4") -> None:
     """Rate every response and rank them by rating, by keys."""
     for card in page.locator(".response").all():
@@ -432,8 +439,8 @@ def test_all_that_two_tabs_kept_offline_is_found(open_browser, posts, labeler):
     for page, text in ((first, "kept by the first"), (second, "kept by the second")):
         page.locator("#comment").fill(text)
         expect(page.locator("#save-state")).to_have_attribute("data-state", "offline")
-    first.close()
-    second.close()
+    crash(first)
+    crash(second)
     browser.set_offline(False)
     page = browser.new_page()
     page.goto(address)
@@ -457,9 +464,7 @@ def test_work_kept_offline_is_found_after_the_seat_went(open_browser, posts, lab
     browser.set_offline(True)
     page.locator("#comment").fill("typed in a tunnel")
     expect(page.locator("#save-state")).to_have_attribute("data-state", "offline")
-    with suppress(Error):  # a page that is closed may send its last words, offline or not
-        page.goto("chrome://crash")
-    page.close()
+    crash(page)
     Slot.objects.filter(task=task).update(labeler=labeler2, lease_expires_at=timezone.now() + timedelta(hours=1))
     browser.set_offline(False)
     page = browser.new_page()
