@@ -113,7 +113,7 @@ def work(browser: Browser) -> tuple[list[float], list[float], list[float]]:
     claims, shown, submits = [], [], []
     for _ in range(STEPS):
         began = time.perf_counter()
-        page = browser.post("/tasks/next").headers["location"]
+        page = browser.post("/tasks/next").headers["location"].partition("?")[0]
         claims.append(time.perf_counter() - began)
         html = browser.http.get(page).raise_for_status().text
         shown.append(time.perf_counter() - began)

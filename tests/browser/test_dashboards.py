@@ -52,6 +52,7 @@ def test_dashboards_fit_and_are_accessible(open_page, ranked, reviewer, width, s
         check(page, f"{path} at {width} px, {scheme}")
         for chart in page.locator("svg.chart").all():
             assert chart.bounding_box()["width"] > 250
+    page.goto("/console/dashboards/policies/")
     page.get_by_role("region", name="Table of pairs").get_by_role("link").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("against")
     check(page, f"a pair at {width} px, {scheme}")

@@ -176,6 +176,7 @@ class Labeler(threading.Thread):
         page = self.ask("POST", "/tasks/next", kind="demonstration").headers["location"]
         if page == "/tasks/":
             return False
+        page = page.partition("?")[0]  # behind it: what was chosen, for the next one
         key = re.search(r'name="submit_key"\s+value="([^"]+)"', self.ask("GET", page).text)[1]
         text = ""
         for version in range(1, 4):
