@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.actions import webhooks
 from labeling.errors import Conflict, Forbidden, Invalid
 from labeling.models import Evaluation, Export, GateCheck, ModelVersion, Promotion, User
@@ -22,8 +23,8 @@ from training.contract import (
 )
 
 NUL = "\\u0000"  # as JSON writes it; PostgreSQL stores none
-REGISTRY = "heed model registry"
-SERVING = "heed promotion"
+REGISTRY = "model registry"
+SERVING = "promotion"
 
 
 # ---- registering ----------------------------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def register(*, manifest: bytes, uri: str, by: User | None) -> ModelVersion:
     """
     checked = _decode(manifest)
     digest = hashlib.sha256(manifest).hexdigest()
-    _lock(REGISTRY)
+    locks.hold(REGISTRY)
     if existing := ModelVersion.objects.filter(manifest_sha256=digest).first():
         return existing
     parents = _parents(checked)
@@ -80,12 +81,6 @@ def _decode(manifest: bytes) -> ModelManifest:
     if NUL in manifest.decode():
         raise Invalid("manifest.json: holds a NUL character (\\u0000), which cannot be stored")
     return checked
-
-
-def _lock(name: str) -> None:
-    """Callers wait for each other until the end of the transaction."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
 
 
 def _free_name(name: str) -> ModelVersion:
@@ -261,7 +256,7 @@ def promote(
     reason = reason.strip()
     if not reason:
         raise Invalid("reason: say why this policy is to serve")
-    _lock(SERVING)
+    locks.hold(SERVING)
     model_version = ModelVersion.objects.select_for_update().get(pk=model_version.pk)
     if not model_version.is_policy:
         raise Invalid(
@@ -300,7 +295,7 @@ def rollback(*, reason: str, seen_serving: str | None = None, by: User | None) -
     """
     if not reason.strip():
         raise Invalid("reason: say why the serving policy is taken back")
-    _lock(SERVING)
+    locks.hold(SERVING)
     serving, previous = serving_policy(), rollback_target()
     if seen_serving is not None and seen_serving != (serving.name if serving else ""):
         raise Conflict(
