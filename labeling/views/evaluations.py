@@ -1,5 +1,6 @@
 """A model version's evaluations made ready to be read: by what measured them, the newest of each name, as lines and tables."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,12 @@ def measured(model: ModelVersion) -> list[Measured]:
             if kind == Evaluation.MeasuredBy.PEOPLE:
                 found[-1].agreement = agreement_with_people(newest)
     return found
+
+
+def finite(value: Any) -> float | None:
+    """The value if it is a finite number, else None: manifests, logs and evaluations come from outside and may hold anything."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
 
 
 def earlier(model: ModelVersion) -> list[Evaluation]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from labeling import charts
 from labeling.models import ModelVersion, Prompt, Response
 from labeling.templatetags.console import figure
 from labeling.views.access import Request, role_required
+from labeling.views.evaluations import finite
 
 LOG = "training_log.jsonl"
 MAX_LOG_BYTES = 8 * 2**20
@@ -88,7 +88,7 @@ def figures_of(model: ModelVersion) -> dict[str, Any]:
     found = dict(_flat(_("training"), (model.manifest or {}).get("metrics", {})))
     for evaluation in model.evaluations.newest():
         found |= dict(_flat(evaluation.name, evaluation.metrics))
-    return {name: value for name, value in found.items() if _is_number(value)}
+    return {name: value for name, value in found.items() if finite(value) is not None}
 
 
 def settings_of(model: ModelVersion) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[Difference]:
     rows = []
     for name in dict.fromkeys([*a, *b]):
         one, other = a.get(name), b.get(name)
-        by = f"{other - one:+.4g}" if _is_number(one) and _is_number(other) else ""  # type: ignore[operator]
+        by = f"{other - one:+.4g}" if finite(one) is not None and finite(other) is not None else ""  # type: ignore[operator]
         rows.append(Difference(name, _shown(one), _shown(other), by))
     return rows
 
@@ -134,7 +134,9 @@ def read_log(model: ModelVersion) -> list[dict[str, Any]]:
 
 def curves(names: list[str], logs: list[list[dict[str, Any]]]) -> list[charts.Figure]:
     """A chart for each number that the logs have in common (or that one has, where the other has no log), over the share of the run."""
-    columns = [[name for name in log[0] if name not in STEPS and _is_number(log[0][name])] for log in logs if log]
+    columns = [
+        [name for name in log[0] if name not in STEPS and finite(log[0][name]) is not None] for log in logs if log
+    ]
     if not columns:
         return []
     common = [name for name in columns[0] if all(name in other for other in columns)]
@@ -162,7 +164,7 @@ def _curve(name: str, names: list[str], logs: list[list[dict[str, Any]]]) -> cha
 def _sampled(log: list[dict[str, Any]], name: str, count: int) -> list[float | None]:
     """The column at evenly spread moments of the run."""
     values = [log[round(i * (len(log) - 1) / (count - 1))].get(name) for i in range(count)]
-    return [value if _is_number(value) else None for value in values]
+    return [finite(value) for value in values]
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -175,7 +177,3 @@ def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _shown(value: Any) -> str:
     return "–" if value is None else figure(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,6 +1,5 @@
 """The rounds of the loop: what each night's labels brought, from what the nightly command records with its candidates."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from django.views.decorators.http import require_GET
 from labeling import charts
 from labeling.models import Evaluation, Kind, ModelVersion
 from labeling.views.access import Request, role_required
+from labeling.views.evaluations import finite
 
 RECORDED_AS = "night"
 MOST_ROUNDS = 120
@@ -88,11 +88,6 @@ class Round:
 def part(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     found = metrics.get(name)
     return found if isinstance(found, dict) else {}
-
-
-def finite(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
 
 
 def rounds_of() -> list[Round]:
