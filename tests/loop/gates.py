@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Sequence
 
-from training import gate
+from training import gate, intervals
 
 RM_GOLD_ACCURACY = 0.75
 SFT_WINS = 0.65
@@ -63,26 +61,15 @@ def win_rates(ours: Sequence[float], theirs: Sequence[float], cases: Sequence[st
     """How often ours scores higher than theirs on the same prompt, overall and by use case; a tie counts half."""
     each = points(ours, theirs)
     by_case = {
-        case: rate_with_interval([point for point, of in zip(each, cases, strict=True) if of == case])
+        case: intervals.share([point for point, of in zip(each, cases, strict=True) if of == case])
         for case in sorted(set(cases))
     }
-    return rate_with_interval(each) | {"by_use_case": by_case}
-
-
-def rate_with_interval(points: Sequence[float]) -> dict:
-    """Mean of points in [0, 1] with a 95 % Wilson interval (conservative where ties count half)."""
-    n, rate, z = len(points), sum(points) / len(points), 1.96
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"rate": rate, "low": centre - half, "high": centre + half, "n": n}
+    return intervals.share(each) | {"by_use_case": by_case}
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict:
     """Mean of the differences on the same prompts, with a 95 % interval by the normal approximation."""
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean = statistics.fmean(differences)
-    half = 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(differences)}
+    return intervals.mean([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def points(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -25,7 +25,7 @@ import django
 from labeling.tether import end_with_parent
 from tests.loop import gates, judge, world
 from tests.loop.site import ROOT, throwaway_site
-from training import contract, tinyworld
+from training import contract, intervals, tinyworld
 from training.client import HeedClient
 from training.config import read_toml
 from training.contract import GateVerdict, all_hold, decode_verdicts, verdict_fields
@@ -344,7 +344,7 @@ def progress(nights: list[dict]) -> dict:
     for night in nights:
         scores = night["scores"]
         served.append(gates.points(scores["ppo" if night["promoted"] else "last"], scores["round0"]))
-    rates = [gates.rate_with_interval(each) for each in served]
+    rates = [intervals.share(each) for each in served]
     return {"served_vs_round0": rates, "last_minus_first": gates.paired_difference(served[-1], served[0])}
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.loop import gates, world
-from training import gate, tinyworld
+from training import gate, intervals, tinyworld
 
 PROMPTS = world.unseen_prompts(500, seed=0)
 
@@ -83,7 +83,7 @@ def test_win_rates_by_hand():
 
 def test_wilson_interval_by_hand():
     """40 of 50: 0.670 to 0.888 (Wilson 1927, as in Brown, Cai and DasGupta 2001)."""
-    rate = gates.rate_with_interval([1.0] * 40 + [0.0] * 10)
+    rate = intervals.share([1.0] * 40 + [0.0] * 10)
     assert (round(rate["low"], 3), round(rate["high"], 3)) == (0.670, 0.888)
 
 
