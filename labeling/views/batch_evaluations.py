@@ -24,7 +24,7 @@ from labeling.models import Batch, Group, ModelVersion, Origin, Revision, Statis
 from labeling.views.access import Request, role_required
 from labeling.views.csv_files import csv_file
 from labeling.views.dashboards import order_refresh
-from labeling.views.listing import FilterForm, prompt_preview, set_choices
+from labeling.views.listing import FilterForm, newest_first, prompt_preview, set_choices
 
 ROWS_PER_PAGE = 50
 # Submissions in which this model's response was flagged with this flag.
@@ -254,11 +254,7 @@ def batch_evaluation_rows(request: Request, pk: int) -> HttpResponse:
     rows = _narrowed(counted(statistics.labels({"batch": batch.pk, "origin": origin})), part)
     if flag and shown:
         rows = rows.filter(pk__in=RawSQL(FLAGGED, [shown[0].pk, batch.pk, flag]))  # noqa: S611 parameters alone
-    before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) < 19:
-        rows = rows.filter(pk__lt=int(before))
-    page = list(_read(rows)[: ROWS_PER_PAGE + 1])
-    found = page[:ROWS_PER_PAGE]
+    found, more = newest_first(request, _read(rows), ROWS_PER_PAGE)
     query = {"origin": origin, "part": part, "flag": flag} | {
         name: model.pk for name, model in zip(("first", "second"), shown, strict=False)
     }
@@ -270,7 +266,7 @@ def batch_evaluation_rows(request: Request, pk: int) -> HttpResponse:
         "flag": labels.get(flag, flag),
         "part": part.partition(":")[2],
         "rows": _judgments(found, shown, labels),
-        "more": found[-1].pk if len(page) > ROWS_PER_PAGE else None,
+        "more": more,
         "query": urlencode({name: value for name, value in query.items() if value}),
     }
     return render(request, "batch_evaluations/rows.html", context)
@@ -285,14 +281,10 @@ def _narrowed(rows: QuerySet[Submission], part: str) -> QuerySet[Submission]:
 
 def _read(rows: QuerySet[Submission]) -> QuerySet:
     newest = Revision.objects.filter(submission=OuterRef("pk"), number=OuterRef("revision_count"))
-    return (
-        rows.select_related("labeler")
-        .annotate(
-            tiers=Subquery(newest.values("tiers")[:1]),
-            ratings=Subquery(newest.values("ratings")[:1]),
-            prompt_preview=prompt_preview("task__prompt__"),
-        )
-        .order_by("-pk")
+    return rows.select_related("labeler").annotate(
+        tiers=Subquery(newest.values("tiers")[:1]),
+        ratings=Subquery(newest.values("ratings")[:1]),
+        prompt_preview=prompt_preview("task__prompt__"),
     )
 
 

@@ -27,7 +27,7 @@ from labeling.models import Batch, Group, Kind, ModelVersion, Revision, Statisti
 from labeling.models.batches import Progress
 from labeling.views import batches
 from labeling.views.access import Request, role_required
-from labeling.views.listing import FilterForm, prompt_preview
+from labeling.views.listing import FilterForm, newest_first, prompt_preview
 from labeling.win_rates import Apart
 
 PAIRS_PER_PAGE = 50
@@ -344,20 +344,13 @@ def policy_pair(request: Request, first: int, second: int) -> HttpResponse:
         rows = rows.filter(
             Exists(TaskResponse.objects.filter(task=OuterRef("task_id"), response__model_version_id=model.pk))
         )
-    before = request.GET.get("before", "")
-    if before.isascii() and before.isdigit() and len(before) < 19:
-        rows = rows.filter(pk__lt=int(before))
     newest = Revision.objects.filter(submission=OuterRef("pk"), number=OuterRef("revision_count")).values("tiers")[:1]
-    page = list(
-        rows.select_related("labeler", "batch")
-        .defer("batch__query", "batch__instructions")
-        .annotate(tiers=Subquery(newest), prompt_preview=prompt_preview("task__prompt__"))
-        .order_by("-pk")[: PAIRS_PER_PAGE + 1]
-    )
-    shown = page[:PAIRS_PER_PAGE]
+    rows = rows.select_related("labeler", "batch").defer("batch__query", "batch__instructions")
+    rows = rows.annotate(tiers=Subquery(newest), prompt_preview=prompt_preview("task__prompt__"))
+    shown, more = newest_first(request, rows, PAIRS_PER_PAGE)
     may = looks.look_many(tasks=[row.task_id for row in shown], by=request.user)
     context = {"first": one, "second": other, "rows": _outcomes([row for row in shown if row.task_id in may], one, other),
-               "more": page[PAIRS_PER_PAGE - 1].pk if len(page) > PAIRS_PER_PAGE else None,
+               "more": more,
                "scope": scope, "query": scope.query()}  # fmt: skip
     return render(request, "dashboards/pair.html", context)
 

@@ -33,6 +33,16 @@ def paginate(
     return page
 
 
+def newest_first(request: HttpRequest, rows: QuerySet, per_page: int) -> tuple[list, int | None]:
+    """Rows by falling number behind `?before=`, and what the next page begins behind: None on the last. However far back, as cheap."""
+    before = request.GET.get("before", "")
+    if before.isascii() and before.isdigit() and len(before) < 19:
+        rows = rows.filter(pk__lt=int(before))
+    page = list(rows.order_by("-pk")[: per_page + 1])
+    shown = page[:per_page]
+    return shown, shown[-1].pk if len(page) > per_page else None
+
+
 def day_input() -> forms.DateInput:
     """A day, with the browser's calendar."""
     return forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
