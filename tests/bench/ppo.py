@@ -1,8 +1,8 @@
 """One side of the PPO benchmark in a process of its own: `python -m tests.bench.ppo ours|trl FOLDER PROMPTS.json CELL`, one JSON line.
 
-CELL: episodes, episodes per minibatch, longest response, iterations, and the token that ends a response (-1: none does). TRL's side
-needs TRL 1.12.0, the last with PPO, before all else on PYTHONPATH. Processor time of one thread, so that other work on the machine counts
-less; loading is not counted, and one iteration before the others not either.
+CELL: episodes, episodes per minibatch, longest response, iterations, and whether EOS ends a response (1) or nothing but the limit (0).
+TRL's side needs TRL 1.12.0, the last with PPO, before all else on PYTHONPATH. Processor time of one thread, so that other work counts less;
+loading is not counted, and one iteration before the others not either. `length` is the mean of responses, EOS included.
 """
 
 from __future__ import annotations
@@ -28,38 +28,34 @@ class Cell(NamedTuple):
     minibatch: int
     tokens: int
     iterations: int
-    end: int
+    ends: bool
 
 
 class Clock:
-    """Processor time in all, and within the functions it wraps; `restart` forgets the first iteration."""
+    """Processor time in all, and within the sampling that it wraps. The first iteration is not counted."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Count from here."""
-        self.begun, self.inside = time.process_time(), 0.0
+        self.calls: list[tuple[tuple, Any]] = []
 
     def within(self, function: Callable) -> Callable:
-        """The function, its time counted; its second call begins what is measured."""
-        calls = []
+        """The function, its time counted and what it was given and gave kept; its second call begins what is measured."""
 
-        def timed(*arguments, **keywords):
-            calls.append(None)
-            if len(calls) == 2:
-                self.restart()
+        def timed(*arguments):
+            if len(self.calls) < 2:
+                self.begun, self.inside = time.process_time(), 0.0
             begun = time.process_time()
-            result = function(*arguments, **keywords)
+            result = function(*arguments)
             self.inside += time.process_time() - begun
+            self.calls.append((arguments, result))
             return result
 
         return timed
 
-    def result(self) -> dict[str, float]:
-        """Seconds of processor time, and the share of them within."""
+    def result(self, length_of: Callable[[tuple, Any], float]) -> dict[str, float]:
+        """Seconds of processor time, the share of them within, and the mean over calls of what `length_of` makes of them."""
         total = time.process_time() - self.begun
-        return {"seconds": total, "generation": self.inside / total}
+        lengths = [length_of(arguments, result) for arguments, result in self.calls[1:]]
+        return {"seconds": total, "generation": self.inside / total, "length": sum(lengths) / len(lengths)}
 
 
 def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
@@ -70,13 +66,14 @@ def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]
     fields |= {"episodes": cell.episodes, "minibatch": cell.minibatch, "response_tokens": cell.tokens}
     config = ppo.Config(out="", export="", iterations=cell.iterations + 1, checkpoint_every=1000, **fields)
     players = ppo.load_players(config, torch.device("cpu"))
-    ends = argparse.Namespace(eos_token_id=cell.end, pad_token_id=players.tokenizer.pad_token_id)
+    end = players.tokenizer.eos_token_id if cell.ends else -1
+    ends = argparse.Namespace(eos_token_id=end, pad_token_id=players.tokenizer.pad_token_id)
     state: Any = argparse.Namespace(load=lambda: None, save=lambda *_: None)
     cpu.use(threads=1)  # as every stage begins
     clock = Clock()
     ppo.respond = clock.within(ppo.respond)
     ppo.train_policy(config, state, players._replace(tokenizer=ends), prompts, None)
-    return clock.result()
+    return clock.result(lambda _arguments, rollout: float(rollout.lengths_B.float().mean()))
 
 
 def trl(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
@@ -97,7 +94,8 @@ def trl(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
         total_episodes=cell.episodes * (cell.iterations + 1),
         num_ppo_epochs=1,
         response_length=cell.tokens,
-        stop_token_id=None if cell.end < 0 else cell.end,
+        stop_token="eos" if cell.ends else None,
+        missing_eos_penalty=1.0 if cell.ends else None,
         local_rollout_forward_batch_size=cell.minibatch,
         num_sample_generations=0,
         report_to="none",
@@ -120,7 +118,13 @@ def trl(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
     ppo_trainer.batch_generation = clock.within(ppo_trainer.batch_generation)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
-    return clock.result()
+
+    def length(arguments: tuple, result: Any) -> float:
+        responses_BR = result[0][:, arguments[1].shape[1] :]
+        ended_BR = (responses_BR == tokenizer.eos_token_id).cumsum(1) > 0
+        return float((~ended_BR[:, :-1]).sum(1).float().mean()) + 1 if cell.ends else responses_BR.shape[1]
+
+    return clock.result(length)
 
 
 if __name__ == "__main__":

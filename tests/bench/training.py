@@ -8,6 +8,7 @@ accumulated as make Heed's step.
 
 import json
 import logging
+import math
 import os
 import random
 import statistics
@@ -19,16 +20,16 @@ from pathlib import Path
 import torch
 
 from tests.bench import ppo
-from training import corpus, generation, models
+from training import corpus, models
 
-CPU = torch.device("cpu")
 SHAPES = [(32, 48), (128, 32), (256, 24), (64, 64)]  # tokens of prompt and response
 WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 512}
 RANKINGS, RANKINGS_PER_STEP = {4: 32, 9: 8}, 4  # by K: TRL takes some ten seconds for the longest
-FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (64, 48, True), (256, 48, True)]
-"""Episodes per rollout, longest response, whether prompts and responses are ragged."""
+FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (16, 48, True), (64, 48, True), (256, 48, True)]
+"""Episodes per rollout, longest response, whether responses end before it (and prompts differ in length)."""
 PPO_STEPS = 3
 TRL_PPO = "trl==1.12.0"
+END_PROBABILITY = 1 / 30
 
 Timed = Callable[[], float]
 
@@ -50,8 +51,8 @@ def measure(folder: Path, tokenizer, runs: int, quick: bool) -> Iterator[dict]:
     for k in (4,) if quick else (4, 9):
         for shape in shapes:
             yield from rm_rows(folder, tokenizer, k, *shape, runs)
-    for batch, tokens, is_ragged in FULL_PPO[:1] if quick else FULL_PPO:
-        yield from ppo_rows(folder, tokenizer, batch, tokens, is_ragged, runs)
+    for cell in FULL_PPO[:1] if quick else FULL_PPO:
+        yield from ppo_rows(folder, tokenizer, *cell, runs=runs)
 
 
 class Quiet:
@@ -70,15 +71,41 @@ class Quiet:
 
 
 def make_models(folder: Path):
-    """A policy and a reward model with random weights in `policy/` and `reward/`; returns their tokenizer."""
+    """A policy and a reward model with random weights in `policy/` and `reward/`, and in `ending/` again; returns their tokenizer."""
     documents = list(corpus.read_documents(None, 400, 0))
     tokenizer = models.train_tokenizer(corpus.plain_texts(documents), 512, WIDTH["max_tokens"])
-    models.new_model(tokenizer, **WIDTH, init_std=0.08).save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
-    reward_model = models.reward_model_from(folder / "policy", 0)
-    reward_model.save_pretrained(folder / "reward")
-    tokenizer.save_pretrained(folder / "reward")
+    policy = models.new_model(tokenizer, **WIDTH, init_std=0.08)
+    for parent in (folder, folder / "ending"):
+        if parent != folder:
+            let_end(policy, tokenizer, END_PROBABILITY)
+        policy.save_pretrained(parent / "policy")
+        reward_model = models.reward_model_from(parent / "policy", 0)
+        reward_model.save_pretrained(parent / "reward")
+        for name in ("policy", "reward"):
+            tokenizer.save_pretrained(parent / name)
     return tokenizer
+
+
+@torch.no_grad()
+def let_end(policy, tokenizer, probability: float) -> None:
+    """Change the weights so that each token is EOS with about this probability, whatever stands before it, and none is padding.
+
+    One dimension of the stream is made the same for every token, which no layer writes to: the two tokens' unembeddings have
+    nothing but that dimension.
+    """
+    entries_VH = policy.get_input_embeddings().weight  # tied: the unembedding too
+    for layer in policy.model.layers:
+        for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            written.weight[0] = 0.0
+    entries_VH[:, 0] = 8 * entries_VH.std()
+    special = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    entries_VH[special] = 0.0
+    ids_BT = torch.tensor([draw(random.Random(1), tokenizer, 64) for _ in range(16)])
+    logits_NV = policy(ids_BT).logits.flatten(0, 1)
+    logits_NV[:, special] = -math.inf
+    hidden_N = policy.model(ids_BT).last_hidden_state[..., 0].flatten()
+    wanted_N = logits_NV.logsumexp(-1) + math.log(probability / (1 - probability))
+    entries_VH[special, 0] = torch.stack([(wanted_N / hidden_N).mean(), -1000 / hidden_N.mean()])
 
 
 def compare(name: str, params: dict, unit: str, amount: float, ours: Timed, peer: Timed | None, runs: int) -> dict:
@@ -179,53 +206,38 @@ def write(folder: Path, spec: dict) -> Path:
 # ---- PPO ------------------------------------------------------------------------------------------------------------
 
 
-def ppo_rows(
-    folder: Path, tokenizer, batch: int, tokens: int, is_ragged: bool, runs: int, prompt: int = 24
-) -> Iterator[dict]:
+def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, ends: bool, *, runs: int) -> Iterator[dict]:
     """Episodes of at most `tokens` tokens, in minibatches of at most 64 and one epoch. Beside the rate, the share of generation.
 
-    All are equally long; or ragged: prompts of 8 to 40 tokens, and the token that ends responses soonest: with random weights not
-    soon, at 45 of 48 on average.
+    All prompts and responses are equally long; or they end as policies' do, after prompts of 8 to 40 tokens: each token ends
+    its response with a probability of about 1/30, so a limit of 48 leaves half of them on average, and cuts off a fifth.
     """
     rng = random.Random(0)
-    steps = PPO_STEPS if batch <= 64 else 1
-    lengths = [rng.randint(8, 40) if is_ragged else prompt for _ in range(batch * (steps + 1))]
+    steps = PPO_STEPS * (2 if ends else 1) if batch <= 64 else 2
+    lengths = [rng.randint(8, 40) if ends else 24 for _ in range(batch * (steps + 1))]
     prompts = folder / "prompts.json"
     prompts.write_text(json.dumps([draw(rng, tokenizer, length) for length in lengths]))
-    end = token_that_ends(folder, tokenizer, json.loads(prompts.read_text())[:128], tokens) if is_ragged else -1
-    cell = ppo.Cell(batch, min(batch, 64), tokens, steps, end)
+    cell = ppo.Cell(batch, min(batch, 64), tokens, steps, ends)
     site = trl_for_ppo(folder)
-    shares: dict[str, list[float]] = {"ours": [], "trl": []}
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
 
     def run_side(which: str) -> float:
-        found = side("ppo", which, folder, prompts, *cell, site=site if which == "trl" else None)
-        shares[which].append(100 * found["generation"])
-        return found["seconds"]
+        place = folder / "ending" if ends else folder
+        found[which].append(side("ppo", which, place, prompts, *map(int, cell), site=site if which == "trl" else None))
+        return found[which][-1]["seconds"]
 
-    params = {"batch": batch, "prompt": "8-40" if is_ragged else prompt, "response": tokens}
-    name = "ppo, ragged" if is_ragged else "ppo"
+    def median(which: str, figure: str) -> float:
+        return statistics.median(run[figure] for run in found[which])
+
+    params = {"batch": batch, "prompt": "8-40" if ends else 24, "response": f"up to {tokens}" if ends else tokens}
+    name = "ppo, responses end" if ends else "ppo"
     count = batch * steps
-    yield compare(name, params, "episodes/s", count, lambda: run_side("ours"), lambda: run_side("trl"), runs)
-    mine, theirs = (statistics.median(shares[side]) for side in ("ours", "trl"))
-    share = {"unit": "%", "ours": mine, "peer": theirs, "ratio": None, "ratio_min": None, "ratio_max": None}
+    row = compare(name, params, "episodes/s", count, lambda: run_side("ours"), lambda: run_side("trl"), runs)
+    means = {f"mean response, {which}": round(median(which, "length"), 1) for which in found}
+    yield row | {"params": params | means}
+    share: dict[str, object] = {"ratio": None, "ratio_min": None, "ratio_max": None, "unit": "%"}
+    share |= {"ours": 100 * median("ours", "generation"), "peer": 100 * median("trl", "generation")}
     yield {"name": f"{name}, share of time in generation", "params": params, "runs": runs} | share
-
-
-def token_that_ends(folder: Path, tokenizer, prompts: list[list[int]], tokens: int) -> int:
-    """The token whose first coming, or else the limit, is on average nearest to half the limit."""
-    policy = models.load_policy(folder / "policy", CPU)
-    drawn = generation.sample(
-        policy,
-        prompts,
-        eos_id=-1,
-        pad_id=tokenizer.pad_token_id,
-        max_new_tokens=tokens,
-        temperature=1.0,
-        generator=torch.Generator().manual_seed(0),
-    ).responses_BR
-    places = torch.arange(1, tokens + 1)
-    means = [places.where(drawn == token, tokens).amin(1).float().mean() for token in range(len(tokenizer))]
-    return int((torch.stack(means) - tokens / 2).abs().argmin())
 
 
 def trl_for_ppo(folder: Path) -> Path:
