@@ -163,7 +163,10 @@ def promote(work: Work) -> dict[str, Any]:
 
 
 def sample(work: Work) -> dict[str, Any]:
-    """Responses to the least covered prompts, by what serves and what served before it, brought to the web half."""
+    """Responses to the least covered prompts, by what serves and what served before it, brought to the web half.
+
+    A refused candidate writes some too: ranked, they tell the next reward model what this one was wrong about.
+    """
     config, folder = work.config, work.night.folder
     if not config.next_prompts:
         return {"skipped": "no next batch is configured"}
@@ -202,6 +205,10 @@ def _choose_next(work: Work) -> dict[str, Any]:
     rows = work.client.least_covered(task="ranking", split="train", limit=work.config.next_prompts, seed=work.seed)
     prompts = [{"prompt_id": row["prompt_id"], "messages": row["messages"]} for row in rows]
     names = [model["name"] for model in models] or [None]
+    if folders and work.config.next_refused and work.done("promote")["outcome"] == "refused":
+        candidate = work.done("ppo")
+        names.insert(1, candidate["name"])  # behind what serves, before older ones: small K leaves out the last
+        folders.insert(1, candidate["folder"])
     return {"server": work.config.next_server, "names": names, "folders": folders, "prompts": prompts}
 
 

@@ -75,7 +75,11 @@ class Config:
     )
     rules: str = option("gate.toml", help="rules of the gate")
     next_prompts: int = option(200, help="prompts of the next ranking batch, the least covered first; 0: no batch")
-    next_on_refusal: bool = option(True, help="also order it when the candidate was refused: from what serves")
+    next_on_refusal: bool = option(True, help="also order it when the candidate was refused")
+    next_refused: bool = option(
+        True,
+        help="a refused candidate writes some of the responses too: ranked, they mend the reward model it was trained against",
+    )
     next_k: int = option(4, help="responses per prompt")
     next_policies: int = option(2, help="policies that write them: the one that serves and those promoted before it")
     next_temperatures: tuple[float, ...] = option((1.0,), help="sampling temperatures; the responses are dealt to them")

@@ -236,7 +236,10 @@ def test_sabotaged_nights_leave_the_old_policy_serving(world, sabotage):
             assert world.night() == 0
             assert "was refused: " in world.last_line and reason in world.last_line
             assert world.serving == "first"
-        assert Batch.objects.filter(name="night 3").exists(), "labelers have work after a refusal too"
+        tasks = Task.objects.filter(batch__name="night 3").values("task_responses__response__model_version__name")
+        assert {name for task in tasks for name in task.values()} == {"first", "night-0003-ppo"}, (
+            "labelers have work after a refusal too, and what was refused is ranked"
+        )
     else:
         break_every_step(world)
     world.record()
