@@ -5,6 +5,7 @@
     figure = "evaluations.people.by_use_case.*.low"    # where the figure is; * stands for every name there
     floor = 0.5                                        # or ceiling, or both
     required = true                                    # false: advice, shown and kept, and no reason to refuse
+    where_known = false                                # true: asked only where the figure is there
 
 With `minus = "…"` the figure there is subtracted first: what got worse since. Where figures are (`gather`):
 
@@ -15,7 +16,7 @@ With `minus = "…"` the figure there is subtracted first: what got worse since.
 
 A table given as a list of rows is entered by what its rows are called: their `figure`, `task`, `model` or `name`.
 
-A figure that is missing, no number, or not finite fails its rule.
+A figure that is missing, no number, or not finite fails its rule; with `where_known` one that nobody measured refuses nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RULES = Path(__file__).with_name("configs") / "gate.toml"
 MISSING: Any = object()
+PLACES = ("model", "parents", "evaluations", "serving")
+PEOPLE = "people"
+"""The evaluation of this name is people's alone."""
 ROW_NAMES = ("figure", "task", "model", "name")
 
 
@@ -49,6 +53,7 @@ class Rule:
     floor: float | None = option(None, help="the least that passes")
     ceiling: float | None = option(None, help="the most that passes")
     required: bool = option(True, help="whether a promotion needs it")
+    where_known: bool = option(False, help="whether it is needed only where the figure was measured")
 
     def validate(self) -> None:
         """Raise ConfigError for a rule that could not decide anything."""
@@ -62,6 +67,9 @@ class Rule:
         for name in ("figure", "minus"):
             path = getattr(self, name)
             require(path is None or all(path.split(".")), name, f"no path: {path!r}")
+            require(
+                path is None or path.split(".")[0] in PLACES, name, f"begins with one of {', '.join(PLACES)}: {path!r}"
+            )
         stars = [path.split(".").count("*") for path in (self.figure, self.minus) if path]
         require(len(set(stars)) == 1, "minus", "needs as many * as the figure")
 
@@ -94,8 +102,8 @@ def read_rules(path: str | Path = DEFAULT_RULES) -> Rules:
     for number, table in enumerate(tables):
         where = f"{path}:{lines[number]}" if len(lines) == len(tables) else f"{path}: rule {number + 1}"
         rules.append(from_dict(Rule, table, f"{where} ({table.get('name', 'no name')})"))
-    if not any(rule.required for rule in rules):
-        raise ConfigError(f"{path}: no rule is required: such a gate would let everything through")
+    if not any(rule.required and not rule.where_known for rule in rules):
+        raise ConfigError(f"{path}: no rule is required at all events: such a gate would let everything through")
     return Rules(tuple(rules), text)
 
 
@@ -121,7 +129,8 @@ def _known(client: HeedClient, name: str) -> dict[str, Any]:
     parents = {role: client.model(ref["name"])["manifest"] for role, ref in manifest.get("parents", {}).items()}
     evaluations: dict[str, Any] = {}
     for evaluation in client.evaluations(name):  # newest first
-        evaluations.setdefault(evaluation["name"], evaluation["metrics"])
+        if evaluation["name"] != PEOPLE or evaluation["measured_by"] == PEOPLE:
+            evaluations.setdefault(evaluation["name"], evaluation["metrics"])
     return {
         "model": manifest.get("metrics", {}),
         "parents": {role: parent["metrics"] for role, parent in parents.items()},
@@ -134,11 +143,13 @@ def _verdicts(rule: Rule, figures: Mapping[str, Any]) -> list[GateVerdict]:
 
 
 def _verdict(rule: Rule, figures: Mapping[str, Any], names: tuple[str, ...], seen: Any) -> GateVerdict:
-    path = _filled(rule.figure, names)
+    path, is_known = _filled(rule.figure, names), seen is not MISSING
     value, problem = _number(seen, path)
     if rule.minus is not None:
         before = _filled(rule.minus, names)
-        subtracted, no_number = _number(_find(figures, before.split("."))[0][1], before)
+        other = _find(figures, before.split("."))[0][1]
+        is_known = is_known and other is not MISSING
+        subtracted, no_number = _number(other, before)
         path, problem = f"{path} - {before}", problem or no_number
         value = None if value is None or subtracted is None else value - subtracted
     return GateVerdict(
@@ -147,7 +158,7 @@ def _verdict(rule: Rule, figures: Mapping[str, Any], names: tuple[str, ...], see
         value=value,
         floor=rule.floor,
         ceiling=rule.ceiling,
-        required=rule.required,
+        required=rule.required and (is_known or not rule.where_known),
         reason=problem or _reason(value, rule),
     )
 

@@ -111,6 +111,10 @@ def _own_figures(path: Path) -> dict[str, dict[str, Any]]:
         raise StageError(f"own_evaluation: {path}: {error}") from None
     if not isinstance(found, dict) or not all(isinstance(one, dict) and one for one in found.values()):
         raise StageError(f"own_evaluation: {path}: expected {{name: {{figure: value, …}}}}")
+    if taken := OUR_NAMES & found.keys():
+        raise StageError(
+            f"own_evaluation: {path}: {', '.join(sorted(taken))}: the night's own evaluations are called so"
+        )
     return found
 
 
@@ -146,6 +150,7 @@ def people(work: Work) -> dict[str, Any]:
     return {"batch": batch["id"], "name": name, "win_rate": won}
 
 
+OUR_NAMES = {"evaluate", "fixed set", "by model", "by task", "people", "night"}
 PEOPLE_SAY = ("win_rate", "low", "high", "comparisons", "prompts")
 """What is kept of people's verdict on a pair of policies."""
 

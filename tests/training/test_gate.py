@@ -94,6 +94,10 @@ def test_all_required_rules_must_hold_and_advice_need_not():
     assert all_hold(check(FIGURES, [good, advice]))
     assert not all_hold(check(FIGURES, [good, bad]))
     assert not all_hold(check(FIGURES, [advice])) and not all_hold([])
+    known = [
+        Rule("known", path, ceiling=3.0, where_known=True) for path in ("model.gone", "model.nan", "model.kl_after")
+    ]
+    assert [all_hold(check(FIGURES, [good, each])) for each in known] == [True, False, False]
     assert reasons(check(FIGURES, [good, bad, advice])) == ["bad: 4 lies below the floor of 9."]
 
 
@@ -101,21 +105,36 @@ def test_the_rules_that_ship_load_and_know_their_text():
     rules = read_rules()
     assert "[[rule]]" in rules.text and len(rules.sha256) == 64
     assert not all_hold(check({}, rules.rules))
+    sound = {
+        "model": {"kl_after": 4.0},
+        "parents": {"rm": {"accuracy_test_held_out": 0.7, "demonstrations_valid_mean": 0.1}},
+        "evaluations": {"evaluate": {"policy": {"empty_share": 0, "looping_share": 0, "distinct_responses": 1, "finished": 1}}},
+    }  # fmt: skip
+    assert all_hold(check(sound, rules.rules)), "a first policy, compared with nothing"
+    worse = [
+        sound | {"model": {"kl_after": 4.0, "lm_loss_before": 1.0, "lm_loss_after": 6.0}},
+        sound | {"model": {"kl_after": -500.0}},
+        sound | {"evaluations": sound["evaluations"] | {"people": {"win_rate": {"low": 0.0, "high": 0.05}}}},
+        sound | {"evaluations": sound["evaluations"] | {"people": {"win_rate": {"low": None, "high": None}}}},
+    ]
+    assert [all_hold(check(figures, rules.rules)) for figures in worse] == [False] * 4
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[rule]]\nname = "a"\nfigure = "b"\nfloor = 1\n\n[[rule]]\nname = "c"\nfigure = "d"\nceling = 1\n',
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = 1\n\n[[rule]]\nname = "c"\nfigure = "model.d"\nceling = 1\n',
          r"gate.toml:6 \(c\): field celing: unknown \(did you mean ceiling\?\)"),
         ('[[rule]]\nname = "a"\nfloor = 1\n', "gate.toml:1 .*field figure: missing"),
-        ('[[rule]]\nname = "a"\nfigure = "b"\n', "field floor: give a floor"),
-        ('[[rule]]\nname = "a"\nfigure = "b"\nfloor = nan\n', "field floor: .*nan"),
-        ('[[rule]]\nname = "a"\nfigure = "b"\nfloor = -inf\n', "field floor: must be finite"),
-        ('[[rule]]\nname = "a"\nfigure = "b"\nfloor = 2\nceiling = 1\n', "above the ceiling"),
-        ('[[rule]]\nname = "a"\nfigure = "b..c"\nfloor = 2\n', "field figure: no path"),
-        ('[[rule]]\nname = "a"\nfigure = "b.*"\nminus = "c"\nfloor = 2\n', "field minus"),
-        ('[[rule]]\nname = "a"\nfigure = "b"\nfloor = 2\nrequired = false\n', "no rule is required"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\n', "field floor: give a floor"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = nan\n', "field floor: .*nan"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = -inf\n', "field floor: must be finite"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = 2\nceiling = 1\n', "above the ceiling"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b..c"\nfloor = 2\n', "field figure: no path"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b.*"\nminus = "model.c"\nfloor = 2\n', "field minus"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = 2\nrequired = false\n', "no rule is required"),
+        ('[[rule]]\nname = "a"\nfigure = "model.b"\nfloor = 2\nwhere_known = true\n', "no rule is required at all events"),
+        ('[[rule]]\nname = "a"\nfigure = "modle.b"\nfloor = 2\n', "field figure: begins with one of model, parents"),
         ("[[rules]]\n", "field rules: unknown"),
         ("rule = 1\n", "field rule: rules are written as"),
         ("", "no rule is required"),
@@ -142,7 +161,8 @@ class Registry:
         return {"manifest": self.manifests[name]}
 
     def evaluations(self, name):
-        return [{"name": "people", "metrics": {"of": name, "n": n}} for n in (2, 1)]
+        found = [{"name": "people", "measured_by": "people", "metrics": {"of": name, "n": n}} for n in (2, 1)]
+        return [{"name": "people", "measured_by": "model", "metrics": {"of": name, "n": 3}}, *found]
 
     def serving_model(self):
         return {"name": "old"}
