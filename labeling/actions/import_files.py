@@ -295,7 +295,8 @@ def _repeated_key(text: str, row: Any) -> str | None:
     The faster reader keeps the last and does not tell. Where the text has no more ends of keys than `row` has keys, none can
     be repeated; only the other texts are read a second time.
     """
-    if len(KEY.findall(text)) == _count_keys(row):
+    keys = _count_keys(row)
+    if text.count(":") == keys or len(KEY.findall(text)) == keys:
         return None
     found: list[str] = []
 
@@ -311,9 +312,15 @@ def _repeated_key(text: str, row: Any) -> str | None:
 
 
 def _count_keys(value: Any) -> int:
+    keys, inner = 0, value
     if isinstance(value, dict):
-        return len(value) + sum(_count_keys(one) for one in value.values() if isinstance(one, dict | list))
-    return sum(_count_keys(one) for one in value if isinstance(one, dict | list)) if isinstance(value, list) else 0
+        keys, inner = len(value), value.values()
+    elif not isinstance(value, list):
+        return 0
+    for one in inner:
+        if isinstance(one, (dict, list)):
+            keys += _count_keys(one)
+    return keys
 
 
 def _read_csv(

@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -41,6 +42,8 @@ MAX_JSON_BYTES = 100_000
 
 Complain = Callable[[str, str], None]
 """Takes (field, message) of something wrong with the row."""
+Check = Callable[[Any], Any]
+"""A value in, the value as it is stored out; ValueError says what is wrong."""
 
 
 class ResponseItem(Struct, frozen=True):
@@ -120,21 +123,14 @@ def _read_item(reader: "_Reader", with_responses: bool) -> PromptItem:
     responses = [ResponseItem(None, text) for text in reader.read("demonstration", _texts) or []]
     if with_responses:
         responses = [*reader.responses(), *responses]
-    item = PromptItem(
+    return PromptItem(
         prompt_id=prompt_id,
         messages=messages,
         content_sha256=content_digest(messages) if messages else "",
-        external_id=reader.read("external_id", _id) or None,
-        kind=reader.read("kind", _kind) or PLAIN,
-        use_case=reader.read("use_case", _use_case) or "",
-        author=reader.read("author", _id) or None,
-        organization=reader.read("organization", _id) or "",
-        split=reader.read("split", _split),
-        metadata=reader.read("metadata", _json_object) or {},
         original=original,
         responses=tuple(responses),
+        **reader.read_given(PROMPT_CHECKS),
     )
-    return item
 
 
 class _Reader:
@@ -152,9 +148,17 @@ class _Reader:
 
     def has(self, *names: str) -> bool:
         """True if the row gives one of these fields."""
-        return any(self.row.get(name) is not None for name in names)
+        for name in names:  # noqa: SIM110 asked several times a row, a generator would cost more than what it asks
+            if self.row.get(name) is not None:
+                return True
+        return False
 
-    def read(self, name: str, check: Callable[[Any], Any]) -> Any:
+    def read_given(self, checks: Mapping[str, Check]) -> dict[str, Any]:
+        """The checked values of those of the fields that the row gives, and that say something."""
+        row = self.row
+        return {name: value for name, check in checks.items() if name in row and (value := self.read(name, check))}
+
+    def read(self, name: str, check: Check) -> Any:
         """A field's checked value; None when it is absent or was refused."""
         value = self.row.get(name)
         if value is None:
@@ -167,13 +171,14 @@ class _Reader:
 
     def messages(self) -> list[dict[str, str]]:
         """The prompt's messages, from `prompt` or `messages`; empty when they were refused."""
-        if self.has("prompt") and self.has("messages"):
+        has_messages = self.has("messages")
+        if self.has("prompt"):
+            if not has_messages:
+                text = self.read("prompt", _text(settings.PROMPT_MAX_CHARS))
+                return [{"role": "user", "content": text}] if text else []
             self.refuse("prompt", _("give either prompt or messages, not both"))
-        elif self.has("messages"):
+        elif has_messages:
             return self.read("messages", _messages) or []
-        elif self.has("prompt"):
-            text = self.read("prompt", _text(settings.PROMPT_MAX_CHARS))
-            return [{"role": "user", "content": text}] if text else []
         else:
             self.refuse("prompt", _("missing or empty"))
         return []
@@ -192,41 +197,37 @@ class _Reader:
             self.refuse("response", _("missing: a row needs model and response, or responses"))
         if not self.has("response"):
             return []
-        return [self._one(self, "response", "response_external_id")]
+        return [self._one("response", RESPONSE_CHECKS, settings.RESPONSE_MAX_CHARS)]
 
     def _several(self) -> list[ResponseItem]:
         given = self.row["responses"]
         if not isinstance(given, list) or not given:
             self.refuse("responses", _("expected a list of {model, text}, not empty"))
             return []
-        items = []
+        items, most = [], settings.RESPONSE_MAX_CHARS
         for number, one in enumerate(given):
-            inner = _Reader(one if isinstance(one, dict) else {}, self._within(f"responses[{number}]"))
-            for name in sorted(inner.row.keys() - RESPONSE_PARTS):
-                inner.refuse(name, _("unknown field"))
+            inner = _Reader(one if isinstance(one, dict) else {}, self._within(number))
+            if not inner.row.keys() <= RESPONSE_PARTS:
+                for name in sorted(inner.row.keys() - RESPONSE_PARTS):
+                    inner.refuse(name, _("unknown field"))
             for name in ("model", "text"):
                 if not inner.has(name):
                     inner.refuse(name, _("missing or empty"))
-            items.append(self._one(inner, "text", "external_id"))
+            items.append(inner._one("text", RESPONSE_PART_CHECKS, most))
             self.has_failed |= inner.has_failed
         return items
 
-    def _within(self, prefix: str) -> Complain:
-        return lambda name, message: self._complain(f"{prefix}.{name}", message)
+    def _within(self, number: int) -> Complain:
+        return lambda name, message: self._complain(f"responses[{number}].{name}", message)
 
-    @staticmethod
-    def _one(reader: "_Reader", text: str, external_id: str) -> ResponseItem:
-        finish_reason = reader.read("finish_reason", _finish_reason) or ""
+    def _one(self, text: str, checks: Mapping[str, Check], max_chars: int) -> ResponseItem:
+        given = self.read_given(checks)
+        if "response_external_id" in given:
+            given["external_id"] = given.pop("response_external_id")
         # A model that stops at once has answered, badly, and people should say so; without a finish reason an empty
         # text is more likely a hole in the file.
-        check = _text(settings.RESPONSE_MAX_CHARS, may_be_empty=bool(finish_reason))
-        return ResponseItem(
-            model=reader.read("model", _model_name) or "",
-            text=reader.read(text, check) or "",
-            external_id=reader.read(external_id, _id) or None,
-            finish_reason=finish_reason,
-            sampling=reader.read("sampling", _json_object) or {},
-        )
+        check = _text(max_chars, may_be_empty="finish_reason" in given)
+        return ResponseItem(model=self.read("model", _model_name) or "", text=self.read(text, check) or "", **given)
 
 
 # ---- checks: a value in, the value as it is stored out; ValueError says what is wrong -----------------------------------
@@ -237,10 +238,11 @@ def _clean(value: Any) -> str:
         raise ValueError(_("expected text, got %s") % _kind_of(value))
     if "\x00" in value:
         raise ValueError(_("holds a NUL character, which cannot be stored"))
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(_("holds half a surrogate pair, which is no character")) from None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(_("holds half a surrogate pair, which is no character")) from None
     return value
 
 
@@ -254,6 +256,7 @@ def _too_long(length: int, most: int) -> ValueError:
     return ValueError(_("%(n)s characters; %(most)s at most") % {"n": f"{length:,}", "most": f"{most:,}"})
 
 
+@cache
 def _text(max_chars: int, *, may_be_empty: bool = False) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value)
@@ -370,3 +373,25 @@ def _message(value: Any, number: int) -> dict[str, str]:
         said = _("message %(n)d: role: expected one of %(roles)s")
         raise ValueError(said % {"n": number + 1, "roles": ", ".join(ROLES)})
     return {"role": value["role"], "content": content}
+
+
+# Of the fields that may be left out.
+PROMPT_CHECKS: Mapping[str, Check] = {
+    "external_id": _id,
+    "kind": _kind,
+    "use_case": _use_case,
+    "author": _id,
+    "organization": _id,
+    "split": _split,
+    "metadata": _json_object,
+}
+RESPONSE_PART_CHECKS: Mapping[str, Check] = {
+    "finish_reason": _finish_reason,
+    "external_id": _id,
+    "sampling": _json_object,
+}
+RESPONSE_CHECKS: Mapping[str, Check] = {
+    "finish_reason": _finish_reason,
+    "response_external_id": _id,
+    "sampling": _json_object,
+}

@@ -28,19 +28,25 @@ PROMPT_COLUMNS = (
     "row, part, place, prompt_id, messages, original, digest, external_id, kind, use_case, author, organization, split, own_split,"
     " metadata, model, text, text_digest, finish_reason, sampling, response_external_id"
 )
-AFTERWARDS = "CREATE INDEX ON heed_staged (row, part); ANALYZE heed_staged"
+# Of this column alone: to look at samples of long texts would cost more than to store them.
+AFTERWARDS = "ANALYZE heed_staged (part)"
+OPTIONAL_FIELDS = ("prompt_id", "external_id", "author", "split")
 NOTHING = (None,) * 13
 _encode = msgspec.json.Encoder().encode
 
 
 class Staging:
-    """The staged rows: how many there are, whose responses they are, and which optional fields occur."""
+    """The staged rows: how many there are, whose responses they are, and which optional fields occur.
+
+    `has_several_of_one`: a row holds more than one response of a model, or of people, so that they may be alike.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
         self.models: dict[str, int] = {}
         self.responses: Counter[str] = Counter()
         self.fields: set[str] = set()
+        self.has_several_of_one = False
 
     def fill(self, items: Iterable[tuple[str, PromptItem]]) -> None:
         """COPY all (place, item) into the table, made anew. What the items' reading raises goes through."""
@@ -51,12 +57,13 @@ class Staging:
                 for place, item in items:
                     self.rows += 1
                     write(self._prompt(place, item))
+                    self._note_models(item.responses)
                     for part, response in enumerate(item.responses, start=1):
                         write(self._response(part, response))
             cursor.execute(AFTERWARDS)
 
     def _prompt(self, place: str, item: PromptItem) -> tuple[Any, ...]:
-        for name in ("prompt_id", "external_id", "author", "split"):
+        for name in OPTIONAL_FIELDS:
             if getattr(item, name) is not None:
                 self.fields.add(name)
         messages = _encode(item.messages).decode() if item.messages else None
@@ -68,11 +75,17 @@ class Staging:
             None, None, None, None, None, None,
         )  # fmt: skip
 
+    def _note_models(self, responses: tuple[ResponseItem, ...]) -> None:
+        if responses:
+            models = [response.model for response in responses]
+            self.has_several_of_one |= len(set(models)) < len(models)
+            for model in models:
+                self.responses["demonstrations" if model is None else "responses"] += 1
+
     def _response(self, part: int, response: ResponseItem) -> tuple[Any, ...]:
         model = None
         if response.model is not None:
             model = self.models.setdefault(response.model, len(self.models) + 1)
-        self.responses["demonstrations" if model is None else "responses"] += 1
         return (
             self.rows, part, *NOTHING, model, response.text, response.text_sha256, response.finish_reason,
             _json(response.sampling), response.external_id,

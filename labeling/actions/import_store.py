@@ -57,21 +57,25 @@ SELECT s.place, p.split FROM heed_staged s JOIN labeling_prompt p ON p.content_s
  WHERE s.split <> p.split AND s.prompt_id IS NULL"""),
 )  # fmt: skip
 
-# LATERAL … LIMIT 1 and not a plain join: the rows then come in the file's order without being sorted with their texts.
-NEW_PROMPTS = """
-WITH made AS (
-  INSERT INTO labeling_prompt (uuid, messages, content_sha256, kind, source, use_case, author_id, organization, split,
-                               external_id, metadata, created_at, original, imported_in_id)
-  SELECT gen_random_uuid(), s.messages, s.digest, s.kind, 'import', s.use_case, a.id, s.organization,
-         coalesce(a.split, s.split, s.own_split), s.external_id, s.metadata, %(now)s,
-         s.original, %(record)s
-    FROM heed_staged s
-    LEFT JOIN LATERAL (SELECT id, split FROM labeling_author WHERE key = s.author LIMIT 1) a ON true
-   WHERE s.row > %(after)s AND s.row <= %(upto)s AND s.part = 0 AND s.prompt_id IS NULL
-   ORDER BY s.row
-  ON CONFLICT (content_sha256) DO NOTHING RETURNING 1)
-SELECT count(*) FROM made
+# The rows come in the file's order without being sorted with their texts: a range of pages is read from its begin to its end, and
+# Whether every row brings a prompt that is new, none twice: then none has to be looked for again while it is stored.
+ALL_NEW = """
+SELECT NOT EXISTS (SELECT FROM heed_staged s JOIN labeling_prompt p ON p.content_sha256 = s.digest WHERE s.part = 0)
+   AND NOT EXISTS (SELECT FROM heed_staged WHERE part = 0 GROUP BY digest HAVING count(*) > 1)
 """
+
+# The rows come in the file's order without being sorted with their texts, nor found by an index: pages are read from the first to the
+# last, and LATERAL … LIMIT 1 is no join that could be turned round.
+NEW_PROMPTS = """
+INSERT INTO labeling_prompt (uuid, messages, content_sha256, kind, source, use_case, author_id, organization, split,
+                             external_id, metadata, created_at, original, imported_in_id)
+SELECT gen_random_uuid(), s.messages, s.digest, s.kind, 'import', s.use_case, a.id, s.organization,
+       coalesce(a.split, s.split, s.own_split), s.external_id, s.metadata, %(now)s, s.original, %(record)s
+  FROM heed_staged s
+  LEFT JOIN LATERAL (SELECT id, split FROM labeling_author WHERE key = s.author LIMIT 1) a ON true
+ WHERE s.ctid >= %(begin)s::tid AND s.ctid < %(end)s::tid AND s.part = 0 AND s.prompt_id IS NULL
+"""
+UNLESS_PRESENT = "ON CONFLICT (content_sha256) DO NOTHING"
 
 PROMPTS_OF_ROWS = """
 CREATE TEMP TABLE heed_prompt_of ON COMMIT DROP AS
@@ -101,23 +105,28 @@ ANALYZE heed_copy
 """
 
 NEW_RESPONSES = """
-WITH made AS (
-  INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, origin, model_version_id, sampling, finish_reason,
-                                 external_id, created_at)
-  SELECT gen_random_uuid(), o.prompt_id, s.text, s.text_digest, CASE WHEN s.model IS NULL THEN 'person' ELSE 'model' END,
-         (%(models)s::bigint[])[s.model], s.sampling, s.finish_reason,
-         coalesce(s.response_external_id,
-                  'text:' || left(s.text_digest, 40)
-                  || CASE WHEN s.model IS NULL THEN '' ELSE ':' || coalesce(c.number, 1) END),
-         %(now)s
-    FROM heed_staged s
-   CROSS JOIN LATERAL (SELECT prompt_id FROM heed_prompt_of WHERE row = s.row LIMIT 1) o
-    LEFT JOIN LATERAL (SELECT number FROM heed_copy WHERE row = s.row AND part = s.part LIMIT 1) c ON true
-   WHERE s.row > %(after)s AND s.row <= %(upto)s AND s.part > 0
-   ORDER BY s.row, s.part
-  ON CONFLICT (prompt_id, model_version_id, external_id) DO NOTHING RETURNING origin)
+INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, origin, model_version_id, sampling, finish_reason,
+                               external_id, created_at)
+SELECT gen_random_uuid(), o.prompt_id, s.text, s.text_digest, CASE WHEN s.model IS NULL THEN 'person' ELSE 'model' END,
+       (%(models)s::bigint[])[s.model], s.sampling, s.finish_reason,
+       coalesce(s.response_external_id,
+                'text:' || left(s.text_digest, 40) || CASE WHEN s.model IS NULL THEN '' ELSE ':' || {number} END),
+       %(now)s
+  FROM heed_staged s
+ CROSS JOIN LATERAL (SELECT prompt_id FROM heed_prompt_of WHERE row = s.row LIMIT 1) o {copies}
+ WHERE s.ctid >= %(begin)s::tid AND s.ctid < %(end)s::tid AND s.part > 0
+"""
+RESPONSES_ALL_NEW = NEW_RESPONSES.format(number="1", copies="")
+ADDED_RESPONSES = """
+WITH made AS ({insert} ON CONFLICT (prompt_id, model_version_id, external_id) DO NOTHING RETURNING origin)
 SELECT CASE origin WHEN 'person' THEN 'demonstrations' ELSE 'responses' END, count(*) FROM made GROUP BY origin
 """
+RESPONSES_UNLESS_PRESENT = ADDED_RESPONSES.format(
+    insert=NEW_RESPONSES.format(
+        number="coalesce(c.number, 1)",
+        copies="LEFT JOIN LATERAL (SELECT number FROM heed_copy WHERE row = s.row AND part = s.part LIMIT 1) c ON true",
+    )
+)
 
 DROP = "DROP TABLE IF EXISTS heed_staged, heed_prompt_of, heed_copy"
 
@@ -132,6 +141,7 @@ class Store:
         self.record = record
         self.now = timezone.now()
         self.counts: Counter[str] = Counter(rows=staged.rows)
+        self.is_all_new = False
 
     def check(self) -> None:
         """Report what contradicts the database as it is. Makes the authors that are new: what they are checked by."""
@@ -147,14 +157,16 @@ class Store:
 
     def write_prompts(self) -> None:
         """Make the prompts that are new, the first of equal ones."""
+        self.is_all_new = "prompt_id" not in self.staged.fields and self._execute(ALL_NEW).fetchone()[0]
+        sql = NEW_PROMPTS if self.is_all_new else NEW_PROMPTS + UNLESS_PRESENT
         made = sum(
-            self._execute(NEW_PROMPTS, now=self.now, record=self.record.pk, **part).fetchone()[0]
-            for part in self._slices(0, 2)
+            self._execute(sql, now=self.now, record=self.record.pk, **part).rowcount for part in self._slices(0, 2)
         )
         self.counts["prompts_new"] = made
         self.counts["prompts_present"] = 0
-        if made < self.staged.rows or self.staged.responses:
+        if self.staged.responses or not self.is_all_new:
             self._execute(PROMPTS_OF_ROWS)
+        if not self.is_all_new:
             named = self._execute("SELECT count(DISTINCT prompt_id) FROM heed_prompt_of").fetchone()[0]
             self.counts["prompts_present"] = named - made
 
@@ -162,11 +174,16 @@ class Store:
         """Make the responses that are new; one with the same prompt, model and external id is the same response."""
         if not self.staged.responses:
             return
-        models = self._models()
-        self._execute(COPIES)
-        made: Counter[str] = Counter()
-        for part in self._slices(1, 2):
-            made.update(dict(self._execute(NEW_RESPONSES, models=models, now=self.now, **part).fetchall()))
+        models, made = self._models(), self.staged.responses
+        if self.is_all_new and not self.staged.has_several_of_one:
+            for part in self._slices(1, 2):
+                self._execute(RESPONSES_ALL_NEW, models=models, now=self.now, **part)
+        else:
+            self._execute(COPIES)
+            made = Counter()
+            for part in self._slices(1, 2):
+                found = self._execute(RESPONSES_UNLESS_PRESENT, models=models, now=self.now, **part).fetchall()
+                made.update(dict(found))
         for kind, total in sorted(self.staged.responses.items(), reverse=True):
             self.counts[f"{kind}_new"] = made[kind]
             self.counts[f"{kind}_present"] = total - made[kind]
@@ -189,12 +206,15 @@ class Store:
             self.counts["models_new"] = len(new)
         return [known[name] for name in names]
 
-    def _slices(self, step: int, of: int) -> Iterator[dict[str, int]]:
-        """Ranges of rows; between them progress is told."""
-        rows = self.staged.rows
-        for after in range(0, rows, SLICE_ROWS):
-            self.progress((step + after / rows) / of)
-            yield {"after": after, "upto": after + SLICE_ROWS}
+    def _slices(self, step: int, of: int) -> Iterator[dict[str, str]]:
+        """Ranges of the staged pages, of about SLICE_ROWS rows; between them progress is told."""
+        pages = self._execute("SELECT pg_relation_size('heed_staged') / current_setting('block_size')::int").fetchone()[
+            0
+        ]
+        at_once = max(1, pages * SLICE_ROWS // self.staged.rows)
+        for begin in range(0, pages, at_once):
+            self.progress((step + begin / pages) / of)
+            yield {"begin": f"({begin},0)", "end": f"({begin + at_once},0)"}
 
     def _report(self, column: str) -> None:
         for _column, field, message, sql in (each for each in CONTRADICTIONS if each[0] == column):

@@ -19,7 +19,8 @@ class Response(models.Model):
         PERSON = "person", _("person")  # written by a person outside Heed: an imported demonstration
 
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    prompt = models.ForeignKey("Prompt", on_delete=models.PROTECT, related_name="responses")
+    # Found by response_once, which begins with it.
+    prompt = models.ForeignKey("Prompt", on_delete=models.PROTECT, related_name="responses", db_index=False)
     text = models.TextField()
     text_sha256 = models.CharField(max_length=64, editable=False)
     origin = models.CharField(max_length=6, choices=Origin.choices, default=Origin.MODEL)
