@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import django
 
@@ -34,7 +35,8 @@ from training.night_state import Night
 CONFIGS = ROOT / "training" / "configs"
 THREADS = min(2, os.cpu_count() or 1)
 SIMULATED = {"origins": ["simulated"]}
-PROMPTS_OF_SEVERAL_NIGHTS = 1000
+TEXT = {"text": "tinyworld", "max_documents": 300}
+"""What a night costs on plain text: the tax on the page of rounds."""
 USE_CASES = {tinyworld.STORY: "story", tinyworld.FACTS: "facts"}
 
 
@@ -51,6 +53,9 @@ class Scale:
     test_prompts: int = world.TEST_PROMPTS
     flags: dict[str, dict] = field(default_factory=dict)
 
+
+SEVERAL_NIGHTS = Scale(test_prompts=1000)
+"""A night must be told from the night before."""
 
 # Every step in under a minute, with models that cannot pass the gates: so that the plumbing is tested, and the refusal too.
 SMOKE = Scale(
@@ -83,6 +88,7 @@ class Loop:
         self.people = Workforce(seed)
         self.nights, self.nights_in_a_row = folder / "nightly", nights
         self.base, self.sft = self.models / "base", self.models / "sft"
+        self.more_rules = ""
 
     def _make_token(self) -> str:
         from labeling.actions import tokens
@@ -142,7 +148,7 @@ class Loop:
         with step(f"night {number}"):
             finish(
                 start(
-                    [sys.executable, "-m", "training", "nightly", "--config", str(self._settings())],
+                    [sys.executable, "-m", "training", "nightly", "--config", str(self.settings())],
                     self.folder,
                     f"night-{number}",
                 )
@@ -152,18 +158,21 @@ class Loop:
             print(f"{entry['seconds']:7.1f} s    {name}", flush=True)
         report = json.loads((night.folder / judge.REPORT).read_bytes())
         verdicts = decode_verdicts(night.output("gate")["verdicts"])
-        promoted = night.output("ppo")["name"] if night.outcome == "promoted" else None
-        return self._summary(report, verdicts, promoted, self._new_tasks(night, promoted))
+        candidate = night.output("ppo")["name"]
+        promoted = candidate if night.outcome == "promoted" else None
+        summary = self._summary(report, verdicts, promoted, self._new_tasks(night, promoted))
+        return summary | {"candidate": candidate, "labels_behind": self._labels_behind(candidate)}
 
-    def _settings(self) -> Path:
-        """The nightly command's settings: the tiny world's, at this loop's scale, with the loop's own evaluation and rules."""
+    def settings(self, **changes: Any) -> Path:
+        """The nightly command's settings: the tiny world's, at this loop's scale, with the loop's own evaluation and rules; and changes."""
         from tests.loop.labelers import agreement
 
         rules = [*gates.RULES, *([gates.NOT_WORSE] if self.nights_in_a_row > 1 else [])]
-        (self.folder / "gate.toml").write_text(gates.as_toml(rules, f"evaluations.{judge.NAME}"))
+        (self.folder / "gate.toml").write_text(gates.as_toml(rules, f"evaluations.{judge.NAME}") + self.more_rules)
         own = [sys.executable, "-m", "tests.loop.judge", "--base", self.base, "--seed", self.seed, "--threads", THREADS]
         own += ["--prompts", self.scale.test_prompts, "--agreement", agreement()[0]]
         stages = {stage: str(self._stage_settings(stage)) for stage in ("rm", "ppo", "evaluate")}
+        stages["by_task"] = str(self._written("by-task", TEXT | {"base": str(self.base), "threads": THREADS}))
         fields = read_toml(CONFIGS / "tiny_nightly.toml") | stages | {
             "out": str(self.nights),
             "rules": str(self.folder / "gate.toml"),
@@ -175,7 +184,7 @@ class Loop:
             "next_on_refusal": self.nights_in_a_row > 1,
             "seed": self.seed,
             "notify": [],
-        }  # fmt: skip
+        } | changes  # fmt: skip
         return self._written("nightly", fields)
 
     def _stage_settings(self, stage: str) -> Path:
@@ -199,6 +208,33 @@ class Loop:
         if policy and theirs.values("task").distinct().count() != tasks.count():
             raise RuntimeError(f"batch {ordered['name']}: a task lacks responses of {policy}")
         return tasks.count()
+
+    def _labels_behind(self, policy: str) -> dict[str, int]:
+        """How many labels of each kind one comes to from a policy, by export; each must be a submission here."""
+        from labeling.models import Submission
+
+        found = {}
+        for source in self.client.get(f"/api/v1/models/{policy}/labels/")["exports"]:
+            for kind in ("demonstrations", "rankings"):
+                ids = set(source[kind])
+                if Submission.objects.filter(kind=kind[:-1], uuid__in=ids).count() != len(ids):
+                    raise RuntimeError(f"{policy}: {source['export']} names {kind} that are not there")
+                found[f"{kind} of {source['export']}"] = len(ids)
+        return found
+
+    def keep_rounds_page(self, nights: list[dict]) -> None:
+        """rounds.html: the console's page of rounds as a researcher is shown it, which must name every night's candidate."""
+        from django.test import Client
+        from django.urls import reverse
+
+        from labeling.models import User
+
+        browser = Client(headers={"host": "127.0.0.1"})
+        browser.force_login(User.objects.get(email="engineer@loop.example"))
+        page = browser.get(reverse("rounds"), secure=True).content.decode()
+        (self.folder / "rounds.html").write_text(page)
+        if missing := [night["candidate"] for night in nights if night["candidate"] not in page]:
+            raise RuntimeError(f"the page of rounds lacks {', '.join(missing)}")
 
     def _summary(self, report: dict, verdicts: list[GateVerdict], promoted: str | None, new_tasks: int) -> dict:
         versus_sft = report["ppo_vs_sft"]
@@ -323,8 +359,10 @@ def print_night(night: dict) -> None:
     for title in ("gold_reward", "proxy_reward", "distinct_responses", "prompt_dependence"):
         values = "   ".join(f"{name} {value:.2f}" for name, value in night[title].items())
         rows.append((title.replace("_", " "), values))
-    rows.append(("KL to SFT, nats per response", f"{night['kl']:.2f} at β = {night['beta']}"))
+    rows.append(("KL to what it started from, nats per response", f"{night['kl']:.2f} at β = {night['beta']}"))
     rows.append(("spread of the reward on SFT samples", f"{night['reward_std']:.2f}"))
+    behind = ", ".join(f"{count} {what}" for what, count in night["labels_behind"].items() if count)
+    rows.append(("labels behind the candidate", behind))
     rows.append(("promoted", f"{night['promoted'] or 'nothing'}; {night['new_ranking_tasks']} new ranking tasks"))
     print()
     for label, value in rows:
@@ -373,7 +411,7 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     """One night is judged on as many prompts as its gates need; several are compared with each other, on more."""
     if arguments.smoke:
         return SMOKE
-    return Scale(test_prompts=PROMPTS_OF_SEVERAL_NIGHTS) if arguments.nights > 1 else Scale()
+    return SEVERAL_NIGHTS if arguments.nights > 1 else Scale()
 
 
 def main() -> int:
@@ -400,6 +438,7 @@ def main() -> int:
         for number in range(1, arguments.nights + 1):
             nights.append(loop.night(number))
             print_night(nights[-1])
+            loop.keep_rounds_page(nights)
     summary = write_summary(folder, nights, time.monotonic() - started)
     if len(nights) > 1:
         print_progress(summary["progress"])
