@@ -117,7 +117,13 @@ class RunState:
         path = self.folder / f"checkpoint-{step:08d}.pt"
         writing = self.folder / "writing"  # one name, so that a killed run leaves at most one
         with writing.open("wb") as file:
-            torch.save({"fingerprint": self.fingerprint, "state": state}, file)
+            try:
+                torch.save({"fingerprint": self.fingerprint, "state": state}, file)
+            except RuntimeError as error:  # torch speaks of positions in its archive; why is in what it met
+                if not isinstance(error.__context__, OSError):
+                    raise
+                why = error.__context__.strerror
+                raise CheckpointError(f"{path}: {why}; the checkpoint before it, if any, still stands") from error
             file.flush()
             os.fsync(file.fileno())
         write_atomically(path.with_name(path.name + ".sha256"), hash_file(writing).encode() + b"\n")

@@ -1,5 +1,8 @@
 """Checkpoints: a damaged one is refused and the one before it used; runs are never mixed up."""
 
+import resource
+import signal
+
 import pytest
 import torch
 
@@ -44,6 +47,20 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     state = state_of(tmp_path)
     state.save(1, {"step": 1})
     (state.folder / "checkpoint-00000002.pt").write_bytes(b"half")
+    assert state.load()["step"] == 1
+
+
+def test_a_full_disk_is_called_so_and_leaves_the_checkpoint_before(tmp_path):
+    state, limits = state_of(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    state.save(1, {"step": 1})
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(CheckpointError, match=r"checkpoint-00000002\.pt: File too large"):
+            state.save(2, {"step": 2, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert state.load()["step"] == 1
 
 
