@@ -5,11 +5,14 @@ Layer by layer, as FSDP2 shards them: what stands between the layers, and all th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+
+from training import cpu
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -23,12 +26,36 @@ def layers_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
-def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
-    """Compile the layers in place, at their first pass. Results stay the same but for rounding; sampling stays eager."""
+def compile_layers(*models: torch.nn.Module, backend: str = "inductor") -> None:
+    """Compile the models' layers in place, at their first pass. Results stay the same but for rounding; sampling stays eager."""
     global _is_used
     _is_used = True
-    for layer in layers_of(model):
-        layer.compile(dynamic=True, backend=backend)
+    options = with_own_products() if cpu.has_onednn() and backend == "inductor" else None
+    for layer in itertools.chain.from_iterable(map(layers_of, models)):
+        layer.compile(dynamic=True, backend=backend, options=options)
+
+
+def with_own_products() -> dict[str, Any]:
+    """Options of inductor with which compiled layers multiply by `cpu.product`: what `cpu.use` put into torch they pass by."""
+    from torch._dynamo.decorators import skip
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class OwnProducts(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            for node in graph.find_nodes(op="call_function", target=torch.ops.aten.mm.default):
+                node.target = torch.ops.heed.product.default
+            for node in graph.find_nodes(op="call_function", target=torch.ops.aten.addmm.default):
+                if not node.kwargs:  # no factors
+                    node.target = torch.ops.heed.biased_product.default
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((__file__,))
+
+    for kernel in (cpu.product, cpu.biased_product, cpu.pays, cpu.copied):
+        skip(
+            kernel
+        )  # where a layer's own frame is not compiled, they are called as they are, and must not be compiled alone
+    return {"post_grad_custom_pre_pass": OwnProducts()}
 
 
 def uncompiled(function: Callable[Given, Result]) -> Callable[Given, Result]:

@@ -52,10 +52,22 @@ def use_onednn() -> None:
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
         library.impl("mm", product, "CPU")
         library.impl("addmm", biased_product, "CPU")
-    _LIBRARIES.append(library)
+    own = torch.library.Library("heed", "DEF")  # by name, for compiled layers
+    own.define("product(Tensor a, Tensor b) -> Tensor")
+    own.define("biased_product(Tensor bias, Tensor a, Tensor b) -> Tensor")
+    own.impl("product", product, "CPU")
+    own.impl("biased_product", biased_product, "CPU")
+    own.impl("product", lambda a, b: a.new_empty(a.shape[0], b.shape[1]), "Meta")
+    own.impl("biased_product", lambda bias, a, b: a.new_empty(a.shape[0], b.shape[1]), "Meta")
+    _LIBRARIES.extend((library, own))
 
 
 _LIBRARIES: list[torch.library.Library] = []  # what they registered goes with them
+
+
+def has_onednn() -> bool:
+    """Whether `use_onednn` put its products into torch."""
+    return bool(_LIBRARIES)
 
 
 def is_amd() -> bool:

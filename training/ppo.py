@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from tqdm import tqdm
 
-from training import corpus, models, parallel, plan, processes, ptx
+from training import compiling, corpus, models, parallel, plan, processes, ptx
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
@@ -94,6 +94,9 @@ class Config(RunSettings):
     merge: bool = option(False, help="publish the policy with the adapter merged in, instead of the adapter alone")
     seed: int = option(0, help="seed of order and sampling")
     checkpoint_every: int = option(10, help="iterations between checkpoints")
+    compile: bool = option(
+        False, help="compile the layers with torch.compile (minutes at the start; sampling stays eager)"
+    )
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
@@ -173,6 +176,8 @@ def run(config: Config) -> Path:
     )
     if adapter:
         share_frozen_weights(players.policy, players.reference)
+    if config.compile:
+        compiling.compile_layers(players.policy, players.critic, players.reference, players.reward_model)
     counts: Counter[str] = Counter()
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
     valid = read_prompts(export, players.tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]

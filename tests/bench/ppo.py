@@ -1,8 +1,9 @@
 """One side of the PPO benchmark in a process of its own: `python -m tests.bench.ppo ours|trl FOLDER PROMPTS.json CELL`, one JSON line.
 
-CELL: episodes, episodes per minibatch, longest response, iterations, and whether EOS ends a response (1) or nothing but the limit (0).
-TRL's side needs TRL 1.12.0, the last with PPO, before all else on PYTHONPATH. Processor time of one thread, so that other work counts less;
-loading is not counted, and one iteration before the others not either. `length` is the mean of responses, EOS included.
+CELL: episodes, episodes per minibatch, longest response, iterations, whether EOS ends a response (1) or nothing but the limit (0), and
+whether ours compiles its layers (1): TRL's torch_compile made its iterations longer. TRL's side needs TRL 1.12.0, the last with PPO, before
+all else on PYTHONPATH. Processor time of one thread, so that other work counts less; loading is not counted, and one iteration before the
+others not either. `length` is the mean of responses, EOS included.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Cell(NamedTuple):
     tokens: int
     iterations: int
     ends: bool
+    compile: bool
 
 
 class Clock:
@@ -60,7 +62,7 @@ class Clock:
 
 def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]:
     """`training.ppo`'s own loop."""
-    from training import cpu, ppo
+    from training import compiling, cpu, ppo
 
     fields: dict[str, Any] = {"policy": str(folder / "policy"), "reward_model": str(folder / "reward")}
     fields |= {"episodes": cell.episodes, "minibatch": cell.minibatch, "response_tokens": cell.tokens}
@@ -70,6 +72,8 @@ def ours(folder: Path, prompts: list[list[int]], cell: Cell) -> dict[str, float]
     ends = argparse.Namespace(eos_token_id=end, pad_token_id=players.tokenizer.pad_token_id)
     state: Any = argparse.Namespace(load=lambda: None, save=lambda *_: None)
     cpu.use(threads=1)  # as every stage begins
+    if cell.compile:
+        compiling.compile_layers(*players[:4])
     clock = Clock()
     ppo.respond = clock.within(ppo.respond)
     ppo.train_policy(config, state, players._replace(tokenizer=ends), prompts, None)

@@ -27,6 +27,7 @@ WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 
 RANKINGS, RANKINGS_PER_STEP = {4: 32, 9: 8}, 4  # by K: TRL takes some ten seconds for the longest
 FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (16, 48, True), (64, 48, True), (256, 48, True)]
 """Episodes per rollout, longest response, whether responses end before it (and prompts differ in length)."""
+COMPILED_PPO = (64, 48, False, True)
 PPO_STEPS = 3
 TRL_PPO = "trl==1.12.0"
 END_PROBABILITY = 1 / 30
@@ -51,7 +52,7 @@ def measure(folder: Path, tokenizer, runs: int, quick: bool) -> Iterator[dict]:
     for k in (4,) if quick else (4, 9):
         for shape in shapes:
             yield from rm_rows(folder, tokenizer, k, *shape, runs)
-    for cell in FULL_PPO[:1] if quick else FULL_PPO:
+    for cell in FULL_PPO[:1] if quick else [*FULL_PPO, COMPILED_PPO]:
         yield from ppo_rows(folder, tokenizer, *cell, runs=runs)
 
 
@@ -206,7 +207,9 @@ def write(folder: Path, spec: dict) -> Path:
 # ---- PPO ------------------------------------------------------------------------------------------------------------
 
 
-def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, ends: bool, *, runs: int) -> Iterator[dict]:
+def ppo_rows(
+    folder: Path, tokenizer, batch: int, tokens: int, ends: bool, compile: bool = False, *, runs: int
+) -> Iterator[dict]:
     """Episodes of at most `tokens` tokens, in minibatches of at most 64 and one epoch. Beside the rate, the share of generation.
 
     All prompts and responses are equally long; or they end as policies' do, after prompts of 8 to 40 tokens: each token ends
@@ -217,7 +220,7 @@ def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, ends: bool, *, ru
     lengths = [rng.randint(8, 40) if ends else 24 for _ in range(batch * (steps + 1))]
     prompts = folder / "prompts.json"
     prompts.write_text(json.dumps([draw(rng, tokenizer, length) for length in lengths]))
-    cell = ppo.Cell(batch, min(batch, 64), tokens, steps, ends)
+    cell = ppo.Cell(batch, min(batch, 64), tokens, steps, ends, compile)
     site = trl_for_ppo(folder)
     found: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
 
@@ -230,7 +233,7 @@ def ppo_rows(folder: Path, tokenizer, batch: int, tokens: int, ends: bool, *, ru
         return statistics.median(run[figure] for run in found[which])
 
     params = {"batch": batch, "prompt": "8-40" if ends else 24, "response": f"up to {tokens}" if ends else tokens}
-    name = "ppo, responses end" if ends else "ppo"
+    name = "ppo" + (", responses end" if ends else "") + (", compiled" if compile else "")
     count = batch * steps
     row = compare(name, params, "episodes/s", count, lambda: run_side("ours"), lambda: run_side("trl"), runs)
     means = {f"mean response, {which}": round(median(which, "length"), 1) for which in found}

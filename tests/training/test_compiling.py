@@ -1,10 +1,13 @@
 """Compiled layers give the eager gradients. The compiler's front and its autograd are tried; inductor would take a minute."""
 
+import functools
+import json
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from training import compiling, models
+from training import compiling, models, ppo
 from training.generation import sample_texts
 from training.unembedding import loss_sum_at
 
@@ -16,6 +19,10 @@ def compiled(base):
     policy = models.load_policy(base)
     compiling.compile_layers(policy, backend="aot_eager")
     yield policy
+    forget()
+
+
+def forget():
     compiling._is_used = False
     torch.compiler.reset()
 
@@ -40,3 +47,23 @@ def test_layers_run_compiled_for_any_shape_and_sampling_stays_eager(compiled, po
     ]
     assert texts[0] == texts[1]
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_ppo_compiled_has_the_figures_of_ppo(sft_model, reward_model, export, tmp_path, monkeypatch):
+    """Packed rows and rows of one episode, with gradients and without, of four models; in one minibatch, and in two."""
+    monkeypatch.setattr(compiling, "compile_layers", functools.partial(compiling.compile_layers, backend="aot_eager"))
+    fields = {"policy": str(sft_model), "reward_model": str(reward_model), "export": str(export), "iterations": 2}
+    fields |= {"episodes": 8, "prompt_tokens": 200, "response_tokens": 8, "learning_rate": 1e-3, "valid_episodes": 8}
+    graphs = counters["stats"]["unique_graphs"]
+    for minibatch in (4, 8):
+        outs = {flag: str(tmp_path / f"{flag}-{minibatch}") for flag in (False, True)}
+        eager, compiled = (
+            ppo.run(ppo.Config(**fields, out=out, minibatch=minibatch, compile=flag)) for flag, out in outs.items()
+        )
+        logs = [
+            [json.loads(row) for row in (folder / "training_log.jsonl").read_text().splitlines()]
+            for folder in (eager, compiled)
+        ]
+        assert logs[1] == [pytest.approx(row, rel=1e-4, abs=1e-5) for row in logs[0]]
+    assert counters["stats"]["unique_graphs"] > graphs
+    forget()

@@ -1,5 +1,6 @@
 """oneDNN's matrix products in the place of MKL's: the same numbers, whatever lies how in memory."""
 
+import shutil
 import subprocess
 import sys
 
@@ -67,3 +68,42 @@ print(sum(calls))
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no warning"
     assert int(done.stdout) == 6, "two products forward, two each backward"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_compiled_layers_have_these_kernels_too():
+    """In a process of its own. What is registered for torch's own products, compiled code passes by."""
+    code = """
+import torch
+from torch._dynamo.utils import counters
+from training import compiling, cpu
+class Layer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False)
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+torch.manual_seed(0)
+model, x = torch.nn.Sequential(Layer()), torch.randn(4, 50, 48)
+model._no_split_modules = ["Layer"]
+def gradients():
+    model.zero_grad()
+    model(x).square().mean().backward()
+    return [p.grad.clone() for p in model.parameters()]
+expected, calls = gradients(), []
+cpu.ONEDNN_PAYS_FROM, cpu.is_amd = 2**10, lambda: True
+torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
+pays = cpu.pays
+cpu.pays = lambda a, b: calls.append(pays(a, b)) or calls[-1]
+cpu.use(threads=1)
+compiling.compile_layers(model)
+for mine, torchs in zip(gradients(), expected):
+    torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-6)
+print(counters["stats"]["unique_graphs"], sum(calls))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "5"], (
+        "one graph; two products forward, three backward: nothing asks for the input's"
+    )
