@@ -33,6 +33,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import dj_database_url
+from croniter import croniter
 from csp.constants import NONE, SELF
 from django.conf.locale import LANG_INFO
 from django.core.exceptions import ImproperlyConfigured
@@ -276,6 +277,12 @@ CAPTURE_MAX_CHARS = int(os.environ.get("CAPTURE_MAX_CHARS", "4000"))
 WEBHOOK_PRIVATE = switch("WEBHOOK_PRIVATE", False)
 NIGHTLY_CONFIG = os.environ.get("NIGHTLY_CONFIG", "").strip()
 NIGHTLY_CRON = os.environ.get("NIGHTLY_CRON", "").strip() or "30 1 * * *"
+try:  # as procrastinate will, but not until a worker runs
+    croniter(NIGHTLY_CRON).get_next()
+except ValueError as error:
+    raise ImproperlyConfigured(
+        f"NIGHTLY_CRON={NIGHTLY_CRON}: expected minute, hour, day, month, weekday, e.g. 30 1 * * * ({error})."
+    ) from error
 IMPORT_MAX_BYTES = int(os.environ.get("IMPORT_MAX_MB", "1024")) * 2**20
 
 PROCRASTINATE_AUTODISCOVER_MODULE_NAME = "jobs"

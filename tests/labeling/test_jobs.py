@@ -80,3 +80,16 @@ def test_the_nightly_command_is_started_only_where_it_is_configured_and_outlives
     process = nightly.start((sys.executable, "-c", "import os, sys; print(sys.argv[1:], os.getsid(0) == os.getpid())"))
     assert process.wait(30) == 0
     assert (tmp_path / "log" / "nightly.log").read_text() == "['--config', 'night.toml'] True\n"
+
+
+def test_the_nightly_command_goes_by_its_cron_line_which_is_checked_at_start(environment):
+    code = "import django; django.setup(); from labeling.jobs import app\n"
+    code += "print([task.cron for (name, _), task in app.periodic_registry.periodic_tasks.items() if name == 'start_nightly'])"
+    for line in ("5 2 * * *", "61 25 * * *", "0 0 31 2 *"):
+        set_so = environment | {"NIGHTLY_CONFIG": "night.toml", "NIGHTLY_CRON": line}
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, cwd=ROOT, env=set_so, capture_output=True, text=True, timeout=60)
+        if line == "5 2 * * *":
+            assert result.stdout == "['5 2 * * *']\n", result.stderr
+        else:
+            assert f"ImproperlyConfigured: NIGHTLY_CRON={line}: expected minute, hour" in result.stderr
