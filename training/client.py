@@ -100,8 +100,12 @@ class HttpClient:
 
     def post(self, path: str, body: Any, *, key: str | None = None) -> Any:
         """The JSON answer to a POST of JSON; with an idempotency key, the answer of the first time."""
+        return self.send(path, body, key=key).json()
+
+    def send(self, path: str, body: Any, *, key: str | None = None) -> httpx.Response:
+        """The whole answer to a POST of JSON, where its headers matter."""
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        return self.request("POST", path, content=msgspec.json.encode(body), headers=headers).json()
+        return self.request("POST", path, content=msgspec.json.encode(body), headers=headers)
 
     def stream_to(self, path: str, file: Path) -> None:
         """Download to a file in pieces; a broken download is tried again from its start."""
@@ -279,13 +283,17 @@ class HeedClient(HttpClient):
         rules: str = "",
         verdicts: Sequence[GateVerdict] = (),
         override_by: str = "",
+        seen_serving: str | None = None,
     ) -> dict[str, Any]:
         """Make a policy the one that serves; promoting the one that serves already changes nothing.
 
         `verdicts` under `rules` (the file's text) are kept, also when they refuse it: then ClientError names the rules, unless
-        `override_by` names the admin who decides so.
+        `override_by` names the admin who decides so. `seen_serving`: the policy that is to be replaced, "" for none;
+        ClientError when another serves by now.
         """
         body: dict[str, Any] = {"reason": reason, "metrics": metrics or {}, "override_by": override_by}
+        if seen_serving is not None:
+            body["seen_serving"] = seen_serving
         if verdicts:
             body["gate"] = {"rules": rules, "verdicts": verdicts}
         return self.post(f"/api/v1/models/{quote(model)}/promote/", body)

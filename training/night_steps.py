@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from training import night_evaluation, night_report
-from training.client import HeedClient
+from training.client import ClientError, HeedClient
 from training.contract import ContractError, GateVerdict, read_export, write_atomically
 from training.errors import StageError
 from training.night_labels import count_labels, new_labels, too_few
@@ -147,15 +147,20 @@ def promote(work: Work) -> dict[str, Any]:
     verdicts = msgspec.convert(found["verdicts"], list[GateVerdict])
     if any(made["model"]["name"] == name for made in work.client.promotions()):
         return {"outcome": "promoted", "reason": "every required rule of the gate holds"}
-    serving = named(work.client.serving_model())
     if not found["holds"]:
         work.client.record_gate_check(name, rules=found["rules"], verdicts=verdicts)
         return {"outcome": "refused", "reason": "; ".join(reason.rstrip(".") for reason in found["reasons"])}
-    if serving != work.start["serving"]:
+    reason = f"{work.config.name} {work.night.number}: every required rule of the gate holds"
+    compared = work.start["serving"]
+    seen = compared["name"] if compared else ""
+    try:
+        work.client.promote(name, reason=reason, rules=found["rules"], verdicts=verdicts, seen_serving=seen)
+    except ClientError:
+        serving = named(work.client.serving_model())
+        if serving == compared:
+            raise
         now = serving["name"] if serving else "nothing"
         return {"outcome": "refused", "reason": f"{now} serves since this night began: it was not compared with that"}
-    reason = f"{work.config.name} {work.night.number}: every required rule of the gate holds"
-    work.client.promote(name, reason=reason, rules=found["rules"], verdicts=verdicts)
     return {"outcome": "promoted", "reason": "every required rule of the gate holds"}
 
 

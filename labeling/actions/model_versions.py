@@ -206,6 +206,7 @@ class GateRefused(Conflict):
 def record_gate_check(*, model_version: ModelVersion, rules: str, verdicts: list[Any], by: User | None) -> GateCheck:
     """What the gate said of a model, kept for ever, also where it refused. Equal verdicts under equal rules are one row.
 
+    Once the gate has refused a model, a check that holds lifts that only if an admin recorded it (GateCheck.decisive_first).
     The rules are evaluated where the figures are made; whether each verdict holds is found here, from figure and bounds.
     Raises Invalid for verdicts that break the contract, and for none.
     """
@@ -216,22 +217,24 @@ def record_gate_check(*, model_version: ModelVersion, rules: str, verdicts: list
     if not any(verdict.required for verdict in checked):
         raise Invalid("gate: verdicts: expected one of a required rule at least")
     plain = [verdict_fields(verdict) | {"holds": verdict.holds} for verdict in checked]
+    holds = all_hold(checked)
+    lifted = _last_refusal(model_version) if holds and by is not None and by.is_admin else []
     return GateCheck.objects.get_or_create(
         model_version=model_version,
-        digest=_digest([rules, plain], "gate"),
+        digest=_digest([rules, plain, *lifted], "gate"),
         defaults={
             "rules": rules,
             "rules_sha256": hashlib.sha256(rules.encode()).hexdigest(),
             "verdicts": plain,
-            "holds": all_hold(checked),
+            "holds": holds,
             "created_by": by,
         },
     )[0]
 
 
-def latest_gate_check(model_version: ModelVersion) -> GateCheck | None:
-    """What the gate said of a model last."""
-    return model_version.gate_checks.order_by("-id").first()
+def _last_refusal(model_version: ModelVersion) -> list[int]:
+    """Its id, for the digest: an admin may have to say again what was said before the refusal, by themselves or by others."""
+    return list(model_version.gate_checks.filter(holds=False).order_by("-id").values_list("id", flat=True)[:1])
 
 
 # ---- promotion ------------------------------------------------------------------------------------------------------
@@ -245,13 +248,15 @@ def promote(
     metrics: dict | None = None,
     gate_check: GateCheck | None = None,
     override_by: str = "",
+    seen_serving: str | None = None,
     by: User | None,
 ) -> Promotion:
     """Let this policy serve; the one before is retired, in one step. Promoting what serves already changes nothing.
 
-    `gate_check`: what the gate said, if not what it said last. Where that refused, an admin decides, named in `override_by`.
-    Raises GateRefused when nobody does, Forbidden when who does is no admin, Invalid without a reason and for what is no
-    policy (a reward model, an outside model).
+    `gate_check`: what the gate said just now. Where that or an earlier one refused, and no admin recorded a newer one that
+    holds, an admin decides, named in `override_by`. `seen_serving`: name of the policy that the asker saw serving, "" for none.
+    Raises GateRefused when nobody decides, Forbidden when who does is no admin, Conflict when another policy serves by now,
+    Invalid without a reason and for what is no policy (a reward model, an outside model).
     """
     reason = reason.strip()
     if not reason:
@@ -266,9 +271,17 @@ def promote(
     serving = serving_policy()
     if serving == model_version:
         return model_version.promotions.order_by("-id")[0]
-    gate_check = gate_check or latest_gate_check(model_version)
+    _check_seen(serving, seen_serving)
+    gate_check = _decisive(model_version, gate_check)
     override_by = _override(model_version, gate_check, override_by.strip(), by)
     return _switch(serving, model_version, reason, metrics or {}, by, gate_check=gate_check, override_by=override_by)
+
+
+def _decisive(model_version: ModelVersion, given: GateCheck | None) -> GateCheck | None:
+    """The check that a promotion stands on: a refusal, given now or standing, before any that holds."""
+    standing = model_version.gate_checks.decisive_first().first()
+    refused = next((check for check in (given, standing) if check and not check.holds), None)
+    return refused or given or standing
 
 
 def _override(model_version: ModelVersion, gate_check: GateCheck | None, name: str, by: User | None) -> str:
@@ -277,7 +290,10 @@ def _override(model_version: ModelVersion, gate_check: GateCheck | None, name: s
         return ""
     if not name:
         raise GateRefused(
-            _("The gate refused %(model)s; an admin may promote it all the same, with name and reason.")
+            _(
+                "The gate refused %(model)s. That stands until an admin records a newer check that holds, "
+                "or promotes it all the same, with name and reason."
+            )
             % {"model": model_version.name},
             errors=[{"place": verdict["name"], "message": verdict["reason"]} for verdict in gate_check.refusals],
         )
@@ -297,14 +313,19 @@ def rollback(*, reason: str, seen_serving: str | None = None, by: User | None) -
         raise Invalid("reason: say why the serving policy is taken back")
     locks.hold(SERVING)
     serving, previous = serving_policy(), rollback_target()
-    if seen_serving is not None and seen_serving != (serving.name if serving else ""):
-        raise Conflict(
-            _("%(serving)s serves now, not %(seen)s: look again and decide.")
-            % {"serving": serving or _("No policy"), "seen": seen_serving or _("none")}
-        )
+    _check_seen(serving, seen_serving)
     if serving is None or previous is None:
         raise Conflict(_("There is no earlier policy to go back to."))
     return _switch(serving, previous, reason.strip(), {"rollback_of": serving.name}, by)
+
+
+def _check_seen(serving: ModelVersion | None, seen: str | None) -> None:
+    """Raise Conflict where another policy serves than the asker saw."""
+    if seen is not None and seen != (serving.name if serving else ""):
+        raise Conflict(
+            _("%(serving)s serves now, not %(seen)s: look again and decide.")
+            % {"serving": serving or _("No policy"), "seen": seen or _("none")}
+        )
 
 
 def serving_policy() -> ModelVersion | None:
@@ -325,8 +346,10 @@ def _switch(
     serving: ModelVersion | None, model_version: ModelVersion, reason: str, metrics: dict, by: User | None, **gate: Any
 ) -> Promotion:
     if serving is not None:
-        ModelVersion.objects.filter(pk=serving.pk).update(status=ModelVersion.Status.RETIRED)
-    ModelVersion.objects.filter(pk=model_version.pk).update(status=ModelVersion.Status.SERVING)
+        serving.status = ModelVersion.Status.RETIRED
+        serving.save(update_fields=["status"])
+    model_version.status = ModelVersion.Status.SERVING
+    model_version.save(update_fields=["status"])
     webhooks.promoted(model_version, previous=serving, reason=reason)
     return Promotion.objects.create(
         model_version=model_version, previous=serving, reason=reason, metrics=metrics, promoted_by=by, **gate

@@ -110,7 +110,10 @@ class GateChecks(View):
     @operation(
         scope="train", answers={200: GateCheckOut}, request=GateIn, creates=True, problems=(404,),
         operation_id="record_gate_check", summary="Record what the promotion gate said",
-        description="Kept for ever, without promoting. The same verdicts under the same rules are one.",
+        description=(
+            "Kept for ever, without promoting. The same verdicts under the same rules are one. Once one has refused, one that holds "
+            "lifts that only if an admin's token records it."
+        ),
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:
         given = self.checked(GateIn, request.data)
@@ -145,8 +148,9 @@ class Promote(View):
         operation_id="promote_model", summary="Let a policy serve",
         description=(
             "The policy that served is retired in the same step. Promoting the one that serves changes nothing. `gate`: what the "
-            "promotion gate said, kept also where it refuses; without it, what it said last counts. Where a required rule does not "
-            "hold: 409 `gate_refused` with the reasons, unless `override_by` names who decides against it and the token is an admin's."
+            "promotion gate said, kept also where it refuses. Where a required rule does not hold, now or in a check before that no admin "
+            "has lifted by a newer one that holds: 409 `gate_refused` with the reasons, unless `override_by` names who decides against "
+            "it and the token is an admin's. `seen_serving`: the policy that is to be replaced; 409 `conflict` when another serves by now."
         ),
     )  # fmt: skip
     def post(self, request: Request, name: str) -> Response:

@@ -289,6 +289,9 @@ class PromotionIn(StrictSerializer):
     metrics = JSONObject(required=False, default=dict)
     gate = GateIn(required=False)
     override_by = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+    seen_serving = serializers.CharField(
+        required=False, allow_blank=True, max_length=150, help_text="the policy that serves; blank: none does"
+    )
 
 
 class RollbackIn(StrictSerializer):

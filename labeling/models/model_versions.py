@@ -6,6 +6,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from labeling.models.people import Role, UserRole
+
 
 class ModelVersion(models.Model):
     """A registered model. Outside models known only by name (from imports) have stage `external` and no manifest."""
@@ -102,10 +104,24 @@ class Evaluation(models.Model):
         return f"{self.name} of {self.model_version_id}"
 
 
+class GateCheckQuerySet(models.QuerySet):
+    """What the gate said of a model version."""
+
+    def decisive_first(self) -> "GateCheckQuerySet":
+        """First the one that counts: the newest refusal or check of an admin; where there is neither, the newest.
+
+        So a refusal stands until an admin records a newer check that holds: what others record then is kept and lifts nothing.
+        """
+        admins = UserRole.objects.filter(role=Role.ADMIN).values("user")
+        weighs = models.Q(holds=False) | models.Q(created_by__in=admins)
+        return self.alias(weight=models.Case(models.When(weighs, then=1), default=0)).order_by("-weight", "-id")
+
+
 class GateCheck(models.Model):
     """What the promotion gate found of a model version, as the training half reported it. Append-only.
 
     `verdicts`: contract.GateVerdict, one per rule. `holds` follows from them: every required rule's figure is within its bounds.
+    `digest`: of rules and verdicts; of a check by which an admin lifts a refusal, of that as well.
     """
 
     model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="gate_checks")
@@ -116,6 +132,8 @@ class GateCheck(models.Model):
     digest = models.CharField(max_length=64, editable=False, help_text="SHA-256 of rules and verdicts")
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = GateCheckQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["model_version", "digest"], name="gate_check_once")]

@@ -51,7 +51,7 @@ class OverrideForm(ReasonForm):
     field_order = ["override_by", "reason"]
 
 
-GATE_SAID = Subquery(GateCheck.objects.filter(model_version=OuterRef("pk")).order_by("-id").values("holds")[:1])
+GATE_SAID = Subquery(GateCheck.objects.filter(model_version=OuterRef("pk")).decisive_first().values("holds")[:1])
 
 
 @role_required("researcher")
@@ -87,7 +87,7 @@ def model_version(request: Request, pk: int) -> HttpResponse:
         ),
         pk=pk,
     )
-    checks = list(found.gate_checks.select_related("created_by").order_by("-id")[:10])
+    checks = list(found.gate_checks.select_related("created_by").decisive_first()[:10])
     is_refused = bool(checks) and not checks[0].holds
     context = {
         "model": found,

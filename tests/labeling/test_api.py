@@ -423,11 +423,15 @@ def test_a_refused_promotion_keeps_its_verdicts(api, admin_user, tmp_path):
     assert_problem(
         call(client, "POST", f"{path}promote/", {"reason": "x", "gate": {"rules": "", "verdicts": [{}]}}), 422
     )
-    assert client.get("/api/v1/promotions/serving/").json() == {"model": None}
-    made = call(api(*ALL, user=admin_user), "POST", f"{path}promote/", override).json()
-    assert (made["gate_holds"], made["override_by"]) == (False, "Ada")
     mended = {"rules": "[[rule]]", "verdicts": [VERDICT | {"value": 1.0}]}
     assert call(client, "POST", f"{path}gate-checks/", mended).json()["holds"] is True
+    for more in ({}, {"gate": mended}, {"gate": mended | {"rules": ""}}):  # said by no admin, it lifts nothing
+        problem = assert_problem(call(client, "POST", f"{path}promote/", {"reason": "it holds now"} | more), 409)
+        assert (problem["code"], problem["errors"]) == ("gate_refused", [{"place": "KL", "message": "9"}])
+    assert client.get("/api/v1/promotions/serving/").json() == {"model": None}
+    admin = api(*ALL, user=admin_user)
+    made = call(admin, "POST", f"{path}promote/", override).json()
+    assert (made["gate_holds"], made["override_by"], made["model"]["status"]) == (False, "Ada", "serving")
     back = {"reason": "worse", "seen_serving": "org/policy-1"}
     assert_problem(call(client, "POST", "/api/v1/promotions/rollback/", back), 409)  # nothing came before
     for stranger, status in ((Client(), 401), (api("read", "train"), 403)):
@@ -436,7 +440,19 @@ def test_a_refused_promotion_keeps_its_verdicts(api, admin_user, tmp_path):
     assert call(client, "POST", "/api/v1/models/policy-2/promote/", {"reason": "better"}).json()["gate_holds"] is None
     assert_problem(call(client, "POST", "/api/v1/promotions/rollback/", back), 409)  # another serves
     undone = call(client, "POST", "/api/v1/promotions/rollback/", back | {"seen_serving": "policy-2"}).json()
-    assert undone["model"]["name"] == "org/policy-1"
+    assert (undone["model"]["name"], undone["model"]["status"]) == ("org/policy-1", "serving")
+
+    again = "/api/v1/models/policy-2/promote/"
+    for seen in ("", "policy-3"):
+        problem = assert_problem(call(client, "POST", again, {"reason": "r", "seen_serving": seen}), 409)
+        assert problem["code"] == "conflict" and "org/policy-1 serves now" in problem["detail"]
+    for _ in range(2):  # the second time it serves already
+        made = call(client, "POST", again, {"reason": "r", "seen_serving": "org/policy-1"}).json()
+        assert made["model"]["status"] == "serving"
+    assert_problem(call(client, "POST", f"{path}promote/", {"reason": "r"}), 409)
+    assert call(admin, "POST", f"{path}gate-checks/", mended).json()["holds"] is True
+    made = call(client, "POST", f"{path}promote/", {"reason": "an admin says that it holds"}).json()
+    assert (made["gate_holds"], made["override_by"]) == (True, "")
 
 
 def test_a_fault_of_ours_is_a_problem_too(api, monkeypatch, caplog):

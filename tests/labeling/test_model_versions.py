@@ -377,11 +377,12 @@ def test_a_gate_check_is_kept_once_and_holds_by_its_figures():
     policy = make_policy("p")
     passed = gate_check(policy, verdict(), verdict("advice", None, required=False))
     assert passed == gate_check(policy, verdict(), verdict("advice", None, required=False))
+    promotion = model_versions.promote(model_version=policy, reason="r", gate_check=passed, by=None)
     refused = gate_check(policy, verdict(), verdict("win rate", 0.4, None, floor=0.5), verdict("loss", None))
     assert (passed.holds, refused.holds) == (True, False)
     assert [one["name"] for one in refused.refusals] == ["win rate", "loss"]
     assert passed.rules_sha256 == hashlib.sha256(b"[[rule]]").hexdigest()
-    for row in (refused, model_versions.promote(model_version=policy, reason="r", gate_check=passed, by=None)):
+    for row in (refused, promotion):
         with pytest.raises(IntegrityError, match="kept as they were"), transaction.atomic():
             row.delete()
 
@@ -420,19 +421,43 @@ def test_what_the_gate_refuses_serves_by_an_admins_word_alone(admin_user, resear
     assert model_versions.rollback(reason="as feared", by=None).model_version == old
 
 
-def test_what_the_gate_said_last_counts(admin_user):
+def test_a_refusal_stands_until_an_admin_records_a_newer_check_that_holds(admin_user, researcher):
     policy = make_policy("p")
+
+    def promote(**options):
+        return model_versions.promote(model_version=policy, reason="mended", by=researcher, **options)
+
+    before = gate_check(policy, verdict(value=1.0), by=admin_user)
     gate_check(policy, verdict(value=9.0))
-    gate_check(policy, verdict(value=1.0))
-    promotion = model_versions.promote(model_version=policy, reason="mended", override_by="Ada", by=admin_user)
-    assert (promotion.override_by, promotion.gate_check.holds) == ("", True)
+    for later in (
+        before,
+        gate_check(policy, verdict(value=2.0), by=researcher),
+        gate_check(policy, verdict(value=3.0)),
+    ):
+        for given in (None, later):
+            with pytest.raises(model_versions.GateRefused, match="until an admin records") as refused:
+                promote(gate_check=given)
+            assert refused.value.errors == [{"place": "KL", "message": "9.0 was seen."}]
+    lifting = gate_check(policy, verdict(value=1.0), by=admin_user)  # what was said before the refusal, said again
+    assert lifting == gate_check(policy, verdict(value=1.0), by=admin_user) != before
+    with pytest.raises(model_versions.GateRefused):
+        promote(gate_check=gate_check(policy, verdict(value=9.0)))
+    promotion = promote(override_by="Rita")
+    assert (promotion.override_by, promotion.gate_check) == ("", lifting)
+    gate_check(policy, verdict(value=8.0), by=researcher)  # a new refusal stands again
+    model_versions.promote(model_version=make_policy("q"), reason="better", by=None)
+    with pytest.raises(model_versions.GateRefused):
+        promote()
 
 
 def test_an_admin_promotes_anyway_by_page_with_a_name(admin, admin_user):
     policy = make_policy("p")
     gate_check(policy, verdict(value=9.0), verdict("advice", None, required=False))
+    gate_check(policy, verdict(value=1.0))
     page = admin.get(reverse("model_version", args=[policy.pk])).text
     assert "Promote anyway" in page and "9.0 was seen." in page and "does not hold (advice)" in page
+    assert "The refusal stands until an admin records a newer check" in page
+    assert page.index("9.0 was seen.") < page.index("1.0 was seen.")
     assert "refused by the gate" in admin.get(reverse("model_versions")).text
     path = reverse("model_promote", args=[policy.pk])
     answer = admin.post(path, {"reason": "a demo"})

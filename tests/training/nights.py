@@ -47,8 +47,11 @@ def _night(arguments: list[str], said: Path, environment: dict[str, str], faults
     sys.exit(status)
 
 
-def _put_in(kill: str = "", largest_file: int = 0, impatient: bool = False, real_sample: bool = False) -> None:
-    """The faults: kill -9 "before STEP" is entered as done, or "after STEP"; no file above some bytes; no waiting for servers."""
+def _put_in(
+    kill: str = "", largest_file: int = 0, impatient: bool = False, real_sample: bool = False, overtaken_by: str = ""
+) -> None:
+    """The faults: kill -9 "before STEP" is entered as done, or "after STEP"; no file above some bytes; no waiting for servers;
+    another policy promoted just before the night's."""
     from tests.training import recorded
     from training import children, client, night_state
     from training.__main__ import main
@@ -79,5 +82,13 @@ def _put_in(kill: str = "", largest_file: int = 0, impatient: bool = False, real
     if largest_file:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    promote = client.HeedClient.promote
+
+    def promote_later(self: Any, model: str, **options: Any) -> Any:
+        promote(self, overtaken_by, reason="an admin says so")
+        return promote(self, model, **options)
+
+    if overtaken_by:
+        client.HeedClient.promote = promote_later
     if impatient:
         client.HttpClient.__init__.__kwdefaults__["patience_seconds"] = 0.3

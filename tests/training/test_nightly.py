@@ -185,7 +185,9 @@ def test_a_night_waits_for_people_if_it_is_to_ask_them(world, heldout_labeler):
     for task in Task.objects.filter(batch__name="night 1 evaluation"):
         ids = {r.response.model_version.name: str(r.response.uuid) for r in task.task_responses.all()}
         submit(task, heldout_labeler, tiers=[[ids["night-0001-ppo"]], [ids["first"]]])
-    assert world.night() == 0, world.said.read_text()
+    assert world.night(overtaken_by="base") == 0, world.said.read_text()
+    assert world.serving == "base", "what somebody promotes in that moment is not replaced"
+    assert "was refused: base serves since this night began" in world.last_line
     told = Evaluation.objects.get(name="night").metrics
     assert (told["win_rate_vs_last"]["rate"], told["win_rate_vs_last"]["by"]) == (1.0, "people")
     assert Evaluation.objects.filter(name="people", measured_by="people", model_version__name="night-0001-ppo").exists()
