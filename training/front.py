@@ -2,7 +2,8 @@
 
 Which engine answers is decided once, when a request is here whole; from then on that engine is waited for before it is stopped.
 So a change of policies loses no request: `show` names the new ones, requests under way end where they began. Each answer
-carries `X-Heed-Model`. A request's `model` may name one of the policies; without, the first one answers.
+carries `X-Heed-Model`. A request's `model` may name one of the policies, and no other answers then: 404, or 503 for one that is
+wanted and not up; without, or with ANY_POLICY, the first one answers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from training.errors import StageError
 from training.writers import with_prefix
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+ANY_POLICY = "heed"  # the gateway's name for whatever serves, too
 MAX_BODY_BYTES = 16 * 2**20
 HOLD_SECONDS = 30.0
 TRIES = 3
@@ -53,6 +55,7 @@ class Front:
         self.address = f"http://{host}:{self._socket.getsockname()[1]}"
         self._lock = threading.Lock()  # a policy is picked and counted in one step, or not any more
         self._policies: list[Served] = []
+        self._expected: list[str] = []
         self._is_changing = False
         config = uvicorn.Config(
             self, log_level="error", lifespan="off", server_header=False, timeout_graceful_shutdown=10
@@ -65,6 +68,10 @@ class Front:
         """From now on new requests go to these, the first where none is named. In one step: none sees half of it."""
         with self._lock:
             self._policies = list(policies)
+
+    def expect(self, names: Sequence[str]) -> None:
+        """These are wanted, up or not: who asks for one that is not is told to try again, not that there is none."""
+        self._expected = list(names)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -119,8 +126,10 @@ class Front:
 
     async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
         given = _parsed(body)
+        wanted = given.get("model")
+        wanted = None if wanted in (None, "", ANY_POLICY) else wanted
         for number in range(TRIES):
-            policy = await self._take(given.get("model"))
+            policy = await self._take(wanted)
             if policy is None:
                 break
             try:
@@ -137,19 +146,27 @@ class Front:
             finally:
                 self._give_back(policy)
             return
-        await _say(send, 503, _error("no_policy", "No policy is up just now. Try again."), {"retry-after": "2"})
+        name = repr(str(wanted)[:150])
+        if self._is_unknown(wanted):
+            return await _say(send, 404, _error("model_not_found", f"The model {name} is not served here.", "model"))
+        said = "No policy is up" if wanted is None else f"The model {name} is not up"
+        await _say(send, 503, _error("no_policy", f"{said} just now. Try again."), {"retry-after": "2"})
+
+    def _is_unknown(self, wanted: Any) -> bool:
+        """True for what is neither up nor wanted. While nothing is, nobody can tell."""
+        names = [*self._expected, *(one.name for one in self._policies)]
+        return wanted is not None and bool(names) and wanted not in names
 
     async def _take(self, wanted: Any) -> Served | None:
         """The policy that is to answer, counted as busy. None when there is none; while that changes, it is waited for."""
         deadline = time.monotonic() + HOLD_SECONDS
         while True:
             with self._lock:
-                named = [one for one in self._policies if one.name == wanted]
-                found = next(iter(named or self._policies), None)
+                found = next((one for one in self._policies if wanted in (None, one.name)), None)
                 if found:
                     found.in_flight += 1
                     return found
-            if not self._is_changing or time.monotonic() > deadline:
+            if not self._is_changing or self._is_unknown(wanted) or time.monotonic() > deadline:
                 return None
             await asyncio.sleep(0.05)
 
@@ -160,7 +177,7 @@ class Front:
     def _request(self, policy: Served, scope: Any, given: dict[str, Any], body: bytes) -> httpx.Request:
         passed = {"content-type", "authorization", "x-request-id"}
         headers = [(name, value) for name, value in scope["headers"] if name.decode("latin-1").lower() in passed]
-        if given.get("model") == policy.name or policy.few_shot_prefix:
+        if "model" in given or policy.few_shot_prefix:
             body = json.dumps(_as_asked_of(policy, given)).encode()
         headers.append((b"accept-encoding", b"identity"))
         return self._http.build_request("POST", policy.url + scope["path"], headers=headers, content=body)
@@ -168,7 +185,7 @@ class Front:
 
 def _as_asked_of(policy: Served, given: dict[str, Any]) -> dict[str, Any]:
     """The request under the engine's name for the policy, and with its few-shot prefix before the first user turn."""
-    asked = given | ({"model": policy.model} if given.get("model") == policy.name else {})
+    asked = given | ({"model": policy.model} if "model" in given else {})
     messages, prompt = given.get("messages"), given.get("prompt")
     if isinstance(messages, list) and all(
         isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in messages
@@ -216,8 +233,9 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _error(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "server_error", "code": code}}
+def _error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    kind = "invalid_request_error" if param else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 async def _say(send: Any, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:

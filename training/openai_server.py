@@ -83,10 +83,17 @@ class OpenAIServer:
         return answers
 
     def complete(self, order: dict[str, Any]) -> list[Choice]:
-        """The choices of one request. Raises NotACompletion for an answer that is none, StageError where ids are missing."""
+        """The choices of one request.
+
+        Raises NotACompletion for an answer that is none, StageError where ids are missing or another model answered.
+        """
         asked = {"return_token_ids": True, "logprobs": True} if self.with_tokens else {}
+        response = self._http.send("/v1/chat/completions", {"model": self.model, **order, **asked})
+        # Heed's servers say so. The answer's own `model` proves nothing: others put a longer name there than was asked for.
+        if (by := response.headers.get("X-Heed-Model", self.model)) != self.model:
+            raise StageError(f"{self.url}: asked for {self.model}, answered by {by}")
         try:
-            answer = self._http.post("/v1/chat/completions", {"model": self.model, **order, **asked})
+            answer = response.json()
             choices = [Choice(c["message"]["content"] or "", c.get("finish_reason")) for c in answer["choices"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise NotACompletion(f"{self.url}: not a chat completion: no {error}") from None

@@ -183,6 +183,7 @@ class Watch:
     def step(self) -> None:
         """Look once, and do what is needed."""
         wanted = self._wanted()
+        self.front.expect(_names(wanted))
         if not wanted:
             say_once("no policy has been promoted yet; waiting")
             return
@@ -265,6 +266,15 @@ class Watch:
             if is_late or not engine.served.in_flight:
                 engine.stop()
                 del self.engines[folder]
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """What the models in these folders are called, as far as can be read."""
+    names = []
+    for folder in folders:
+        with suppress(ContractError, OSError):
+            names.append(read_model_manifest(folder, verify=False).name)
+    return names
 
 
 _said: str | None = None

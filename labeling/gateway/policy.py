@@ -184,7 +184,9 @@ class PolicyServer:
             raise _too_slow("did not begin to answer") from None
         except httpx.TransportError:
             raise TryAgain(GatewayError(502, "policy_cut", "The policy server broke off.")) from None
-        if response.status_code == 503:  # `python -m training serve` while no policy is up
+        # `python -m training serve` while no policy is up, or has not heard yet of the one named
+        is_unknown = response.status_code == 404 and "{name}" in settings.POLICY_MODEL
+        if response.status_code == 503 or is_unknown:
             message = "No policy is up just now. Try again."
             raise TryAgain(GatewayError(503, "policy_unavailable", message, retry_after_seconds=10))
         raise _refused(response, serving)

@@ -395,10 +395,13 @@ def test_n_answers_are_by_one_policy(client, policy):
 
 
 def test_other_servers_are_told_a_model(client, policy, settings):
-    settings.POLICY_MODEL = "{name}"
+    settings.POLICY_MODEL, settings.POLICY_RESTART_SECONDS = "{name}", 20
     policy.model = "ppo-1"
     assert chat(client).model == "ppo-1"
     assert policy.last["model"] == "ppo-1"
+    policy.script = lambda body: [404] if len(policy.asked) == 2 else ["Hello.", END]  # not up yet under this name
+    assert chat(client).model == "ppo-1"
+    assert len(policy.asked) == 3
     settings.POLICY_MODEL, policy.model = "policy", "policy"
     assert chat(client).model == "ppo-1"
     assert policy.last["model"] == "policy"

@@ -172,7 +172,7 @@ def test_requests_under_way_end_on_the_old_policy_which_is_stopped_then(site, fo
 
 def test_several_policies_at_once_and_their_prefixes(tmp_path, stub_engines, folders):
     prompted = make_folder(tmp_path / "p", "prompted", "ppo", few_shot_prefix="Q: 1? A: 2.\n")
-    site = Serving(tmp_path, models=(str(folders[0]), str(prompted)))
+    site = Serving(tmp_path, models=(str(folders[0]), str(prompted), str(folders[2])))
     try:
         site.watch.step()
         url = site.front.address
@@ -180,6 +180,18 @@ def test_several_policies_at_once_and_their_prefixes(tmp_path, stub_engines, fol
         assert [one["id"] for one in listed] == ["old", "prompted"]
         assert text_of(ask(url)) == text_of(ask(url, model="old")) == "I am old"
         assert ask(url, model="prompted").headers["X-Heed-Model"] == "prompted"
+        assert text_of(ask(url, model="heed")) == text_of(ask(url, model=None)) == "I am old", "whatever serves"
+        for model in ("new", 5, ["old"], "x" * 1000):
+            answer = ask(url, model=model)
+            assert answer.status_code == 404 and "X-Heed-Model" not in answer.headers
+            error = answer.json()["error"]
+            assert (error["type"], error["param"], error["code"]) == (
+                "invalid_request_error",
+                "model",
+                "model_not_found",
+            )
+        answer = ask(url, model="broken")  # wanted, and did not come up
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_policy")
         assert httpx.get(f"{url}/health", trust_env=False).json() == {"status": "ok", "models": ["old", "prompted"]}
         assert httpx.post(f"{url}/load_model", json={"model": "/etc"}, trust_env=False).status_code == 404
     finally:

@@ -22,10 +22,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes):
         self.server.requests.append((self.command, self.path, body, dict(self.headers)))
-        status, answer = self.server.respond(self.command, self.path, body)
+        status, answer, *headers = self.server.respond(self.command, self.path, body)
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
+        for name, value in headers:
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 

@@ -228,6 +228,14 @@ def test_a_good_server_is_sampled(serve, prompts, tmp_path):  # noqa: F811
     assert {row["finish_reason"] for row in written} == {"length"}
 
 
+def test_an_answer_by_another_model_than_was_asked_is_refused(serve, prompts, tmp_path):  # noqa: F811
+    honest = completions()
+    server = serve(lambda *request: (*honest(*request), ("X-Heed-Model", "other")))
+    result = sample(tmp_path / "out.jsonl", "--server", server.url, "--prompts", prompts)
+    assert (result.returncode, (tmp_path / "out.jsonl").exists()) == (1, False)
+    assert "asked for outside, answered by other" in result.stderr
+
+
 @pytest.mark.parametrize("ignores", ["n", "temperature", "zero"])
 def test_a_server_that_ignores_settings_is_refused(serve, prompts, tmp_path, ignores):  # noqa: F811
     server = serve(completions(ignores=ignores))

@@ -83,7 +83,7 @@ def test_it_follows_promotions_and_survives_kills(serve, models, tmp_path):  # n
         assert [one["id"] for one in listed] == ["old"]
         foreign = {"model": "/etc", "messages": [{"role": "user", "content": "x"}]}
         assert (
-            httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=foreign, trust_env=False).status_code == 400
+            httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=foreign, trust_env=False).status_code == 404
         )
 
         os.kill(children(process)[0], signal.SIGKILL)  # the server dies: it is started again
