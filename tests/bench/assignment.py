@@ -234,7 +234,7 @@ def rows_read() -> int:
 def empty() -> None:
     """Remove what a case laid out."""
     with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE labeling_prompt, labeling_batch, labeling_author CASCADE")
+        cursor.execute("TRUNCATE labeling_prompt, labeling_response, labeling_batch, labeling_author CASCADE")
 
 
 def measure(case: Callable, slots: int) -> dict:

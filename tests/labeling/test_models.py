@@ -139,6 +139,18 @@ def test_a_response_is_a_models_or_a_persons(ranking):
     )
 
 
+def test_a_response_has_a_prompt_and_a_model_and_they_stay():
+    prompt, model = builders.prompt("asked"), ModelVersion.objects.create(name="outside", stage="external")
+    right = Response(prompt=prompt, model_version=model, text="x", external_id="1")
+    astray = [{"prompt_id": prompt.pk + 1}, {"model_version_id": model.pk + 1}]
+    for keys, said in zip(astray, ("there is no prompt", "there is no model"), strict=True):
+        wrong = Response(**{"prompt": prompt, "model_version": model} | keys, text="x", external_id="2")
+        refused(said, lambda made=wrong: Response.objects.bulk_create([right, made]))
+    for row in (prompt, model):  # before anything refers to them, too
+        refused("rows are kept", row.delete)
+        refused("rows are kept", lambda kept=row: type(kept).objects.filter(pk=kept.pk).update(id=kept.pk + 1))
+
+
 def test_one_model_serves():
     manifest = {"manifest": {}, "stage": "sft", "status": "serving"}
     ModelVersion.objects.create(name="a", manifest_sha256="a", **manifest)
