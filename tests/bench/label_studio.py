@@ -31,7 +31,7 @@ class LabelStudio:
 
     def __init__(self, url: str, token: str):
         self.server = os.environ.get("LABEL_STUDIO_POSTGRES", "")
-        self.port = urlsplit(url).port
+        self.url, self.token, self.port = url, token, urlsplit(url).port
         self.http = httpx.Client(
             base_url=url, headers={"Authorization": f"Token {token}"}, timeout=900, trust_env=False
         )
@@ -70,15 +70,6 @@ class LabelStudio:
             for _block in answer.iter_bytes():
                 pass
         return time.perf_counter() - began
-
-    def next(self, project: int) -> int:
-        """The id of the next task."""
-        return self.http.get(f"/api/projects/{project}/next").raise_for_status().json()["id"]
-
-    def submit(self, project: int, task: int) -> None:
-        """Hand a ranking in."""
-        url = f"/api/tasks/{task}/annotations/?project={project}"
-        self.http.post(url, json={"result": RESULT}).raise_for_status()
 
     def lock(self, project: int, count: int) -> None:
         """So many tasks are open before another person."""

@@ -4,25 +4,23 @@ Heed and Label Studio have the same PostgreSQL and two web processes each, tasks
 the median; ratios are of medians, over all steps and, for their range, in each third of them.
 """
 
+import asyncio
 import json
 import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import httpx
-
+from tests.bench.clients import SIDES, K, Load, Tally, ask
 from tests.bench.label_studio import LabelStudio
 from tests.loop.site import ROOT, throwaway_site
 
-K = 4
 STEPS = 45
-CLIENTS, CLIENT_SECONDS = 32, 10.0
+CLIENTS, SECONDS = 32, 10 / 3  # of each stretch
 LEASES = 500
 
 
@@ -49,50 +47,26 @@ def main() -> None:
         print(json.dumps(list(rows(url, peer, sizes, ours_alone))))
 
 
-class Labeler:
-    """A labeler of Heed's with a token."""
+def sides_of(url: str, peer: LabelStudio | None, tasks: int) -> list[Load]:
+    """Who is asked, by one client each: ours, and if there is one the peer, with a project of so many tasks."""
+    ours = Load("heed", url, [token()], SECONDS)
+    if peer is None:
+        return [ours]
+    rng = random.Random(tasks)
 
-    def __init__(self, url: str):
-        from labeling.actions import tokens
-        from tests.bench.assignment import labeler
+    def text() -> str:
+        return " ".join(f"word{rng.randrange(1000)}" for _ in range(65))
 
-        _token, secret = tokens.create(user=labeler(), name="bench", scopes=["label"])
-        headers = {"Authorization": f"Bearer {secret}"}
-        self.http = httpx.Client(base_url=f"{url}/api/v1/tasks", headers=headers, timeout=600, trust_env=False)
-
-    def next(self) -> dict:
-        """The next task, whole."""
-        answer = self.http.post("/next/", json={}).raise_for_status()
-        assert answer.status_code == 200, "nothing is left"
-        return answer.json()
-
-    def submit(self, task: dict) -> None:
-        """Hand a ranking in, every response rated."""
-        ids = [response["response_id"] for response in task["responses"]]
-        answer = {"tiers": [[i] for i in ids], "ratings": {i: {"quality": 4, "flags": {}} for i in ids}}
-        body = {"submit_key": str(uuid.uuid4()), "answer": answer}
-        self.http.post(f"/{task['task_id']}/submit/", json=body).raise_for_status()
+    made = [{"prompt": text(), "responses": [{"text": text()} for _ in range(K)]} for _ in range(tasks)]
+    return [ours, Load("label_studio", peer.url, [peer.token], SECONDS, peer.import_tasks(made)[0])]
 
 
-class Annotator:
-    """The labeler of a project of Label Studio's with so many tasks."""
+def token() -> str:
+    """The secret of a new labeler of ours."""
+    from labeling.actions import tokens
+    from tests.bench.assignment import labeler
 
-    def __init__(self, peer: LabelStudio, tasks: int):
-        rng = random.Random(tasks)
-
-        def text() -> str:
-            return " ".join(f"word{rng.randrange(1000)}" for _ in range(65))
-
-        rows = [{"prompt": text(), "responses": [{"text": text()} for _ in range(K)]} for _ in range(tasks)]
-        self.peer, self.project = peer, peer.import_tasks(rows)[0]
-
-    def next(self) -> int:
-        """The next task."""
-        return self.peer.next(self.project)
-
-    def submit(self, task: int) -> None:
-        """Hand a ranking in."""
-        self.peer.submit(self.project, task)
+    return tokens.create(user=labeler(), name="bench", scopes=["label"])[1]
 
 
 def rows(url: str, peer: LabelStudio | None, sizes: list[int], ours_alone: list[int]) -> Iterator[dict]:
@@ -107,62 +81,72 @@ def at(url: str, peer: LabelStudio | None, tasks: int, leases: int) -> Iterator[
     """The rows at one size: Heed's database and Label Studio's project hold so many tasks, all open but for the leased."""
     from django.db import connection
 
+    from labeling.models import Slot
     from tests.bench.assignment import empty, lay_out, lease_first
 
-    empty()
-    batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K)
-    lease_first(batch, leases := min(leases, tasks // 2))
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE")
-    sides: list = [Labeler(url)] + ([Annotator(peer, tasks)] if peer else [])
+    def lay_out_ours() -> None:
+        empty()
+        batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K)
+        lease_first(batch, leases)
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+
+    leases = min(leases, tasks // 2)
+    lay_out_ours()
+    sides = sides_of(url, peer, tasks)
     if peer and leases:
         peer.lock(sides[1].project, leases)
+    params = {"tasks": tasks, "k": K} | ({"leases": leases} if leases else {})
+    nexts, submits = in_turn(sides)
+    yield row("next task", params, "ms", nexts)
+    yield row("submit of a ranking", params, "ms", submits)
+    if leases:
+        return
+
+    def open_seats() -> int:
+        return Slot.objects.filter(status="open").count()
+
+    tallies = crowds(sides, before=lambda: None if open_seats() > 0.9 * tasks else lay_out_ours())
+    cost = [round(statistics.median(tally.client_ms for tally in each), 3) for each in tallies]
+    rates = [[tally.rate for tally in each] for each in tallies]
+    # What the clients cost on the same machine, a request: ours, and the peer's beside it.
+    params |= {"clients": CLIENTS, "client_ms": cost}
+    yield row("rps of next task and submit", params, "requests/s", rates, is_rate=True)
+
+
+def in_turn(sides: list[Load]) -> tuple[list[list[float]], list[list[float]]]:
+    """Milliseconds of STEPS next tasks and submits of each side, which take turns task by task."""
+    loop = asyncio.new_event_loop()
+    workers = [SIDES[side.side](side.url, side.tokens[0], side.project) for side in sides]
     nexts: list[list[float]] = [[] for _ in sides]
     submits: list[list[float]] = [[] for _ in sides]
     for step in range(STEPS + 3):
-        for side, worker in enumerate(sides):
-            took, task = timed(worker.next)
-            done, _ = timed(lambda w=worker, t=task: w.submit(t))
+        for side, worker in enumerate(workers):
+            took, task = timed(lambda w=worker: loop.run_until_complete(w.next()))
+            done, _ = timed(lambda w=worker, t=task: loop.run_until_complete(w.submit(t)))
             if step >= 3:  # the first warm up
                 nexts[side].append(1000 * took)
                 submits[side].append(1000 * done)
-    params = {"tasks": tasks, "k": K} | ({"leases": leases} if leases else {})
-    yield row("next task", params, "ms", nexts)
-    yield row("submit of a ranking", params, "ms", submits)
-    if not leases:
-        rates = [rate(clients) for clients in _crowds(url, sides)]
-        yield row("rps of next task and submit", params | {"clients": CLIENTS}, "requests/s", rates, is_rate=True)
+    for worker in workers:
+        worker.connection.close()
+    loop.close()
+    return nexts, submits
 
 
-def _crowds(url: str, sides: list) -> list[list]:
-    """CLIENTS clients of each side: labelers of their own in Heed; of Label Studio's only user, where locks stand in nobody's way."""
-    return [[Labeler(url) for _ in range(CLIENTS)], *([side] * CLIENTS for side in sides[1:])]
-
-
-def rate(clients: list) -> list[float]:
-    """Requests per second that were answered well, in three stretches."""
-    stretches = []
-    for _ in range(3):
-        answered, until = [0] * len(clients), time.monotonic() + CLIENT_SECONDS / 3
-
-        def ask(i: int, answered=answered, until=until) -> None:
-            while time.monotonic() < until:
-                try:
-                    task = clients[i].next()
-                    answered[i] += 1
-                    clients[i].submit(task)
-                    answered[i] += 1
-                except (httpx.HTTPError, AssertionError):  # refused, or nothing is left: no answer that counts
-                    continue
-
-        began = time.monotonic()
-        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(clients))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        stretches.append(sum(answered) / (time.monotonic() - began))
-    return stretches
+def crowds(sides: list[Load], before: Callable[[], None]) -> list[list[Tally]]:
+    """Three stretches of many clients at once for each side in turn, after short ones that warm up; `before` each is called. In Heed
+    they are labelers of their own; of Label Studio it is the only user, whose own locks stand in nobody's way."""
+    tokens = [token() for _ in range(CLIENTS)]
+    loads = [replace(side, tokens=tokens if side.side == "heed" else side.tokens * CLIENTS) for side in sides]
+    tallies: list[list[Tally]] = [[] for _ in sides]
+    for stretch in range(4):
+        before()
+        for load, found in zip(loads, tallies, strict=True):
+            tally = ask(load if stretch else replace(load, seconds=1))
+            if tally.refused:
+                print(f"{load.side}: {tally.refused} requests were refused, as: {tally.refusal}", file=sys.stderr)
+            found += [tally] if stretch else []
+    return tallies
 
 
 def timed(action: Callable) -> tuple[float, object]:
