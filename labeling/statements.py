@@ -1,16 +1,21 @@
 """Statements that every claim and every submit asks, written out, and planned once for each connection.
 
-Built anew by the ORM and planned anew by PostgreSQL they cost several times what they do. Rows come back as tuples; `row_of` makes
-them model instances.
+Built anew by the ORM and planned anew by PostgreSQL they cost several times what they do, and passed through the cursors of Django and
+psycopg, which quote each value into the text and have PostgreSQL read it, eight times: so they go to libpq with their values beside
+them. Rows come back as tuples; `row_of` makes them model instances.
 """
 
 import json
 from functools import cache
 from typing import Any, TypeVar
 
+import psycopg
 from django.conf import settings
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import Field, JSONField, Model
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
 
 Row = TypeVar("Row", bound=Model)
 
@@ -24,30 +29,85 @@ class Statement:
 
     def __init__(self, name: str, sql: str, **types: str):
         self.name, self.types = f"heed_{name}", types
-        self.plain = sql % {n: f"%({n})s::{kind}" for n, kind in types.items()}
+        self.plain = f"/* {self.name} */ " + sql % {n: f"%({n})s::{kind}" for n, kind in types.items()}
         self.prepare = f"PREPARE {self.name} ({', '.join(types.values())}) AS {sql}" % {
             n: f"${i}" for i, n in enumerate(types, start=1)
         }
         self.returns = sql.lstrip().startswith("SELECT") or " RETURNING " in sql
-        self.execute = f"EXECUTE {self.name} ({', '.join(f'%({n})s' for n in types)})"
+        self.libpq_name = self.name.encode()
 
     def rows(self, **values: Any) -> list[tuple]:
         """Run it; what it returns."""
+        database = connections[DEFAULT_DB_ALIAS]
+        if database.queries_logged or database.execute_wrappers or not settings.PREPARED_STATEMENTS:
+            return self._by_cursor(values)  # where whoever counts or logs statements sees it
+        link = _ready(database)
+        with database.wrap_database_errors:
+            if self.name not in link.prepared:
+                link.run(self.prepare.encode())
+                link.prepared.add(self.name)
+            return link.execute(self.libpq_name, [values[name] for name in self.types])
+
+    def _by_cursor(self, values: dict[str, Any]) -> list[tuple]:
         with connection.cursor() as cursor:
-            if not settings.PREPARED_STATEMENTS:
-                cursor.execute(self.plain, values)
-            else:
-                prepared = vars(connection.connection).setdefault("heed_prepared", set())
-                if self.name not in prepared:
-                    with connection.wrap_database_errors:
-                        cursor.cursor.execute(self.prepare)
-                    prepared.add(self.name)
-                cursor.execute(self.execute, values)
+            cursor.execute(self.plain, values)
             return cursor.fetchall() if self.returns else []
 
     def row(self, **values: Any) -> tuple | None:
         """Its first row, or None."""
         return next(iter(self.rows(**values)), None)
+
+
+class Link:
+    """A connection of psycopg's, spoken to past its cursors, and the names of what is prepared on it."""
+
+    def __init__(self, raw: psycopg.Connection):
+        self.raw, self.libpq = raw, raw.pgconn
+        self.adapt = Transformer(raw)  # as each of its cursors has one
+        self.prepared: set[str] = set()
+
+    def run(self, command: bytes) -> None:
+        """A command without values. Raises psycopg's errors."""
+        self._rows(self.libpq.exec_(command))
+
+    def execute(self, name: bytes, values: list[Any]) -> list[tuple]:
+        """The rows of a prepared statement, in the transaction that psycopg would run it in. Raises psycopg's errors."""
+        if not self.raw.autocommit and self.libpq.transaction_status == TransactionStatus.IDLE:
+            self.run(b"BEGIN")
+        # As text, which PostgreSQL reads as the type that the statement declares.
+        given: Any = self.adapt.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        return self._rows(self.libpq.exec_prepared(name, given))
+
+    def _rows(self, result: Any) -> list[tuple]:
+        if result.status == ExecStatus.TUPLES_OK:
+            self.adapt.set_pgresult(result)
+            return self.adapt.load_rows(0, result.ntuples, tuple)
+        if result.status != ExecStatus.COMMAND_OK:
+            raise error_from_result(result)
+        return []
+
+
+def _ready(database: Any) -> Link:
+    """The open connection, looked after as Django does before it makes a cursor: found dead at a request's first statement it is
+    opened anew (CONN_HEALTH_CHECKS), and a transaction that failed takes no more."""
+    if database.health_check_enabled and not database.health_check_done and database.connection is not None:
+        if not _answers(database.connection):
+            database.close()
+        database.health_check_done = True
+    database.ensure_connection()
+    database.validate_no_broken_transaction()
+    raw = database.connection
+    link = vars(raw).get("heed_link")
+    if link is None:
+        link = vars(raw)["heed_link"] = Link(raw)
+    return link
+
+
+def _answers(raw: psycopg.Connection) -> bool:
+    try:
+        return raw.pgconn.exec_(b"").status == ExecStatus.EMPTY_QUERY
+    except psycopg.OperationalError:  # it is known already that the server has gone
+        return False
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 import uuid
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -197,23 +197,46 @@ def test_own_submissions_come_in_pages_that_tell_nothing(api, labeler):
         assert_problem(client.get("/api/v1/me/submissions/", {"cursor": cursor}), 422)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_died_between_requests_is_opened_anew(api, labeler):
+    make_ranking_batch(prompts=2, k=4)
+    client, database = api(labeler), connections["default"]
+    task = claim(client)
+    died = database.connection
+    for has_died in (True, False):
+        database.health_check_enabled, database.health_check_done = True, False  # as at the start of a request
+        if has_died:
+            died.pgconn.exec_(f"SELECT pg_terminate_backend({died.info.backend_pid})".encode())
+        assert claim(client)["task_id"] == task["task_id"]
+    assert database.connection is not died
+    database.close()
+
+
+def times_planned(name):
+    """How often a prepared statement ran on this connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT generic_plans + custom_plans FROM pg_prepared_statements WHERE name = %s", [name])
+        return (cursor.fetchone() or [0])[0]
+
+
 @pytest.mark.parametrize("is_prepared", [True, False])
 def test_a_claim_and_a_submit_cost_few_queries(api, labeler, settings, is_prepared):
     """As many on the last task as on the first; written down so that a rise is noticed. Behind a pooler they are as many."""
     settings.PREPARED_STATEMENTS = is_prepared
     make_ranking_batch(prompts=4, k=4)
     client = api(labeler)
-    counts = []
+    counts, before = [], times_planned("heed_lines")
     for _ in range(3):
-        with CaptureQueriesContext(
-            connection,
-        ) as claiming:
+        with CaptureQueriesContext(connection) as claiming:
             task = claim(client)
         body = {"submit_key": str(uuid.uuid4()), "answer": ranking(task)}
         with CaptureQueriesContext(connection) as submitting:
             assert send(client, task, "submit", body).status_code == 200
         counts.append((len(claiming), len(submitting)))
     assert counts[1] == counts[2]
-    assert any("EXECUTE heed_lines" in query["sql"] for query in claiming.captured_queries) == is_prepared
+    assert any("heed_lines" in query["sql"] for query in claiming.captured_queries), "whoever counts them sees them"
+    assert times_planned("heed_lines") == before
+    claim(client)
+    assert (times_planned("heed_lines") == before + 1) == is_prepared
     assert counts[2][0] <= 11
     assert counts[2][1] <= 17
