@@ -1,22 +1,90 @@
 """What every request passes through besides Django's own."""
 
 from collections.abc import Callable
+from functools import cached_property
 
+from csp.constants import HEADER
+from csp.middleware import CSPMiddleware
+from csp.utils import build_policy
 from django.conf import settings
-from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.middleware import AuthenticationMiddleware, LoginRequiredMiddleware
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.views import redirect_to_login
+from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django_htmx.http import HttpResponseClientRedirect
+from django_htmx.middleware import HtmxMiddleware
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from labeling.errors import HeedError
 from labeling.views import kept_forms
 from labeling.views.working import problems_json, wants_json
 
 NOT_TYPED = kept_forms.OF_THE_PAGE | {"kind", "batch"}  # what a button alone sends
+
+
+# Programs ------------------------------------------------------------------------------------------------------
+
+
+def is_program(request: HttpRequest) -> bool:
+    """True for what comes to the API with a token, right or wrong: no session and no cookie has a say in it, there or before."""
+    return "HTTP_AUTHORIZATION" in request.META and request.path_info.startswith("/api/")
+
+
+class _ForPages:
+    """Before a middleware's class: programs pass it by. What it does before a view stays, so that it still closes what it closes."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request) if is_program(request) else super().__call__(request)  # type: ignore[misc,attr-defined]
+
+
+class StaticFiles(_ForPages, WhiteNoiseMiddleware):
+    pass
+
+
+class Sessions(_ForPages, SessionMiddleware):
+    pass
+
+
+class Messages(_ForPages, MessageMiddleware):
+    pass
+
+
+class Htmx(_ForPages, HtmxMiddleware):
+    pass
+
+
+class Authentication(AuthenticationMiddleware):
+    """Who has the session; a program is nobody until the API knows its token."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if is_program(request):
+            request.user = AnonymousUser()
+        else:
+            super().process_request(request)
+
+
+class ContentSecurity(CSPMiddleware):
+    """Its policy, put into words once: nearly every answer has the same."""
+
+    OWN = ("_csp_config", "_csp_update", "_csp_replace", "_csp_exempt")
+
+    @cached_property
+    def usual(self) -> str:
+        return build_policy() or ""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        has_own = request.csp_nonce or any(hasattr(response, name) for name in self.OWN)  # type: ignore[attr-defined]
+        if has_own or settings.DEBUG:
+            return super().process_response(request, response)
+        response.headers.setdefault(HEADER, self.usual)
+        return response
 
 
 class DomainErrors:
