@@ -124,7 +124,8 @@ def _insert(model: type[Model]) -> tuple[Statement, list[Field]]:
 def insert(row: Row) -> Row:
     """Save a new row of a table with a plain key, as `save` would. Every field has a value here: the database's defaults are not used."""
     statement, fields = _insert(type(row))
-    [(row.pk,)] = statement.rows(**{f.attname: f.get_db_prep_save(getattr(row, f.attname), connection) for f in fields})
+    database = connections[DEFAULT_DB_ALIAS]
+    [(row.pk,)] = statement.rows(**{f.attname: f.get_db_prep_save(getattr(row, f.attname), database) for f in fields})
     row._state.adding, row._state.db = False, connection.alias
     return row
 

@@ -23,6 +23,24 @@ from labeling.statements import Statement
 AT_ONCE = 500
 
 
+def give_first(*, submission: Submission, text: str | None, now: datetime) -> bool:
+    """Give a submission that is about to be made (unsaved, with this text) its points, so that it is written, with all its indexes, once.
+    False if others on its task are to be looked at together with it: then nothing is done, and refresh_task is to follow."""
+    [(*facts, has_others)] = NEW.rows(
+        task=submission.task_id,
+        labeler=submission.labeler_id,
+        kind=submission.kind,
+        seconds=submission.active_seconds,
+        written=None if text is None else len(text),
+    )
+    if has_others:
+        return False
+    submission.review_reasons = priorities.reasons(Row(*facts).facts(None))
+    submission.review_priority = float(priorities.points(submission.review_reasons))
+    submission.prioritized_at = now
+    return True
+
+
 def refresh_task(*, submission: Submission, now: datetime) -> None:
     """Compute for a submission and for everything else that waits on its task, gold seats apart: they are many, and are not
     compared with each other. Needs a transaction; rows that somebody is deciding on are left to the job."""
@@ -52,20 +70,38 @@ def refresh_some(*, limit: int = AT_ONCE, now: datetime | None = None) -> int:
 
 # What the points of waiting submissions are made of, but for disagreement; the rows are locked, those that somebody is deciding on left
 # out. Labelers read the prompt and each distinct response; `rankings`: how many there are to differ from each other.
-FACTS = """
+LOOKED_AT = """
 SELECT s.id, s.task_id, s.kind, s.active_seconds, s.model_conflict, n.gold_share, n.gold_passed, m.reliability,
        EXISTS (SELECT 1 FROM labeling_submission o JOIN labeling_review v ON v.submission_id = o.id WHERE o.labeler_id = s.labeler_id),
        (SELECT coalesce(sum(length(e ->> 'content')), 0) FROM labeling_task t JOIN labeling_prompt p ON p.id = t.prompt_id
          CROSS JOIN jsonb_array_elements(p.messages) e WHERE t.id = s.task_id)
      + (SELECT coalesce(sum(length(r.text)), 0) FROM (SELECT DISTINCT ON (r.text_sha256) r.text FROM labeling_taskresponse x
          JOIN labeling_response r ON r.id = x.response_id WHERE x.task_id = s.task_id) r) AS read,
-       (SELECT length(v.text) FROM labeling_revision v WHERE v.submission_id = s.id AND v.number = s.revision_count) AS written,
+       {written} AS written,
        (SELECT count(*) FROM labeling_submission o
-         WHERE s.kind = 'ranking' AND o.task_id = s.task_id AND NOT o.is_gold AND o.status <> 'rejected') AS rankings
-  FROM labeling_submission s LEFT JOIN labeling_submissionnumbers n ON n.submission_id = s.id
+         WHERE s.kind = 'ranking' AND o.task_id = s.task_id AND NOT o.is_gold AND o.status <> 'rejected') AS rankings{more}
+  FROM {submission} s LEFT JOIN labeling_submissionnumbers n ON n.submission_id = s.id
   LEFT JOIN labeling_labelernumbers m ON m.labeler_id = s.labeler_id
- WHERE s.status = 'submitted' AND {} FOR NO KEY UPDATE OF s SKIP LOCKED
 """
+WRITTEN = (
+    "(SELECT length(v.text) FROM labeling_revision v WHERE v.submission_id = s.id AND v.number = s.revision_count)"
+)
+WAITING = " WHERE s.status = 'submitted' AND {} FOR NO KEY UPDATE OF s SKIP LOCKED"
+FACTS = LOOKED_AT.format(written=WRITTEN, more="", submission="labeling_submission") + WAITING
+NEW = Statement(
+    "new_priority",
+    LOOKED_AT.format(
+        written="%(written)s",
+        more=", EXISTS (SELECT 1 FROM labeling_submission o WHERE o.task_id = s.task_id)",
+        submission="(SELECT 0::bigint AS id, %(task)s AS task_id, %(labeler)s AS labeler_id, %(kind)s AS kind,"
+        " %(seconds)s AS active_seconds, NULL::float8 AS model_conflict)",
+    ),
+    task="bigint",
+    labeler="bigint",
+    kind="text",
+    seconds="integer",
+    written="integer",
+)
 OF_TASK = Statement(
     "priorities",
     FACTS.format("s.task_id = %(task)s AND (NOT s.is_gold OR s.id = %(own)s) ORDER BY s.id"),
@@ -91,7 +127,7 @@ UPDATE labeling_submission s
 
 
 class Row(NamedTuple):
-    """A row of FACTS."""
+    """A row of FACTS or, of what has no key yet, of NEW."""
 
     pk: int
     task: int

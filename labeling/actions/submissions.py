@@ -65,7 +65,7 @@ def submit(
     if submission is None:
         if has_skip:  # who hands a task in after all has not passed it on
             Skip.objects.filter(task=task, labeler=user).delete()
-        submission = _first(task, user, draft)  # type: ignore[arg-type]
+        submission = _first(task, user, draft, fields.get("text"))  # type: ignore[arg-type]
         _add_revision(submission, submit_key, fields, draft.active_seconds)  # type: ignore[union-attr]
     elif not drafts.is_said(submission.current, fields):
         _revise(submission, submit_key, fields, draft, seen)
@@ -112,7 +112,7 @@ def _is_repeat(submission: Submission, submit_key: UUID, fields: dict) -> bool:
     return before is not None and drafts.is_said(before, fields)
 
 
-def _first(task: Task, user: User, draft: Draft) -> Submission:
+def _first(task: Task, user: User, draft: Draft, text: str | None) -> Submission:
     """The submission's row: in the labeler's seat, or surplus. Group and origin are frozen here."""
     now = timezone.now()
     slot = fill_seat(task, user, now)
@@ -134,6 +134,7 @@ def _first(task: Task, user: User, draft: Draft) -> Submission:
         submitted_at=now,
         updated_at=now,
     )
+    priorities.give_first(submission=made, text=text, now=now)
     return insert(made)
 
 
@@ -144,7 +145,8 @@ def _add_revision(submission: Submission, submit_key: UUID, fields: dict, second
     hours.enter_revision(
         revision=made, activity=activity, seconds=seconds, is_surplus=submission.is_surplus, by=submission.labeler
     )
-    priorities.refresh_task(submission=submission, now=submission.updated_at)
+    if number > 1 or submission.prioritized_at is None:
+        priorities.refresh_task(submission=submission, now=submission.updated_at)
     webhooks.submitted(submission)
 
 

@@ -108,6 +108,13 @@ class View(APIView):
             handler = partial(once, getattr(self, "post"), self.person, self.secrets)  # noqa: B009 mypy knows of none
             setattr(self, "post", handler)  # noqa: B010 the framework asks for it after this
 
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[Any, str]:
+        """Who wishes for nothing gets the one kind of answer there is, without it being asked which would suit best."""
+        renderers = self.get_renderers()
+        if len(renderers) == 1 and request.META.get("HTTP_ACCEPT", "*/*") == "*/*" and not request.META["QUERY_STRING"]:
+            return renderers[0], renderers[0].media_type
+        return super().perform_content_negotiation(request, force)
+
     @property
     def person(self) -> User:
         """Whoever the caller acts for. The permissions have let them in, so it is nobody anonymous."""
