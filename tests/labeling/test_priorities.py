@@ -94,6 +94,23 @@ def test_an_impossible_pace(labeler):
     assert fast.review_reasons[0]["value"] == 150
 
 
+def test_points_given_before_it_is_written_are_those_that_the_job_finds(labeler):
+    LabelerNumbers.objects.create(labeler=labeler, reliability=0.6, computed_at=timezone.now())
+    ranked, written = make_ranking_batch("a", k=2).tasks.get(), make_demonstration_batch("b", prompts=1).tasks.get()
+    with CaptureQueriesContext(connection) as queries:
+        hand_in(ranked, labeler, [[u] for u in response_ids(ranked)], seconds=1)
+        tasks.claim_next(by=labeler)
+        Draft.objects.filter(task=written).update(active_seconds=1)
+        answer = {"text": "Bees are not birds. " * 5}
+        submissions.submit(task=written, submit_key=uuid.uuid4(), answer=answer, by=labeler)
+    assert not any("UPDATE labeling_submission" in query["sql"] for query in queries)
+    columns = ("pk", "review_priority", "review_reasons", "disagreement")
+    given = list(Submission.objects.order_by("pk").values(*columns))
+    assert [each["review_priority"] for each in given] == [43, 78]  # never reviewed, not reliable; too fast
+    assert actions.outdate(Submission.objects.all()) == actions.refresh_some() == 2
+    assert list(Submission.objects.order_by("pk").values(*columns)) == given
+
+
 def test_once_reviewed_what_else_waits_of_a_labeler_is_computed_anew(
     labeler, labeler2, reviewer, django_capture_on_commit_callbacks
 ):
