@@ -32,9 +32,12 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names file or flag, and the field."""
 
 
-def option(default: Any = dataclasses.MISSING, *, help: str) -> Any:
-    """A config field. `help` says what it is, with its unit; without a default it must be given."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any = dataclasses.MISSING, *, help: str, is_settings: bool = False) -> Any:
+    """A config field. `help` says what it is, with its unit; without a default it must be given.
+
+    `is_settings`: it names a settings file, which a config file may name relative to itself.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "is_settings": is_settings})
 
 
 def require(condition: bool, name: str, problem: str) -> None:
@@ -116,8 +119,17 @@ def from_flags(config_type: type[AnyConfig], arguments: Sequence[str], prog: str
     given = vars(parser.parse_args([_dashed(argument) for argument in arguments]))
     path = given.pop("config")
     flags = {name: value for name, value in given.items() if value is not _UNSET}
-    values = (read_toml(path) if path else {}) | flags
+    values = (_beside(config_type, read_toml(path), Path(path).parent) if path else {}) | flags
     return from_dict(config_type, values, path or prog)
+
+
+def _beside(config_type: type, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a config file, with settings files that lie beside it, and not where we are, by their path."""
+    for field in dataclasses.fields(config_type):
+        name = values.get(field.name)
+        if field.metadata.get("is_settings") and isinstance(name, str) and not Path(name).is_file():
+            values[field.name] = str(folder / name) if (folder / name).is_file() else name
+    return values
 
 
 _UNSET: Any = object()

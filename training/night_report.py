@@ -13,7 +13,6 @@ import msgspec
 
 from training import notify, report
 from training.contract import read_model_manifest, utc_now, write_atomically
-from training.errors import StageError
 from training.night_state import Night
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def facts(work: Work) -> dict[str, Any]:
         "kl_coef": trained.get("kl_coef"),
         **_tax(evaluations, trained, work.done("ppo")["name"]),
         "gate": {"rules": len(checked["verdicts"]), "failed": checked["reasons"]},
-        "next": {name: value for name, value in work.done("batch").items() if name != "batch"},
     }
 
 
@@ -112,20 +110,22 @@ def _tax(evaluations: list[dict[str, Any]], trained: Mapping[str, Any], name: st
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
-def finish(work: Work) -> str:
-    """Write the page of a night that is over, tell whom it concerns, and return the night in a line."""
-    night, decided = work.night, work.done("promote")
-    recorded = night.output("record") is not None
-    found = facts(work) if recorded else {"night": night.number, **decided, "candidate": work.done("ppo")["name"]}
+def announce(work: Work) -> str:
+    """Keep the figures of a night that is decided, write its page, tell whom it concerns, and return the night in a line."""
+    night, found = work.night, facts(work)
     write_atomically(night.folder / "facts.json", json.dumps(found, indent=1).encode() + b"\n")
-    page = night.folder / "report.html"
-    write_atomically(page, render(work, found).encode())
-    line = f"night {night.number}: {found['candidate']} " + (
-        "serves: " if decided["outcome"] == "promoted" else "was refused: "
-    )
-    line += f"{decided['reason']} ({page})"
-    tell(work.config, decided["outcome"], line, work)
+    page = write_page(work)
+    serves = "serves" if found["outcome"] == "promoted" else "was refused"
+    line = f"night {night.number}: {found['candidate']} {serves}: {found['reason']} ({page})"
+    tell(work.config, found["outcome"], line, work)
     return line
+
+
+def write_page(work: Work) -> Path:
+    """The night's page, as far as the night has come."""
+    page = work.night.folder / "report.html"
+    write_atomically(page, render(work, json.loads((work.night.folder / "facts.json").read_bytes())).encode())
+    return page
 
 
 def render(work: Work, found: Mapping[str, Any]) -> str:
@@ -200,37 +200,41 @@ def _verdict(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tell(config: Config, event: str, line: str, work: Work | None = None) -> None:
-    """Send what is configured about promoted, refused, failed or nothing. What cannot be sent is said on stderr."""
+    """Send what is configured about one of EVENTS. What cannot be sent, for whatever reason, is said on stderr."""
     if event not in config.notify:
         return
     night = work.night if work else None
     identity = f"{night.state['id']} {event} {line}" if night else f"{utc_now()} {event}"
     message_id = str(uuid5(NAMESPACE_URL, identity))  # told again, the same message
-    page = night.folder / "report.html" if night else None
-    known = night.folder / "facts.json" if night else None
-    data = {"line": line, "night": night.number if night else None}
-    if known and known.is_file() and event in ("promoted", "refused"):
-        data |= json.loads(known.read_bytes())
-    try:
-        if config.webhook:
-            notify.webhook(config.webhook, message_id=message_id, event=f"night.{event}", data=data, at=utc_now())
-    except StageError as error:
-        complain(error)
-    try:
-        if config.mail_to:
-            subject = f"{config.name} {night.number if night else ''}: {event}".replace(" :", ":")
-            notify.mail(
-                to=config.mail_to,
-                sender=config.mail_from,
-                subject=subject,
-                text=line + "\n",
-                attachment=page,
-                message_id=message_id,
-            )
-    except StageError as error:
-        complain(error)
+    for way in (_by_webhook, _by_mail):
+        try:
+            way(config, event, line, night, message_id)
+        except Exception as error:
+            complain(error)
+
+
+def _by_webhook(config: Config, event: str, line: str, night: Night | None, message_id: str) -> None:
+    if not config.webhook:
+        return
+    data: dict[str, Any] = {"line": line, "night": night.number if night else None}
+    if night and event in ("promoted", "refused"):
+        data |= json.loads((night.folder / "facts.json").read_bytes())
+    notify.webhook(config.webhook, message_id=message_id, event=f"night.{event}", data=data, at=utc_now())
+
+
+def _by_mail(config: Config, event: str, line: str, night: Night | None, message_id: str) -> None:
+    if not config.mail_to:
+        return
+    notify.mail(
+        to=config.mail_to,
+        sender=config.mail_from,
+        subject=f"{config.name} {night.number if night else ''}: {event}".replace(" :", ":"),
+        text=line + "\n",
+        attachment=night.folder / "report.html" if night else None,
+        message_id=message_id,
+    )
 
 
 def complain(error: Exception) -> None:
     """A message that did not go out ends no night."""
-    print(f"nightly: not told: {error}", file=sys.stderr, flush=True)
+    print(f"nightly: not told: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from training import night_evaluation, night_report
 from training.client import ClientError, HeedClient
+from training.config import to_dict
 from training.contract import ContractError, GateVerdict, read_export, write_atomically
 from training.errors import StageError
 from training.night_labels import count_labels, new_labels, too_few
@@ -172,33 +174,40 @@ def sample(work: Work) -> dict[str, Any]:
 
     A refused candidate writes some too: ranked, they tell the next reward model what this one was wrong about.
     """
-    config, folder = work.config, work.night.folder
+    config = work.config
     if not config.next_prompts:
         return {"skipped": "no next batch is configured"}
     if work.done("promote")["outcome"] == "refused" and not config.next_on_refusal:
         return {"skipped": "the candidate was refused"}
-    chosen = _next(work)
+    chosen, folder = _next(work), work.night.folder / "next"
     if not chosen["prompts"]:
         return {"skipped": "there are no prompts"}
-    prompts = folder / "next-prompts.jsonl"
+    prompts = folder / "prompts.jsonl"
     write_atomically(prompts, b"".join(msgspec.json.encode(row) + b"\n" for row in chosen["prompts"]))
-    source = {"server": config.next_server} if config.next_server else {"model": ",".join(chosen["folders"])}
     names: set[str] = set()
-    for number, (temperature, k) in enumerate(
-        zip(config.next_temperatures, deal(config.next_k, len(config.next_temperatures)), strict=True)
-    ):
-        out = folder / f"next-{number}.jsonl"
+    dealt = deal(config.next_k, len(config.next_temperatures))
+    for number, (temperature, k) in enumerate(zip(config.next_temperatures, dealt, strict=True)):
+        out = folder / f"{number}.jsonl"
+        source = {"server": config.next_server, "server_model": config.next_server_model}
+        if not config.next_server:  # the next policy's turn is where the temperature before left off
+            turn = sum(dealt[:number]) % len(chosen["folders"])
+            source = {"model": ",".join(chosen["folders"][turn:] + chosen["folders"][:turn])}
         fields = source | {"prompts": prompts, "k": k, "temperature": temperature, "push": True}
         work.stage("sample", None, out=out, max_new_tokens=config.next_max_new_tokens, **fields)
         names |= {row["model"] for row in read_rows(out)}
-    return {"policies": sorted(names), "newest": chosen["names"][0], "prompts": len(chosen["prompts"])}
+    return {"policies": sorted(names), "newest": chosen["names"][0]}
 
 
 def _next(work: Work) -> dict[str, Any]:
-    """Who answers which prompts: chosen once a night, and again only when another server was set since."""
-    pinned = work.night.folder / "next.json"
-    if not pinned.exists() or json.loads(pinned.read_bytes())["server"] != work.config.next_server:
-        write_atomically(pinned, msgspec.json.encode(_choose_next(work)))
+    """Who answers which prompts: chosen once a night, and anew, answers and all, when any `next_` setting was changed since."""
+    folder = work.night.folder / "next"
+    asked = {name: value for name, value in to_dict(work.config).items() if name.startswith("next_")}
+    pinned = folder / "chosen.json"
+    if not pinned.exists() or json.loads(pinned.read_bytes())["settings"] != asked:
+        chosen = _choose_next(work)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_atomically(pinned, msgspec.json.encode(chosen | {"settings": asked}))
     return json.loads(pinned.read_bytes())
 
 
@@ -214,7 +223,7 @@ def _choose_next(work: Work) -> dict[str, Any]:
         candidate = work.done("ppo")
         names.insert(1, candidate["name"])  # behind what serves, before older ones: small K leaves out the last
         folders.insert(1, candidate["folder"])
-    return {"server": work.config.next_server, "names": names, "folders": folders, "prompts": prompts}
+    return {"names": names, "folders": folders, "prompts": prompts}
 
 
 def order(work: Work) -> dict[str, Any]:
@@ -222,11 +231,11 @@ def order(work: Work) -> dict[str, Any]:
     sampled = work.done("sample")
     if "skipped" in sampled:
         return {"skipped": sampled["skipped"]}
-    chosen = _next(work)
+    chosen = json.loads((work.night.folder / "next" / "chosen.json").read_bytes())  # whatever is set by now
     batch = work.client.create_batch(
         name=f"{work.config.name} {work.night.number}",
         kind="ranking",
-        k=work.config.next_k,
+        k=chosen["settings"]["next_k"],
         overlap=work.config.next_overlap,
         group="training",
         model_names=sampled["policies"],
@@ -254,7 +263,7 @@ STEPS: tuple[tuple[str, Callable[[Work], dict[str, Any]]], ...] = (
     ("people", night_evaluation.people),
     ("gate", night_evaluation.check_gate),
     ("promote", promote),
+    ("record", record),
     ("sample", sample),
     ("batch", order),
-    ("record", record),
 )

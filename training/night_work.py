@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from training import children, gate
 from training.client import HeedClient
-from training.config import ConfigError, from_dict, read_toml
+from training.config import ConfigError, from_dict, read_toml, require
 from training.contract import hash_file, read_model_manifest
 from training.errors import StageError
 from training.night_state import Night
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "configs"
 PYTHON = (sys.executable, "-m", "training")
+LAUNCHED = ("sft", "rm", "ppo")
+"""Stages that `launch` starts; `stage` starts the others."""
 
 
 class Damaged(StageError):
@@ -70,7 +73,7 @@ class Work:
 
     def stage(self, stage: str, settings: str | None, **fields: Any) -> None:
         """Run a training stage as a process of its own, until the night's time is spent."""
-        launch = self.config.launch if stage in ("sft", "rm", "ppo") else self.config.stage
+        launch = self.config.launch if stage in LAUNCHED else self.config.stage
         config = {"config": settings_path(settings)} if settings else {}
         command = [*(launch or PYTHON), *stage.split(), *flags(config | {"seed": self.seed} | fields)]
         self.command(stage.replace(" ", "-"), command)
@@ -98,19 +101,52 @@ def settings_path(name: str) -> Path:
     raise ConfigError(f"{name}: there is no such file, here or in {SHIPPED}")
 
 
+GIVEN = {
+    "sft": ("out", "export", "base_model", "reward_model"),
+    "rm": ("out", "export", "sft_model"),
+    "ppo": ("out", "export", "policy", "reward_model"),
+    "evaluate": ("out", "export", "policy", "reward_model", "reference"),
+    "by_model": ("out", "export", "policy", "against"),
+    "by_task": ("out", "policy"),
+}
+"""What a night fills in of each stage's settings."""
+MODULES = {"by_model": "model_evaluation", "by_task": "task_evaluation"}
+
+
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for settings of a stage that it would refuse after hours of waiting for its turn."""
+    """Raise ConfigError for settings that a step would refuse after hours of waiting for its turn."""
     gate.read_rules(settings_path(config.rules))
-    needed = {"rm": ("sft_model",), "ppo": ("policy", "reward_model")}
-    needed |= {"sft": ("base_model",)} if config.base_model else {}
-    for stage, folders in needed.items():
-        path = settings_path(getattr(config, stage))
-        values = read_toml(path) | dict.fromkeys(("out", "export", *folders), "given later")
-        if not config.launch:  # else another Python may have the libraries that ours lacks
-            from_dict(importlib.import_module(f"training.{stage}").Config, values, str(path))
-    for also in (config.evaluate, config.by_model, config.by_task):
-        if also:
-            settings_path(also)
+    for stage, given in GIVEN.items():
+        name = getattr(config, stage)
+        if name is None or (stage == "sft" and config.base_model is None):
+            continue
+        path = settings_path(name)
+        values = read_toml(path) | dict.fromkeys(given, "given later")
+        if "against" in given:
+            values["against"] = ["given later"]
+        if not (
+            config.launch if stage in LAUNCHED else config.stage
+        ):  # else another Python may have libraries that ours lacks
+            module = importlib.import_module(f"training.{MODULES.get(stage, stage)}")
+            from_dict(module.Config, values, str(path))
+    base, fixed = config.base_model, config.fixed_export
+    is_path = base is not None and (base.startswith(("/", ".", "~")) or base.count("/") > 1)
+    require(not is_path or Path(base or "").is_dir(), "base_model", f"{base}: there is no such folder")
+    require(fixed is None or Path(fixed).is_dir(), "fixed_export", f"{fixed}: there is no such folder")
+    for program in config.own_evaluation[:1]:
+        require(shutil.which(program) is not None, "own_evaluation", f"{program}: there is no such command")
+    if config.publish_to:
+        check_storage(config.publish_to)
+
+
+def check_storage(url: str) -> None:
+    """Raise ConfigError where fsspec does not know the kind of storage, or lacks its library."""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"field publish_to: {url}: {error}") from None
 
 
 def named(model: dict[str, Any] | None) -> dict[str, Any] | None:

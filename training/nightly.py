@@ -2,7 +2,8 @@
 
 Waits for enough new labels: with too few it says so in a line and ends well, having changed nothing. One run at a time, by a lock
 that no dead process holds. Killed at any moment, the same command goes on with the step that it was in; a step that fails is
-tried again by the next run, and given up with the whole night after `tries`. Whatever fails, the policy that served goes on serving.
+tried again by the next run, and given up with the whole night after `tries`, unless the night is decided: then it stays open until
+its record and the next batch are there. Whatever fails, the policy that served goes on serving, and whom it concerns is told.
 Talks to the web half by HTTP alone (HEED_URL, HEED_TOKEN).
 """
 
@@ -11,14 +12,16 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from training import night_report, night_steps, night_work
 from training.children import OutOfTime
 from training.client import HeedClient
-from training.config import option, require
+from training.config import ConfigError, option, require
 from training.contract import ContractError
 from training.errors import StageError
 from training.night_labels import last_decided, new_labels, too_few
@@ -28,7 +31,10 @@ from training.night_work import Waiting, Work
 
 GIB = 2**30
 DECIDED_BY = "promote"
-"""From this step's end on a night has its outcome, whatever comes of the steps behind it."""
+"""From this step's end on a night has its outcome, and is not given up."""
+TOLD_AFTER = "record"
+"""From this step's end on there are a page and a message, whatever comes of the steps behind it."""
+EVENTS = ("promoted", "refused", "failed", "nothing", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +52,14 @@ class Config:
     )
     review: tuple[str, ...] = option(("accepted",), help="labels in which state of review: accepted, unreviewed")
     base_model: str | None = option(None, help="what SFT starts from, a folder or a Hugging Face name; none: no SFT")
-    sft: str = option("paper_1.3b_sft.toml", help="settings of SFT; files that ship are found by their name alone")
-    rm: str = option(help="settings of the reward model")
-    ppo: str = option(help="settings of PPO")
-    evaluate: str | None = option(None, help="settings of the evaluation; none: its defaults")
+    sft: str = option(
+        "paper_1.3b_sft.toml",
+        is_settings=True,
+        help="settings of SFT; found as a path, beside this file, or, if it ships, by its name alone",
+    )
+    rm: str = option(is_settings=True, help="settings of the reward model")
+    ppo: str = option(is_settings=True, help="settings of PPO")
+    evaluate: str | None = option(None, is_settings=True, help="settings of the evaluation; none: its defaults")
     choose_epoch: bool = option(True, help="choose SFT's epoch by the last reward model's score (InstructGPT, C.1)")
     start: Literal["sft", "serving"] = option(
         "sft",
@@ -60,10 +70,13 @@ class Config:
     )
     by_model: str | None = option(
         None,
+        is_settings=True,
         help="settings of `evaluate by-model`: a judge, or a reward model that no policy was trained against; none: not asked",
     )
     by_task: str | None = option(
-        None, help="settings of `evaluate by-task`: text and tasks, and what they cost against base; none: not measured"
+        None,
+        is_settings=True,
+        help="settings of `evaluate by-task`: text and tasks, and what they cost against base; none: not measured",
     )
     people_prompts: int = option(
         0,
@@ -73,7 +86,7 @@ class Config:
     own_evaluation: tuple[str, ...] = option(
         (), help="a command that measures the candidate too; it reads $HEED_NIGHT and writes $HEED_NIGHT_OUT (JSON)"
     )
-    rules: str = option("gate.toml", help="rules of the gate")
+    rules: str = option("gate.toml", is_settings=True, help="rules of the gate")
     next_prompts: int = option(200, help="prompts of the next ranking batch, the least covered first; 0: no batch")
     next_on_refusal: bool = option(True, help="also order it when the candidate was refused")
     next_refused: bool = option(
@@ -86,12 +99,13 @@ class Config:
     next_overlap: int = option(1, help="labelers per task")
     next_max_new_tokens: int = option(256, help="longest response (tokens)")
     next_server: str | None = option(None, help="sample from this OpenAI-compatible server instead of the folders")
+    next_server_model: str | None = option(None, help="the server's model to ask; none: the only one it lists")
     hours: float | None = option(None, help="time budget of one run; what is unfinished then is gone on with next time")
     max_gib: float | None = option(None, help="most that the folder may hold (GiB)")
     min_free_gib: float = option(1.0, help="space that must be free on its disk before each step (GiB)")
     tries: int = option(3, help="how often a step may fail before the night is given up")
     notify: tuple[str, ...] = option(
-        ("promoted", "refused", "failed"), help="what is told: promoted, refused, failed, nothing"
+        ("promoted", "refused", "failed"), help=f"what is told: {', '.join(EVENTS)} (for people, once a night)"
     )
     webhook: str | None = option(None, help="address that is told, signed with HEED_WEBHOOK_SECRET")
     mail_to: tuple[str, ...] = option((), help="e-mail addresses that are told, with the report, by SMTP_URL")
@@ -112,22 +126,34 @@ class Config:
         for name in (
             "min_rankings",
             "min_demonstrations",
-            "next_k",
             "next_policies",
             "next_overlap",
+            "next_max_new_tokens",
             "people_overlap",
             "tries",
         ):
             require(getattr(self, name) > 0, name, "must be positive")
         for name in ("next_prompts", "people_prompts"):
             require(getattr(self, name) >= 0, name, "must not be negative")
+        require(2 <= self.next_k <= 64, "next_k", "must be from 2 to 64")
         require(0 < len(self.next_temperatures) <= self.next_k, "next_temperatures", "from 1 to next_k of them")
         require(all(0 < each <= 5 for each in self.next_temperatures), "next_temperatures", "above 0, at most 5")
+        is_once = len(set(self.next_temperatures)) == len(self.next_temperatures)
+        require(is_once, "next_temperatures", "each once: the same again would give the same responses")
+        require(
+            self.next_server is not None or self.next_server_model is None, "next_server_model", "needs next_server"
+        )
         require(self.hours is None or self.hours > 0, "hours", "must be positive")
         require(self.max_gib is None or self.max_gib > 0, "max_gib", "must be positive")
         require(self.min_free_gib >= 0, "min_free_gib", "must not be negative")
-        wrong = set(self.notify) - {"promoted", "refused", "failed", "nothing"}
+        wrong = set(self.notify) - set(EVENTS)
         require(not wrong, "notify", f"unknown: {', '.join(sorted(wrong))}")
+        is_address = self.webhook is None or self.webhook.startswith(("http://", "https://"))
+        require(is_address, "webhook", "must begin with http:// or https://")
+        for name, addresses in (("mail_to", self.mail_to), ("mail_from", (self.mail_from,))):
+            require(
+                all("@" in each and each.isprintable() for each in addresses), name, "expected NAME@HOST, on one line"
+            )
         require(bool(self.origins) and bool(self.review), "origins", "name some; review too")
 
     @property
@@ -137,29 +163,40 @@ class Config:
 
 
 def run(config: Config) -> None:
-    """One night, or what is left of one. Raises StageError when a step fails or a budget is spent."""
+    """One night, or what is left of one. Raises StageError when a step fails or a budget is spent; whatever ends it is told."""
     root = Path(config.out)
-    with HeedClient.from_environment() as client:
-        if config.dry_run:
+    if config.dry_run:
+        with HeedClient.from_environment() as client:
             print(plan(config, client, root))
-            return
+        return
+    try:
         night_work.check_settings(config)
-        try:
-            with only_one(root) as held:
-                night = unfinished(root)
-                if night is None:
-                    labels = client.count_labels(config.query)
-                    if problem := too_few(config, root, labels):
-                        print(problem)
-                        night_report.tell(config, "nothing", problem)
-                        return
-                    night = Night.begin(root, next_number(config, client, root), **beginning(client))
-                else:
-                    say(f"night {night.number} goes on")
-                until = None if config.hours is None else time.monotonic() + config.hours * 3600
-                carry_out(Work(config, client, night, root, until, held))
-        except (Busy, Waiting) as reason:
-            print(reason)
+        with HeedClient.from_environment() as client:
+            go_on(config, client, root)
+    except (Busy, Waiting) as reason:
+        print(reason)
+    except Told:
+        raise
+    except Exception as error:
+        night_report.tell(config, "failed", reason_of(error))
+        raise
+
+
+def go_on(config: Config, client: HeedClient, root: Path) -> None:
+    """Carry out the night that is open, or a new one if there are enough labels."""
+    with only_one(root) as held:
+        night = unfinished(root)
+        if night is None:
+            labels = client.count_labels(config.query)
+            if problem := too_few(config, root, labels):
+                print(problem)
+                night_report.tell(config, "nothing", problem)
+                return
+            night = Night.begin(root, next_number(config, client, root), **beginning(client))
+        else:
+            say(f"night {night.number} goes on")
+        until = None if config.hours is None else time.monotonic() + config.hours * 3600
+        carry_out(Work(config, client, night, root, until, held))
 
 
 def unfinished(root: Path) -> Night | None:
@@ -200,32 +237,52 @@ def beginning(client: HeedClient) -> dict[str, Any]:
 
 
 def carry_out(work: Work) -> None:
-    """The steps that are not done yet, in order; then the report, and whom it concerns is told."""
-    night = work.night
+    """The steps that are not done yet, in order. Whom it concerns is told as soon as the night's figures are on record."""
+    night, doing, is_first = work.night, "", True
     try:
-        for number, (name, step) in enumerate(STEPS, start=1):
-            if (done := night.output(name)) is not None:
-                night_steps.verify(work, name, done)
-                continue
-            check_budgets(work, name)
-            say(f"night {night.number}: {name} ({number} of {len(STEPS)}{remaining(work, number)})")
-            began = time.monotonic()
-            try:
-                output = step(work)
-            finally:
-                total = night.spent(name, time.monotonic() - began)
-            night.finish(name, output, total)
+        for number, (doing, step) in enumerate(STEPS, start=1):
+            if (done := night.output(doing)) is None:
+                carry_out_step(work, number, step, is_first=is_first)
+                is_first = False
+            elif night.output(DECIDED_BY) is None:
+                night_steps.verify(work, doing, done)
+            if doing == TOLD_AFTER and "told" not in night.state:
+                doing = "report"
+                night.state["told"] = night_report.announce(work)
+                night.save()
+        doing = "report"
+        night_report.write_page(work)  # again: what came behind the message is on it too
+        night.end(work.done(DECIDED_BY)["outcome"])
     except OutOfTime as reason:
         night.save()
-        raise StageError(f"night {night.number}: {name}: {reason}") from None
-    except Waiting:
+        line = f"{called(night)}: {doing}: {reason}"
+        night_report.tell(work.config, "failed", line, work)
+        raise Told(line) from None
+    except Waiting as reason:
+        if night.state.get("waiting") is None:
+            night_report.tell(work.config, "waiting", str(reason), work)
+        night.state["waiting"] = str(reason)
         night.save()
         raise
-    except (StageError, ContractError, OSError) as error:
-        failed(work, name, error)
-    night.end(work.done(DECIDED_BY)["outcome"])
-    line = night_report.finish(work)
-    print(line)
+    except Exception as error:
+        failed(work, doing, error)
+    print(night.state["told"])
+
+
+def carry_out_step(work: Work, number: int, step: Callable[[Work], dict[str, Any]], *, is_first: bool) -> None:
+    """One step, within the budgets, and noted as done."""
+    night, name = work.night, STEPS[number - 1][0]
+    check_budgets(work, name)
+    say(f"night {night.number}: {name} ({number} of {len(STEPS)}{remaining(work, number)})")
+    began = time.monotonic()
+    try:
+        output = step(work)
+    except OutOfTime as reason:
+        alone = f"; it alone took all of hours = {work.config.hours:g}: give it more if it did not save how far it came"
+        raise OutOfTime(f"{reason}{alone if is_first else ''}") from None
+    finally:
+        total = night.spent(name, time.monotonic() - began)
+    night.finish(name, output, total)
 
 
 def check_budgets(work: Work, step: str) -> None:
@@ -245,6 +302,10 @@ def check_budgets(work: Work, step: str) -> None:
 
 class Stopped(StageError):
     """A budget is spent."""
+
+
+class Told(StageError):
+    """Whom it concerns knows already."""
 
 
 def size_of(root: Path) -> int:
@@ -268,27 +329,54 @@ def remaining(work: Work, number: int) -> str:
     return f"; about {minutes // 60} h {minutes % 60} min to go" if minutes else "; less than a minute to go"
 
 
-def failed(work: Work, step: str, error: Exception) -> None:
-    """Note it, tell whom it concerns, and raise StageError; return only where a decided night is to end in spite of it."""
-    night, reason = work.night, str(error)
+def failed(work: Work, step: str, error: Exception) -> NoReturn:
+    """Note it, tell whom it concerns when it is new, and raise Told. A night that is decided stays open for what it lacks."""
+    night, reason = work.night, reason_of(error)
     if isinstance(error, Stopped):
         if night.state.get("stopped_before") != step:
             night_report.tell(work.config, "failed", reason, work)
         night.state["stopped_before"] = step
         night.save()
-        raise error
+        raise Told(reason) from error
     is_new = not night.state["failures"] or night.state["failures"][-1]["reason"] != reason
-    times = night.fail(step, reason)
-    is_over = times >= work.config.tries or isinstance(error, night_work.Damaged)
-    what = f"night {night.number}: {step} failed: {reason}"
+    what = f"{called(night)}: {step} failed: {reason}"
+    times = 0
+    try:
+        times = night.fail(step, reason)
+        if not isinstance(error, EXPECTED):
+            keep_traceback(night, step, error)
+    except OSError as full:
+        say(f"not noted: {full}")
+    is_spent = times >= work.config.tries or isinstance(error, night_work.Damaged)
+    is_over = is_spent and night.output(DECIDED_BY) is None
     if is_new or is_over:
         night_report.tell(work.config, "failed", what, work)
-    if is_over and night.output(DECIDED_BY) is not None:
-        print(f"{what}; left at that", file=sys.stderr)
-        return
     if is_over:
         night.end("failed")
-    raise StageError(f"{what}; " + ("the night is given up" if is_over else "the next run tries again")) from error
+    raise Told(f"{what}; " + ("the night is given up" if is_over else "the next run tries again")) from error
+
+
+EXPECTED = (StageError, ContractError, ConfigError, OSError)
+"""Errors whose message says all that there is to say."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why it failed, in a line."""
+    return str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
+
+
+def keep_traceback(night: Night, step: str, error: Exception) -> None:
+    """Behind what the step has in the night's logs."""
+    log = night.folder / "logs" / f"{step}.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+
+
+def called(night: Night) -> str:
+    """The night by its number, with its outcome where it has one."""
+    decided = night.output(DECIDED_BY)
+    return f"night {night.number} ({decided['outcome']})" if decided else f"night {night.number}"
 
 
 def say(message: str) -> None:

@@ -78,11 +78,15 @@ def mail(*, to: Sequence[str], sender: str, subject: str, text: str, attachment:
     message.set_content(text)
     if attachment and attachment.is_file():
         message.add_attachment(attachment.read_text(encoding="utf-8"), subtype="html", filename=attachment.name)
-    parts = urlsplit(os.environ.get("SMTP_URL", ""))
+    try:
+        parts = urlsplit(os.environ.get("SMTP_URL", ""))
+        port = parts.port
+    except ValueError as error:
+        raise StageError(f"SMTP_URL: {error}") from None
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
         raise StageError("SMTP_URL is not set, or not smtp://… or smtps://…: it says how e-mail is sent")
     try:
-        with _connected(parts.scheme, parts.hostname, parts.port) as server:
+        with _connected(parts.scheme, parts.hostname, port) as server:
             if parts.username:
                 server.login(unquote(parts.username), unquote(parts.password or ""))
             server.send_message(message)

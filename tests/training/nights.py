@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+OUT_OF_TIME = "the time budget is spent"
+"""A stage that is told to fail so has reached the end of the run's hours."""
 PRELOADED = ["training.nightly", "tests.training.recorded"]
 
 
@@ -50,7 +52,7 @@ def _night(arguments: list[str], said: Path, environment: dict[str, str], faults
 def _put_in(
     kill: str = "", largest_file: int = 0, impatient: bool = False, real_sample: bool = False, overtaken_by: str = ""
 ) -> None:
-    """The faults: kill -9 "before STEP" is entered as done, or "after STEP"; no file above some bytes; no waiting for servers;
+    """The faults: kill -9 "before STEP" is entered as done, "after STEP", "before end"; no file above some bytes; no patience;
     another policy promoted just before the night's."""
     from tests.training import recorded
     from training import children, client, night_state
@@ -66,6 +68,8 @@ def _put_in(
             else:
                 recorded.main(arguments)
         except recorded.Failed as error:
+            if str(error) == OUT_OF_TIME:
+                raise children.OutOfTime(OUT_OF_TIME) from None
             raise StageError(f"{error} (status 1; {log})") from None
 
     children.run = stage
@@ -79,6 +83,8 @@ def _put_in(
             os.kill(os.getpid(), signal.SIGKILL)
 
     night_state.Night.finish = finish_or_die
+    if kill == "before end":
+        night_state.Night.end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if largest_file:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

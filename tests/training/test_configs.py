@@ -1,13 +1,14 @@
 """The settings that ship: each loads for its stage, and the paper's are the paper's."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 import training
 from training import dpo, evaluate, night_work, nightly, ppo, pretrain, rm, sft
-from training.config import ConfigError, from_dict, read_toml
+from training.config import ConfigError, from_dict, from_flags, read_toml
 
 CONFIGS = Path(training.__file__).parent / "configs"
 STAGES = {"pretrain": pretrain, "sft": sft, "rl_init": sft, "rm": rm, "dpo": dpo, "ppo": ppo, "ppo_ptx": ppo,
@@ -43,6 +44,24 @@ def test_a_nights_own_settings_name_files_that_are_there():
         night_work.check_settings(dataclasses.replace(tiny, rm="nothing.toml"))
     ours = from_dict(nightly.Config, read_toml(CONFIGS / "nightly.toml"), "nightly.toml")
     assert ours.rules == "gate.toml" and ours.start == "sft"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("next_k", 1), ("next_k", 65), ("next_max_new_tokens", 0), ("next_temperatures", [1.0, 1.0]), ("next_server_model", "m"),
+        ("webhook", "hooks.example.org"), ("mail_to", ["nobody"]), ("mail_from", "a\nb@x.example"), ("notify", ["never"]),
+        ("fixed_export", "no/such/folder"), ("base_model", "/no/such/folder"), ("own_evaluation", ["no-such-command"]),
+        ("publish_to", "nowhere://models"), ("by_model", "unknown.toml"), ("by_task", "unknown.toml"), ("evaluate", "unknown.toml"),
+    ],
+)  # fmt: skip
+def test_a_night_refuses_before_it_begins_what_cannot_work(tmp_path, name, value):
+    (tmp_path / "unknown.toml").write_text("speed = 3\n")  # found beside the settings that name it
+    settings = tmp_path / "nightly.toml"
+    fields = read_toml(CONFIGS / "tiny_nightly.toml") | {name: value}
+    settings.write_text("".join(f"{key} = {json.dumps(each)}\n" for key, each in fields.items()))
+    with pytest.raises(ConfigError, match="field speed: unknown" if value == "unknown.toml" else f"field {name}"):
+        night_work.check_settings(from_flags(nightly.Config, ["--config", str(settings)], "nightly"))
 
 
 def test_the_papers_figures():

@@ -33,7 +33,7 @@ name = "answers that loop"
 figure = "evaluations.evaluate.policy.looping_share"
 ceiling = 0.05
 """
-STEPS = ["export", "sft", "rm", "ppo", "register", "evaluate", "people", "gate", "promote", "sample", "batch", "record"]
+STEPS = ["export", "sft", "rm", "ppo", "register", "evaluate", "people", "gate", "promote", "record", "sample", "batch"]
 
 
 class World:
@@ -58,6 +58,7 @@ class World:
             "review": ["unreviewed"],
             "next_prompts": 4,
             "next_k": 3,
+            "next_temperatures": [0.7, 1.0, 1.3],
             "min_free_gib": 0,
             "launch": ["recorded"],
             "stage": ["recorded"],
@@ -149,7 +150,7 @@ def test_nights_train_on_what_the_night_before_ordered(world):
     prompts = set(Task.objects.filter(batch=batch).values_list("prompt", flat=True))
     assert not prompts & set(Task.objects.exclude(batch=batch).values_list("prompt", flat=True)), "the least covered"
     models = {r.response.model_version.name for t in Task.objects.filter(batch=batch) for r in t.task_responses.all()}
-    assert models == {"night-0001-ppo", "first"}
+    assert models == {"night-0001-ppo", "first"}, "each writes some, with as many temperatures as responses too"
 
     assert world.night() == 0
     assert world.last_line.startswith("nothing to do: 0 of 1 new rankings")
@@ -175,11 +176,13 @@ def test_nights_train_on_what_the_night_before_ordered(world):
 
 
 def test_a_night_waits_for_people_if_it_is_to_ask_them(world, heldout_labeler):
-    world.config |= {"people_prompts": 2, "by_model": str(world.root / "judge.toml")}
+    world.config |= {"people_prompts": 2, "by_model": "judge.toml"}  # beside nightly.toml
+    world.config |= {"notify": ["waiting"], "webhook": "http://127.0.0.1:9/"}
     (world.root / "judge.toml").write_text("")
     world.label()
-    for _again in range(2):
+    for is_told in (True, False):  # or would be, if there were a secret to sign with
         assert world.night() == 0
+        assert ("not told" in world.said.read_text()) == is_told
         assert world.last_line == "night 1 waits for people: 2 comparisons of 'night 1 evaluation' are open"
     assert world.serving == "first" and world.state(1)["outcome"] is None
     for task in Task.objects.filter(batch__name="night 1 evaluation"):
@@ -199,7 +202,8 @@ def test_a_night_killed_in_every_step_is_one_night(world):
     world.label(4)
     for step in STEPS:  # its work done, and not yet noted
         assert world.night(kill=f"before {step}") == -9, world.said.read_text()
-    assert world.night(kill="after record") == -9
+    assert world.night(kill="before end") == -9
+    assert world.state(1)["told"].startswith("night 1: night-0001-ppo serves") and world.state(1)["outcome"] is None
     assert world.night() == 0, world.said.read_text()
     assert world.state(1)["outcome"] == "promoted" and world.state(1)["failures"] == []
     assert (world.serving, Promotion.objects.count(), Export.objects.filter(status="ready").count()) == (
@@ -282,13 +286,33 @@ def break_every_step(world: World) -> None:
     world.record(fail={"ppo": "iteration 3: not a finite number: loss"})
     assert world.night() == 1 and "ppo failed: iteration 3: not a finite number: loss" in world.last_line
     world.record()
-    world.config["next_server"] = "http://127.0.0.1:9"
+    assert world.night(kill="before register") == -9
+    measured = world.nights / "night-0001" / "evaluate-candidate.json"
+    measured.write_text("{")
+    assert world.night() == 1 and "evaluate failed: JSONDecodeError: " in world.last_line
+    assert "Traceback" in (world.nights / "night-0001" / "logs" / "evaluate.log").read_text()
+    measured.unlink()
+    world.config["hours"] = 1.0
+    world.record(fail={"evaluate": nights.OUT_OF_TIME})
+    assert (
+        world.night() == 1 and "evaluate: the time budget is spent; it alone took all of hours = 1" in world.last_line
+    )
+    assert [failure["step"] for failure in world.state(1)["failures"]] == ["export", "rm", "ppo", "evaluate"]
+    world.record()
+    world.config |= {"next_server": "http://127.0.0.1:9", "next_server_model": "m"}
     assert world.serving == "first"
-    assert world.night(real_sample=True, impatient=True) == 1, world.said.read_text()
-    assert "no answer" in world.said.read_text() and "sample failed" in world.last_line
-    assert world.serving == "night-0001-ppo", "what is decided stands"
-    del world.config["next_server"]
+    for _time in range(4):  # tries and one more: what is decided is on record, and not given up
+        assert world.night(real_sample=True, impatient=True) == 1, world.said.read_text()
+        assert "no answer" in world.said.read_text() and "night 1 (promoted): sample failed" in world.last_line
+    begun = json.loads((world.nights / "night-0001" / "next" / "0.jsonl.run" / "config.json").read_text())
+    assert begun["server_model"] == "m"
+    assert world.serving == "night-0001-ppo" and world.state(1)["outcome"] is None
+    assert "night-0001-ppo serves" in world.state(1)["told"]
+    assert Evaluation.objects.filter(name="night").count() == 1
+    assert "made from first" in (world.nights / "night-0001" / "report.html").read_text()
+    del world.config["next_server"], world.config["next_server_model"]
     assert world.night() == 0 and world.state(1)["outcome"] == "promoted"
+    assert Batch.objects.get(name="night 1").counts["tasks"] == 4
 
     world.label()
     world.record(fail={"rm": "out of memory"})

@@ -11,6 +11,7 @@ import pytest
 from labeling.actions import webhooks
 from tests.training.test_client import serve  # noqa: F401 a fixture
 from training import night_report, nightly, notify
+from training.config import ConfigError
 from training.errors import StageError
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 24).decode()
@@ -62,6 +63,25 @@ def test_an_e_mail_holds_the_page(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("SMTP_URL", "")
     night_report.tell(config(mail_to=("a@x.example",)), "failed", "it failed")
     assert "SMTP_URL is not set" in capsys.readouterr().err
+    monkeypatch.setenv("SMTP_URL", "smtp://mail.example.org:abc")
+    night_report.tell(config(mail_to=("a@x.example",)), "failed", "it failed")
+    night_report.tell(config(mail_to=("a@x.example",), mail_from="a\nb@x.example"), "failed", "it failed")
+    assert capsys.readouterr().err.count("not told") == 2
+
+
+def test_a_run_that_cannot_begin_is_told(serve, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setenv("HEED_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("HEED_TOKEN", "expired")
+    web = serve(lambda *_: (401, {}))
+    monkeypatch.setenv("HEED_URL", web.url)
+    taken = serve(lambda *_: (200, {}))
+    fields = {"webhook": taken.url, "out": str(tmp_path), "launch": ("x",), "stage": ("x",)}
+    with pytest.raises(StageError, match="401"):
+        nightly.run(config(**fields))
+    with pytest.raises(ConfigError, match="own_evaluation"):
+        nightly.run(config(own_evaluation=("no-such-command",), **fields))
+    lines = [json.loads(body)["data"]["line"] for _method, _path, body, _headers in taken.requests]
+    assert ["401" in lines[0], "no-such-command" in lines[1], len(lines)] == [True, True, 2]
 
 
 class MailServer:
