@@ -68,9 +68,9 @@ function fill(fields, except = OURS) {
 function keepLocally(stored = 0) {
   const { editor, takes, base, version } = page;
   const known = { url: urls.asideUrl, draft: urls.draft, revision: form.revision.value, editor, takes, base, version };
-  dropLocal(); // nothing is better than the old
   const kept = JSON.stringify({ ...known, at: Date.now(), stored, fields: typed().toString() });
-  attempt(() => localStorage.setItem(KEPT + editor, kept));
+  // One step: a closing page may not come to two. Nothing is better than the old.
+  attempt(() => localStorage.setItem(KEPT + editor, kept) || true) || dropLocal();
 }
 
 const dropLocal = () => attempt(() => localStorage.removeItem(KEPT + page.editor));
