@@ -57,7 +57,8 @@ def test_the_best_of_n_is_kept_by_reward_and_recorded(base, reward_model, prompt
             )
             assert max(rewards) - min(rewards) > 1e-6, "there was something to choose"
             assert row["sampling"]["reward"] == pytest.approx(max(rewards), abs=1e-5)
-            assert row["response"] == drawn[rewards.index(max(rewards))].text
+            best = drawn[rewards.index(max(rewards))].text
+            assert row["response"] == best.replace("\x00", sample.SHOWN_NUL)  # which PostgreSQL cannot store
             found += 1
     assert found == 6
     assert {(row["sampling"]["best_of"], row["sampling"]["reward_model"]) for row in kept} == {(4, reward_model.name)}
