@@ -54,7 +54,7 @@ class Scale:
     flags: dict[str, dict] = field(default_factory=dict)
 
 
-SEVERAL_NIGHTS = Scale(test_prompts=1000)
+SEVERAL_NIGHTS = Scale(test_prompts=2000)
 """A night must be told from the night before."""
 
 # Every step in under a minute, with models that cannot pass the gates: so that the plumbing is tested, and the refusal too.
