@@ -126,7 +126,7 @@ def insert(row: Row) -> Row:
     statement, fields = _insert(type(row))
     database = connections[DEFAULT_DB_ALIAS]
     [(row.pk,)] = statement.rows(**{f.attname: f.get_db_prep_save(getattr(row, f.attname), database) for f in fields})
-    row._state.adding, row._state.db = False, connection.alias
+    row._state.adding, row._state.db = False, database.alias
     return row
 
 

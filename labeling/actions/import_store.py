@@ -57,7 +57,6 @@ SELECT s.place, p.split FROM heed_staged s JOIN labeling_prompt p ON p.content_s
  WHERE s.split <> p.split AND s.prompt_id IS NULL"""),
 )  # fmt: skip
 
-# The rows come in the file's order without being sorted with their texts: a range of pages is read from its begin to its end, and
 # Whether every row brings a prompt that is new, none twice: then none has to be looked for again while it is stored.
 ALL_NEW = """
 SELECT NOT EXISTS (SELECT FROM heed_staged s JOIN labeling_prompt p ON p.content_sha256 = s.digest WHERE s.part = 0)
@@ -208,9 +207,8 @@ class Store:
 
     def _slices(self, step: int, of: int) -> Iterator[dict[str, str]]:
         """Ranges of the staged pages, of about SLICE_ROWS rows; between them progress is told."""
-        pages = self._execute("SELECT pg_relation_size('heed_staged') / current_setting('block_size')::int").fetchone()[
-            0
-        ]
+        size = "SELECT pg_relation_size('heed_staged') / current_setting('block_size')::int"
+        [pages] = self._execute(size).fetchone()
         at_once = max(1, pages * SLICE_ROWS // self.staged.rows)
         for begin in range(0, pages, at_once):
             self.progress((step + begin / pages) / of)

@@ -23,9 +23,9 @@ from labeling.statements import Statement
 AT_ONCE = 500
 
 
-def give_first(*, submission: Submission, text: str | None, now: datetime) -> bool:
+def give_first(*, submission: Submission, text: str | None, now: datetime) -> None:
     """Give a submission that is about to be made (unsaved, with this text) its points, so that it is written, with all its indexes, once.
-    False if others on its task are to be looked at together with it: then nothing is done, and refresh_task is to follow."""
+    Nothing is done if others on its task are to be looked at together with it: refresh_task is to follow."""
     [(*facts, has_others)] = NEW.rows(
         task=submission.task_id,
         labeler=submission.labeler_id,
@@ -34,11 +34,10 @@ def give_first(*, submission: Submission, text: str | None, now: datetime) -> bo
         written=None if text is None else len(text),
     )
     if has_others:
-        return False
+        return
     submission.review_reasons = priorities.reasons(Row(*facts).facts(None))
     submission.review_priority = float(priorities.points(submission.review_reasons))
     submission.prioritized_at = now
-    return True
 
 
 def refresh_task(*, submission: Submission, now: datetime) -> None:
