@@ -51,10 +51,9 @@ def with_own_products() -> dict[str, Any]:
         def uuid(self) -> Any:
             return get_hash_for_files((__file__,))
 
+    # Where a layer's own frame is not compiled, these are called as they are, and must not be compiled alone.
     for kernel in (cpu.product, cpu.biased_product, cpu.pays, cpu.copied):
-        skip(
-            kernel
-        )  # where a layer's own frame is not compiled, they are called as they are, and must not be compiled alone
+        skip(kernel)
     return {"post_grad_custom_pre_pass": OwnProducts()}
 
 

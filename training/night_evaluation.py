@@ -151,6 +151,7 @@ def people(work: Work) -> dict[str, Any]:
 
 
 OUR_NAMES = {"evaluate", "fixed set", "by model", "by task", "people", "night"}
+"""Evaluations that a night records itself: no command may shadow one."""
 PEOPLE_SAY = ("win_rate", "low", "high", "comparisons", "prompts")
 """What is kept of people's verdict on a pair of policies."""
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "configs"
 PYTHON = (sys.executable, "-m", "training")
 LAUNCHED = ("sft", "rm", "ppo")
-"""Stages that `launch` starts; `stage` starts the others."""
 
 
 class Damaged(StageError):
@@ -73,9 +72,12 @@ class Work:
 
     def stage(self, stage: str, settings: str | None, **fields: Any) -> None:
         """Run a training stage as a process of its own, until the night's time is spent."""
-        launch = self.config.launch if stage in LAUNCHED else self.config.stage
         config = {"config": settings_path(settings)} if settings else {}
-        command = [*(launch or PYTHON), *stage.split(), *flags(config | {"seed": self.seed} | fields)]
+        command = [
+            *(launcher(self.config, stage) or PYTHON),
+            *stage.split(),
+            *flags(config | {"seed": self.seed} | fields),
+        ]
         self.command(stage.replace(" ", "-"), command)
 
     def command(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
@@ -91,6 +93,11 @@ def flags(fields: Mapping[str, Any]) -> list[str]:
         if value is not None:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words
+
+
+def launcher(config: Config, stage: str) -> tuple[str, ...]:
+    """What starts a stage: `launch` for those that train, `stage` for the others; empty for this Python."""
+    return config.launch if stage in LAUNCHED else config.stage
 
 
 def settings_path(name: str) -> Path:
@@ -124,9 +131,7 @@ def check_settings(config: Config) -> None:
         values = read_toml(path) | dict.fromkeys(given, "given later")
         if "against" in given:
             values["against"] = ["given later"]
-        if not (
-            config.launch if stage in LAUNCHED else config.stage
-        ):  # else another Python may have libraries that ours lacks
+        if not launcher(config, stage):  # else another Python may have libraries that ours lacks
             module = importlib.import_module(f"training.{MODULES.get(stage, stage)}")
             from_dict(module.Config, values, str(path))
     base, fixed = config.base_model, config.fixed_export
