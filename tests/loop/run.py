@@ -78,7 +78,7 @@ SMOKE = Scale(
 class Loop:
     """One installation and what has been made in it so far."""
 
-    def __init__(self, folder: Path, seed: int, scale: Scale, nights: int):
+    def __init__(self, folder: Path, seed: int, scale: Scale, nights: int, more_rules: str = ""):
         from tests.loop.labelers import Workforce
 
         self.folder, self.seed, self.scale = folder, seed, scale
@@ -88,7 +88,7 @@ class Loop:
         self.people = Workforce(seed)
         self.nights, self.nights_in_a_row = folder / "nightly", nights
         self.base, self.sft = self.models / "base", self.models / "sft"
-        self.more_rules = ""
+        self.more_rules = more_rules
 
     def _make_token(self) -> str:
         from labeling.actions import tokens

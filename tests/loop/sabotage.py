@@ -203,8 +203,8 @@ def main() -> int:
     with throwaway_site(folder):
         django.setup()
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        loop = run.Loop(folder, arguments.seed, run.Scale(test_prompts=500), nights=2)
-        loop.more_rules = SHIPPED_RULES.read_text()
+        scale, rules = run.Scale(test_prompts=500), SHIPPED_RULES.read_text()
+        loop = run.Loop(folder, arguments.seed, scale, nights=2, more_rules=rules)
         loop.found()
         sabotage = Sabotage(loop)
         try:

@@ -44,22 +44,27 @@ def test_products_are_those_of_float64_however_the_matrices_lie(left, right):
     assert cpu.product(a.double(), b.double()).dtype == torch.float64
 
 
+def use_counted() -> list[bool]:
+    """Put these kernels into torch, on any processor, for good: for a process of its own. Each product adds whether it was theirs."""
+    calls, pays = [], cpu.pays
+    cpu.ONEDNN_PAYS_FROM, cpu.is_amd = 2**10, lambda: True
+    torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
+    cpu.pays = lambda a, b: calls.append(pays(a, b)) or calls[-1]
+    cpu.use(threads=1)
+    return calls
+
+
 def test_kernels_put_into_torch_give_its_own_losses_and_gradients():
     """In a process of its own: what is replaced there stays replaced."""
     code = """
 import torch
-from training import cpu
+from tests.training.test_cpu import use_counted
 def run():
     torch.manual_seed(0)
     layer, conv, x = torch.nn.Linear(48, 96), torch.nn.Linear(96, 32, bias=False), torch.randn(4, 50, 48)
     conv(layer(x.requires_grad_()).relu()).square().mean().backward()
     return [x.grad, layer.weight.grad, layer.bias.grad, conv.weight.grad]
-expected, calls = run(), []
-cpu.ONEDNN_PAYS_FROM, cpu.is_amd = 2**10, lambda: True
-torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
-pays = cpu.pays
-cpu.pays = lambda a, b: calls.append(pays(a, b)) or calls[-1]
-cpu.use(threads=1)
+expected, calls = run(), use_counted()
 for mine, torchs in zip(run(), expected):
     torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-6)
 print(sum(calls))
@@ -77,7 +82,8 @@ def test_compiled_layers_have_these_kernels_too():
     code = """
 import torch
 from torch._dynamo.utils import counters
-from training import compiling, cpu
+from tests.training.test_cpu import use_counted
+from training import compiling
 class Layer(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -91,12 +97,7 @@ def gradients():
     model.zero_grad()
     model(x).square().mean().backward()
     return [p.grad.clone() for p in model.parameters()]
-expected, calls = gradients(), []
-cpu.ONEDNN_PAYS_FROM, cpu.is_amd = 2**10, lambda: True
-torch.backends.cpu.get_cpu_capability = lambda: "AVX512"
-pays = cpu.pays
-cpu.pays = lambda a, b: calls.append(pays(a, b)) or calls[-1]
-cpu.use(threads=1)
+expected, calls = gradients(), use_counted()
 compiling.compile_layers(model)
 for mine, torchs in zip(gradients(), expected):
     torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-6)
