@@ -55,11 +55,12 @@ class RunState:
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.config = kept
         self.parents = parents
+        self.export = export
 
     def is_published(self, overwrite: bool = False) -> bool:
         """True when this very run is already done. Raises CheckpointError when the output is of another run.
 
-        With `overwrite` another run's output is removed instead.
+        With `overwrite` another run's output is removed instead; what holds no model manifest is left alone all the same.
         """
         return processes.from_main(lambda: self._is_published(overwrite))
 
@@ -69,15 +70,17 @@ class RunState:
         try:
             manifest = read_model_manifest(self.out)
             same = {k: v for k, v in manifest.config.items() if k not in FREE_FIELDS} == self.config
-            if same and manifest.parents == self.parents and not overwrite:
+            if same and manifest.parents == self.parents and manifest.export == self.export and not overwrite:
                 return True
         except ContractError as error:
             if not overwrite:
                 raise CheckpointError(f"{self.out} exists and is no intact model folder: {error}") from None
         if not overwrite:
             raise CheckpointError(
-                f"{self.out} exists with other settings or parents; choose another out, or set overwrite"
+                f"{self.out} exists with other settings or parents, or of other data; choose another out, or set overwrite"
             )
+        if not (self.out / "manifest.json").is_file():
+            raise CheckpointError(f"{self.out} is no model folder, so overwrite leaves it alone; choose another out")
         shutil.rmtree(self.out)
         return False
 
@@ -156,9 +159,14 @@ class RunState:
         return processes.from_main(self._read_result)
 
     def _read_result(self) -> Any:
-        path = self.folder / "result.json"
-        saved = json.loads(path.read_bytes()) if path.exists() else {}
-        return saved.get("result") if saved.get("fingerprint") == self.fingerprint else None
+        path, digest = self.folder / "result.json", self.folder / "result.json.sha256"
+        if not path.exists():
+            return None
+        if not digest.exists() or digest.read_text().strip() != hash_file(path):
+            print(f"{path}: does not match its checksum; doing it again", file=sys.stderr)
+            return None
+        saved = json.loads(path.read_bytes())
+        return saved["result"] if saved["fingerprint"] == self.fingerprint else None
 
     def write_result(self, result: Any) -> None:
         """Keep what this part came to; its checkpoints have done their work and go."""
@@ -166,7 +174,12 @@ class RunState:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"fingerprint": self.fingerprint, "result": result})
-        write_atomically(self.folder / "result.json", content.encode())
+        path = self.folder / "result.json"
+        path.unlink(missing_ok=True)
+        write_atomically(
+            path.with_name("result.json.sha256"), hashlib.sha256(content.encode()).hexdigest().encode() + b"\n"
+        )
+        write_atomically(path, content.encode())
         for checkpoint in self.folder.glob("checkpoint-*"):
             checkpoint.unlink()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.checkpoints import CheckpointError, RunState
-from training.contract import ExportRef, ParentRef
+from training.contract import ExportRef, ParentRef, read_model_manifest
 
 PARENTS = {"base": ParentRef(name="base", manifest_sha256="a" * 64)}
 
@@ -102,6 +102,27 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, other):
     state_of(tmp_path).save(1, {"step": 1})
     with pytest.raises(CheckpointError, match="other settings, parents or data"):
         state_of(tmp_path, **other).load()
+
+
+def test_a_model_is_this_runs_only_where_its_data_are_too(sft_model):
+    manifest = read_model_manifest(sft_model)
+
+    def state(export):
+        return RunState(sft_model, "sft", manifest.config, manifest.parents, export)
+
+    assert state(manifest.export).is_published()
+    with pytest.raises(CheckpointError, match="or of other data"):
+        state(ExportRef(name=manifest.export.name, data_sha256="c" * 64)).is_published()
+
+
+def test_overwrite_removes_models_and_nothing_else(tmp_path):
+    state = state_of(tmp_path)
+    (state.out / "thesis").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="is no model folder, so overwrite leaves it alone"):
+        state.is_published(overwrite=True)
+    assert (state.out / "thesis").exists()
+    (state.out / "manifest.json").write_text("damaged")
+    assert not state.is_published(overwrite=True) and not state.out.exists()
 
 
 def test_where_a_run_is_carried_out_may_change(tmp_path):

@@ -87,7 +87,7 @@ def test_it_learns_the_training_pairs_and_says_what_it_did(base, export, tmp_pat
     assert "accuracy_train_held_out" in metrics
 
 
-def test_reference_logprobs_are_kept_for_a_resumed_run_and_for_no_other(tmp_path):
+def test_reference_logprobs_are_kept_for_a_resumed_run_and_for_no_other(tmp_path, capsys):
     state = RunState(tmp_path / "dpo", "dpo", {"beta": 0.1}, {}, None)
     kept = [[-1.25, -0.1], [-3.0000001]]
     state.part("reference").write_result(kept)
@@ -95,3 +95,7 @@ def test_reference_logprobs_are_kept_for_a_resumed_run_and_for_no_other(tmp_path
     other = RunState(tmp_path / "dpo", "dpo", {"beta": 0.2}, {}, None)
     assert other.part("reference").read_result() is None
     assert state.part("fold-1").read_result() is None
+    path = next((tmp_path / "dpo.run").rglob("result.json"))
+    path.write_bytes(path.read_bytes().replace(b"-1.25", b"-1.35"))
+    assert state.part("reference").read_result() is None, "what does not match its checksum is computed again"
+    assert "result.json: does not match its checksum" in capsys.readouterr().err
