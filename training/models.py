@@ -40,6 +40,7 @@ from training.contract import (
     hash_file,
     library_versions,
     parent_ref,
+    read_model_manifest,
     utc_now,
     write_model_manifest,
 )
@@ -57,12 +58,19 @@ transformers_logging.set_verbosity_error()  # it reports the head that a reward 
 
 
 def pick_device(name: str) -> torch.device:
-    """The device named, or for "auto" the GPU where there is one; each of several processes has a GPU of its own."""
+    """The device named, or for "auto" the GPU where there is one; each of several processes has a GPU of its own.
+
+    Raises StageError for a name that means none, and for a GPU where there is none.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return (
-        torch.device(name, processes.local_index()) if name == "cuda" and processes.count() > 1 else torch.device(name)
-    )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StageError(f"device {name}: expected auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StageError(f"device {name}: there is no GPU here that torch can use")
+    return torch.device(name, processes.local_index()) if name == "cuda" and processes.count() > 1 else device
 
 
 # ---- making ---------------------------------------------------------------------------------------------------------
@@ -186,10 +194,16 @@ def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str
 def parent_of(folder: str | os.PathLike[str]) -> ParentRef:
     """How a manifest names a parent: by its own manifest, or, for a model from elsewhere, by a hash over its files.
 
-    A name on the Hugging Face hub has no files here; its hash is over the name alone.
+    A name on the Hugging Face hub has no files here; its hash is over the name alone. Raises ContractError for a folder whose
+    files are not those of its manifest: what is made from it would have a lineage that is not its own.
     """
+    return processes.from_main(lambda: _parent_of(folder))
+
+
+def _parent_of(folder: str | os.PathLike[str]) -> ParentRef:
     path = Path(folder)
     if (path / "manifest.json").exists():
+        read_model_manifest(path)  # with its files
         return parent_ref(path)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
     listing = "".join(f"{file.relative_to(path).as_posix()} {hash_file(file)}\n" for file in files) or str(folder)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from training import data, generation, models, ppo, rm
-from training.contract import read_export, read_model_manifest
+from training.contract import ContractError, read_export, read_model_manifest
 from training.errors import StageError
 
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -109,6 +110,16 @@ def test_manifests_name_parents_export_config_and_metrics(base, sft_model, rewar
     assert manifest.metrics["rankings"] > 0
     assert 0 <= manifest.metrics["accuracy_train_held_out"] <= 1, "held-out labels are scored, apart"
     assert read_model_manifest(sft_model).parents["base"].name == base.name
+
+
+def test_a_parent_with_a_flipped_byte_is_refused(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ContractError, match=r"model\.safetensors: does not match its checksum"):
+        models.parent_of(folder)
 
 
 def test_a_model_without_a_manifest_is_named_by_its_files(base, tmp_path):
