@@ -154,6 +154,19 @@ def optimizer_steps(count: int, epochs: int, batch: int) -> int:
     return max(1, count * epochs // batch)
 
 
+def check_some(records: Sequence[object], what: str, counts: Counter[str]) -> None:
+    """Raise StageError, with the reasons that were counted, when there is nothing to train on."""
+    if not records:
+        reasons = ", ".join(f"{name} {number}" for name, number in counts.items())
+        raise StageError(f"the export has no {what} to train on in its train split{reasons and f' ({reasons})'}")
+
+
+def left_over(count: int, epochs: int, batch: int) -> dict[str, int]:
+    """`skipped_incomplete_batch`: records that the last of `optimizer_steps` would leave for one more, smaller batch; {} for none."""
+    skipped = count * epochs - optimizer_steps(count, epochs, batch) * batch
+    return {"skipped_incomplete_batch": skipped} if skipped > 0 else {}
+
+
 def shuffled_batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
     """Endless batches of indices, a new order each epoch; the last batch of an epoch takes from the next.
 
@@ -166,7 +179,7 @@ def shuffled_batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
 def batch_at(count: int, batch: int, seed: int, step: int) -> list[int]:
     """The batch that `shuffled_batches` gives at one step, without the ones before it."""
     if count == 0:
-        raise ValueError("nothing to train on: the selection is empty")
+        raise StageError("nothing to train on: the selection is empty")
     epoch, start = divmod(step * batch, count)
     pending = list(_order(count, seed, epoch)[start : start + batch])
     while len(pending) < batch:
@@ -302,6 +315,25 @@ def read_comparisons(
             elif limits.admits(place, longest.prompt_tokens, longest.response_tokens, counts):
                 comparisons.append(comparison)
     return comparisons
+
+
+def read_measured(export: Export, tokenizer, limits: LengthLimits, counts: Counter[str]) -> dict[str, list[Comparison]]:
+    """Each split's rankings to measure on, held-out labelers' too; what is dropped is counted as `dropped_too_long_SPLIT`.
+
+    To be read before training: a record that is too long must not end a run that has all its steps behind it.
+    """
+    measured = {}
+    for split in ("train", "valid", "test"):
+        dropped: Counter[str] = Counter()
+        measured[split] = read_comparisons(export, tokenizer, split, limits, dropped, for_training=False)
+        count_dropped(counts, dropped, split)
+    return measured
+
+
+def count_dropped(counts: Counter[str], dropped: Counter[str], what: str) -> None:
+    """Add to `counts`, as `dropped_too_long_WHAT`, what was dropped of records that are measured on and not trained on."""
+    if number := dropped["dropped_too_long"]:
+        counts[f"dropped_too_long_{what}"] += number
 
 
 def read_prompts(export: Export, tokenizer, split: str, limits: LengthLimits, counts: Counter[str]) -> list[list[int]]:

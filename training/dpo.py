@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,19 +25,23 @@ from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_st
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
-from training.contract import Export, read_export
+from training.contract import read_export
 from training.data import (
     Comparison,
     LengthLimits,
     OnTooLong,
+    check_some,
+    count_dropped,
+    left_over,
     optimizer_steps,
     read_comparisons,
+    read_measured,
     read_prompts,
     shuffled_batches,
 )
 from training.errors import StageError
 from training.losses import ranking_loss
-from training.optimizers import adamw, cosine_schedule
+from training.optimizers import adamw, check_finite, cosine_schedule
 from training.ranking_metrics import Tally
 from training.rankings import Runner
 from training.report import SAMPLES, Sample
@@ -79,6 +83,7 @@ class Config(RunSettings):
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        super().validate()
         for name in ("epochs", "batch_size", "parts", "prompt_tokens", "response_tokens", "log_every"):
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.checkpoint_every > 0, "checkpoint_every", "must be positive")
@@ -107,6 +112,12 @@ def run(config: Config) -> Path:
     torch.manual_seed(config.seed)
     counts: Counter[str] = Counter()
     train = read_comparisons(export, tokenizer, "train", config.limits, counts, for_training=True)
+    check_some(train, "rankings", counts)
+    measured = read_measured(export, tokenizer, config.limits, counts)
+    dropped: Counter[str] = Counter()
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
+    count_dropped(counts, dropped, "prompts")
+    counts.update(left_over(len(train), config.epochs, config.batch_size))
     reference = policy_runner(config, tokenizer.pad_token_id, device)
     if config.dry_run:
         show_plan(config, reference, train, counts, tokenizer.pad_token_id, device)
@@ -115,21 +126,13 @@ def run(config: Config) -> Path:
     if (reference_logprobs := kept.read_result()) is None:
         reference_logprobs = logprobs_of(reference, train, config.batch_size)
         kept.write_result(reference_logprobs)
-    runner = policy_runner(config, tokenizer.pad_token_id, device)
-    adapter = attach(
-        runner.model,
-        AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, config.merge),
-        stage="dpo",
-        steps=optimizer_steps(len(train), config.epochs, config.batch_size),
-        seed=config.seed,
-        base=config.policy,
-    )
+    runner, adapter = start_policy(config, len(train), tokenizer.pad_token_id, device)
     parallel.spread(runner.model, config.parallel)
     log = train_policy(config, state, saved, runner, train, reference_logprobs, adapter)
     runner = dataclasses.replace(runner, model=parallel.collect(runner.model))
     metrics = {
-        **measure(config, runner, reference, export, tokenizer),
-        **estimate_kl(config, runner.model, reference.model, export, tokenizer),
+        **measure(config, runner, reference, measured),
+        **estimate_kl(config, runner.model, reference.model, prompts[: config.valid_episodes], tokenizer),
         "beta": config.beta,
         "rankings": len(train),
         "pairs": sum(len(comparison.pairs) for comparison in train),
@@ -143,7 +146,7 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    samples = samples_of(config, reference.model, runner.model, export, tokenizer)
+    samples = samples_of(config, reference.model, runner.model, prompts[:SAMPLES], tokenizer)
     published = adapter.finish() if adapter else runner.model
     models.publish(config.out, published.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
@@ -159,7 +162,7 @@ def show_plan(
     device: torch.device,
 ) -> NoReturn:
     """Raise DryRun with what this run would train."""
-    runner, batch = policy_runner(config, pad_id, device), train[: config.batch_size]
+    (runner, _), batch = start_policy(config, len(train), pad_id, device), train[: config.batch_size]
     known = logprobs_of(reference, batch, config.batch_size)
     plan.show_and_stop(
         "dpo",
@@ -179,6 +182,14 @@ def policy_runner(config: Config, pad_id: int, device: torch.device) -> Runner:
     if unembedding_of(model) is None:
         raise StageError(f"{config.policy}: DPO needs a model whose logits come straight from a linear unembedding")
     return rankings.runner_for(model, config.encoding, pad_id)
+
+
+def start_policy(config: Config, count: int, pad_id: int, device: torch.device) -> tuple[Runner, Adapter | None]:
+    """The policy that a run over `count` rankings begins with, and its adapter, if it has one."""
+    runner = policy_runner(config, pad_id, device)
+    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, config.merge)
+    steps = optimizer_steps(count, config.epochs, config.batch_size)
+    return runner, attach(runner.model, settings, stage="dpo", steps=steps, seed=config.seed, base=config.policy)
 
 
 def train_policy(
@@ -214,6 +225,7 @@ def train_policy(
                 raise StageError(f"step {step}: the loss is {figures['loss']}; the checkpoint before it still stands")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
             norm = apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
+            check_finite(step, norm)
             if step % config.log_every == 0 or step == steps - 1:
                 log.append({"step": step, **figures, "gradient_norm": norm})
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", accuracy=f"{figures['accuracy']:.2f}")
@@ -280,14 +292,13 @@ def _logprobs_of(runner: Runner, comparisons: Sequence[Comparison], batch: int) 
     return logprobs
 
 
-def measure(config: Config, runner: Runner, reference: Runner, export: Export, tokenizer) -> dict:
+def measure(config: Config, runner: Runner, reference: Runner, measured: Mapping[str, Sequence[Comparison]]) -> dict:
     """How the implicit rewards order the labelers' non-tied pairs, as `rm` measures; and margin and loss per split.
 
     Held-out labelers are measured here and nowhere trained on.
     """
     figures: dict = {}
-    for split in ("train", "valid", "test"):
-        comparisons = read_comparisons(export, tokenizer, split, config.limits, Counter(), for_training=False)
+    for split, comparisons in measured.items():
         if not comparisons:
             continue
         ours, theirs = (logprobs_of(player, comparisons, config.batch_size) for player in (runner, reference))
@@ -303,21 +314,19 @@ def measure(config: Config, runner: Runner, reference: Runner, export: Export, t
     return figures
 
 
-def samples_of(config: Config, before, after, export: Export, tokenizer) -> list[Sample]:
-    """What both models say to the first validation prompts, with the same random numbers."""
-    prompts = read_prompts(export, tokenizer, "valid", config.limits, Counter())[:SAMPLES]
+def samples_of(config: Config, before, after, prompts: Sequence[list[int]], tokenizer) -> list[Sample]:
+    """What both models say to the same prompts, with the same random numbers."""
     settings: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": 1.0, "seed": config.seed}
     texts = [generation.sample_texts(model, tokenizer, prompts, **settings)[0] for model in (before, after)]
     return generation.side_by_side(tokenizer, prompts, *texts)
 
 
 @torch.no_grad()
-def estimate_kl(config: Config, policy, reference, export: Export, tokenizer) -> dict[str, float]:
-    """KL(policy ‖ reference) on one answer of the policy to each validation prompt: nats summed over tokens, mean over answers.
+def estimate_kl(config: Config, policy, reference, prompts: Sequence[list[int]], tokenizer) -> dict[str, float]:
+    """KL(policy ‖ reference) on one answer of the policy to each prompt: nats summed over tokens, mean over answers.
 
     `kl_after` is the plain estimate (k1, may come out negative), `kl_k3_after` cannot be negative; `length_after` in tokens.
     """
-    prompts = read_prompts(export, tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + 999_983)
     totals = {"kl": 0.0, "kl_k3": 0.0, "length": 0.0}
     for start in range(0, len(prompts), config.batch_size):

@@ -22,7 +22,14 @@ from tqdm import tqdm
 from training import advantages, cpu, degeneration, models, response_loss, rm
 from training.config import option, require, to_dict
 from training.contract import Export, read_export, write_atomically
-from training.data import LengthLimits, OnTooLong, encode_demonstrations, read_demonstrations, read_prompts
+from training.data import (
+    LengthLimits,
+    OnTooLong,
+    encode_demonstrations,
+    read_demonstrations,
+    read_measured,
+    read_prompts,
+)
 from training.generation import Rollout, decode, end_scores, response_logprobs, sample, sequence_of
 
 
@@ -73,9 +80,9 @@ def run(config: Config) -> Path:
         metrics["policy"] = measure_policy(config, export, reward_model, counts, device)
     if config.reward_model:
         tokenizer = models.load_tokenizer(config.reward_model)
-        metrics["reward_model"] = rm.accuracies(
-            reward_model, export, tokenizer, config.limits, max(1, config.batch_size // 4), device
-        )
+        measured = read_measured(export, tokenizer, config.limits, counts)
+        batch = max(1, config.batch_size // 4)
+        metrics["reward_model"] = rm.accuracies(reward_model, measured, tokenizer.pad_token_id, batch, device)
     folders = {"policy": config.policy, "reward_model": config.reward_model, "reference": config.reference}
     subjects = {role: vars_of(models.parent_of(folder)) for role, folder in folders.items() if folder}
     result = {

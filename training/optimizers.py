@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from training import parallel
+from training.errors import StageError
 
 
 def cosine_schedule(step: int, steps: int, *, warmup_steps: int = 0, floor: float = 0.1, start: float = 0.0) -> float:
@@ -51,3 +52,11 @@ def apply_step(
         before_clear()
     optimizer.zero_grad(set_to_none=True)
     return parallel.number(norm)
+
+
+def check_finite(step: int, gradient_norm: float) -> None:
+    """Raise StageError where a step's gradients are no finite numbers: such weights must never be saved or published."""
+    if not math.isfinite(gradient_norm):
+        raise StageError(
+            f"step {step}: not a finite number: the gradients' norm; the last checkpoint, if any, still stands"
+        )

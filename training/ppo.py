@@ -23,7 +23,7 @@ from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import read_export
-from training.data import LengthLimits, OnTooLong, read_prompts, shuffled_batches
+from training.data import LengthLimits, OnTooLong, check_some, count_dropped, read_prompts, shuffled_batches
 from training.ema import WeightAverage
 from training.experience import Experience, Shaping, gain_experience
 from training.generation import side_by_side, transcripts
@@ -100,6 +100,7 @@ class Config(RunSettings):
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        super().validate()
         for name in (
             "iterations",
             "episodes",
@@ -180,7 +181,10 @@ def run(config: Config) -> Path:
         compiling.compile_layers(players.policy, players.critic, players.reference, players.reward_model)
     counts: Counter[str] = Counter()
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
-    valid = read_prompts(export, players.tokenizer, "valid", config.limits, Counter())[: config.valid_episodes]
+    check_some(train, "prompts", counts)
+    dropped: Counter[str] = Counter()
+    valid = read_prompts(export, players.tokenizer, "valid", config.limits, dropped)[: config.valid_episodes]
+    count_dropped(counts, dropped, "valid")
     text = load_text(config, players.tokenizer, counts)
     if config.dry_run:
         show_plan(config, players, train, text, counts, device)

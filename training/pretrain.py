@@ -18,7 +18,7 @@ from training import compiling, corpus, models, packing, parallel, plan, process
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.data import OnTooLong
-from training.optimizers import adamw, apply_step, cosine_schedule
+from training.optimizers import adamw, apply_step, check_finite, cosine_schedule
 from training.run_settings import RunSettings
 from training.trackers import open_log
 
@@ -56,6 +56,7 @@ class Config(RunSettings):
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        super().validate()
         for name in (
             "documents",
             "steps",
@@ -149,7 +150,7 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
             with parallel.step(model):
                 loss = corpus.backward_mean(model, train, rows, device)
             factor = cosine_schedule(step, config.steps, warmup_steps=config.warmup_steps)
-            apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm)
+            check_finite(step, apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm))
             if step % config.log_every == 0 or step == config.steps - 1:
                 row = processes.total({"loss": loss.item()})
                 log.append({"step": step, **row})

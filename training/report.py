@@ -22,7 +22,7 @@ MOST_POINTS = 400  # of a curve: more would only thicken the line
 SAMPLES = 6
 """Prompts that a stage shows the answers to, before and after."""
 DROPPED = ("dropped_", "skipped_")
-"""How the names of metrics begin that count what was left out."""
+"""What is in the names of metrics that count what was left out."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_report(
     template = environment().get_template("report.html")
     metrics = facts.get("metrics", {})
     tables = {name: value for name, value in metrics.items() if _is_table(value)}
-    left_out = {name: value for name, value in metrics.items() if name.startswith(DROPPED)}
+    left_out = {name: value for name, value in metrics.items() if any(word in name for word in DROPPED)}
     page = template.render(
         facts=facts,
         curves=curves(log),

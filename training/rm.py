@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from training import models, parallel, plan, processes, rankings
-from training.adapters import AdapterSettings, Method, apply_adapter_step, attach
+from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -28,15 +28,19 @@ from training.data import (
     Example,
     LengthLimits,
     OnTooLong,
+    check_some,
+    count_dropped,
     encode_demonstrations,
+    left_over,
     optimizer_steps,
     read_comparisons,
     read_demonstrations,
+    read_measured,
     shuffled_batches,
 )
 from training.errors import StageError
 from training.losses import IndexedRanking, ranking_loss
-from training.optimizers import adamw, cosine_schedule
+from training.optimizers import adamw, check_finite, cosine_schedule
 from training.precision import in_precision
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
 from training.rankings import Runner
@@ -82,6 +86,7 @@ class Config(RunSettings):
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        super().validate()
         for name in (
             "epochs",
             "batch_size",
@@ -122,19 +127,25 @@ def run(config: Config) -> Path:
         for_training=True,
         with_all_tied=config.ties == "equal",
     )
+    check_some(train, "rankings", counts)
+    measured = read_measured(export, tokenizer, config.limits, counts)
+    demonstrations = {
+        split: own_demonstrations(export, split, tokenizer, config.limits, counts) for split in ("train", "valid")
+    }
+    counts.update(left_over(len(train), config.epochs, config.batch_size))
     if config.dry_run:
         show_plan(config, train, counts, tokenizer.pad_token_id, device)
     saved = state.load()
     folds = train_folds(config, state, train, tokenizer.pad_token_id, device) if config.labeler_folds else {}
     runner, log = train_model(config, state, saved, train, tokenizer.pad_token_id, device)
-    centre = demonstration_mean(runner, export, "train", tokenizer, config)
+    centre = demonstration_mean(runner, demonstrations["train"], config.batch_size)
     runner.model.config.reward_bias -= centre or 0.0
     metrics = {
-        **accuracies(runner.model, export, tokenizer, config.limits, config.batch_size, device, runner.encoding),
+        **accuracies(runner.model, measured, tokenizer.pad_token_id, config.batch_size, device, runner.encoding),
         "rankings": len(train),
         "pairs": sum(len(comparison.pairs) for comparison in train),
         "ties": sum(len(comparison.ties) for comparison in train),
-        "demonstrations_valid_mean": demonstration_mean(runner, export, "valid", tokenizer, config),
+        "demonstrations_valid_mean": demonstration_mean(runner, demonstrations["valid"], config.batch_size),
         "encoding": runner.encoding,
         **folds,
         **counts,
@@ -155,9 +166,11 @@ def show_plan(
     config: Config, train: list[Comparison], counts: Counter[str], pad_id: int, device: torch.device
 ) -> NoReturn:
     """Raise DryRun with what this run would train."""
-    model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    model, _ = start_model(config, len(train), device)
     runner = rankings.runner_for(model, config.encoding, pad_id)
     batch = train[: config.batch_size]
+    if config.labeler_folds:
+        fold_labelers(train, config.labeler_folds, config.seed)  # raises where they are too few
     plan.show_and_stop(
         "rm",
         counts={"rankings": len(train), "pairs": sum(len(comparison.pairs) for comparison in train), **counts},
@@ -168,6 +181,16 @@ def show_plan(
         step=lambda: backward_mean(runner, batch, config.parts, with_ties=config.ties == "equal"),
         device=device,
     )
+
+
+def start_model(config: Config, count: int, device: torch.device) -> tuple[Any, Adapter | None]:
+    """The reward model that a run over `count` rankings begins with, and its adapter, if it has one."""
+    model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, merge=True)
+    steps = optimizer_steps(count, config.epochs, config.batch_size)
+    adapter = attach(model, settings, stage="rm", steps=steps, seed=config.seed, base=config.sft_model)
+    models.head_of(model).requires_grad_(True)  # the head is new: it is trained whole, whatever the body's adapter
+    return model, adapter
 
 
 def train_model(
@@ -181,11 +204,8 @@ def train_model(
 ) -> tuple[Runner, list[dict]]:
     """The loop: one batch of rankings a step, from the checkpoint `saved` if there is one. Returns the trained model and the log."""
     torch.manual_seed(config.seed)
-    model = models.reward_model_from(config.sft_model, config.seed).to(device)
+    model, adapter = start_model(config, len(train), device)
     steps = optimizer_steps(len(train), config.epochs, config.batch_size)
-    settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, merge=True)
-    adapter = attach(model, settings, stage="rm", steps=steps, seed=config.seed, base=config.sft_model)
-    models.head_of(model).requires_grad_(True)  # the head is new: it is trained whole, whatever the body's adapter
     runner = rankings.runner_for(model, config.encoding, pad_id)
     parallel.spread(model, config.parallel)
     optimizer = adamw(
@@ -207,7 +227,7 @@ def train_model(
             with parallel.step(model):
                 loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
-            apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
+            check_finite(step, apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step))
             if step % config.log_every == 0 or step == steps - 1:
                 row = processes.total({"loss": loss, "accuracy": accuracy})
                 log.append({"step": step, **row})
@@ -321,33 +341,40 @@ def score_all(model, examples: Sequence[Example], pad_id: int, batch: int, devic
     return rewards_N[torch.tensor(order).argsort()]
 
 
-def demonstration_mean(runner: Runner, export: Export, split: str, tokenizer, config: Config) -> float | None:
-    """Mean reward of the split's demonstrations; None when it has none."""
-    rows = read_demonstrations(export, split, Counter())
-    examples = encode_demonstrations(tokenizer, rows, config.limits, Counter())
+def own_demonstrations(
+    export: Export, split: str, tokenizer, limits: LengthLimits, counts: Counter[str]
+) -> list[Example]:
+    """The split's demonstrations by training labelers, to centre and measure on; those dropped are counted as such."""
+    dropped: Counter[str] = Counter()
+    examples = encode_demonstrations(tokenizer, read_demonstrations(export, split, Counter()), limits, dropped)
+    count_dropped(counts, dropped, "demonstrations")
+    return examples
+
+
+def demonstration_mean(runner: Runner, examples: Sequence[Example], batch: int) -> float | None:
+    """Mean reward of demonstrations; None when there are none."""
     if not examples:
         return None
-    return float(score_all(runner.model, examples, runner.pad_id, config.batch_size * 4, runner.device).mean())
+    return float(score_all(runner.model, examples, runner.pad_id, batch * 4, runner.device).mean())
 
 
 def accuracies(
     model,
-    export: Export,
-    tokenizer,
-    limits: LengthLimits,
+    measured: Mapping[str, Sequence[Comparison]],
+    pad_id: int,
     batch: int,
     device: torch.device,
     encoding: rankings.Encoding = "auto",
 ) -> dict:
     """Share of non-tied pairs that the model orders as the labelers did: by split, labeler group, use case, K and policies.
 
-    Held-out labelers are scored here and nowhere trained on. Also the rewards' mean and deviation per split.
+    `measured` is `data.read_measured`'s: held-out labelers are scored here and nowhere trained on. Also the rewards' mean and
+    deviation per split.
     """
-    runner = rankings.runner_for(model.to(device), encoding, tokenizer.pad_token_id)
+    runner = rankings.runner_for(model.to(device), encoding, pad_id)
     figures: dict = {}
     spread: dict = {}
-    for split in ("train", "valid", "test"):
-        comparisons = read_comparisons(export, tokenizer, split, limits, Counter(), for_training=False)
+    for split, comparisons in measured.items():
         tally, rewards = Tally(split), score_rankings(runner, comparisons, batch)
         for comparison, rewards_K in zip(comparisons, rewards, strict=True):
             tally.add(comparison, rewards_K)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from training import cpu, models, precision
-from training.config import option
+from training.config import option, require
 from training.parallel import Parallel
 from training.precision import Precision
 from training.trackers import Track
@@ -24,6 +24,13 @@ class RunSettings:
     overwrite: bool = option(False, help="replace an existing output of another run")
     track: Track = option("none", help="also send the log to TensorBoard or MLflow, beside out in OUT.tracking/")
     dry_run: bool = option(False, help="say what would be trained, with memory and time, and write nothing")
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that cannot work in any stage that has such a field."""
+        for name in ("clip_norm", "adam_epsilon", "prompt_tokens", "response_tokens"):
+            require(getattr(self, name, 1) > 0, name, "must be positive")
+        for name in ("threads", "weight_decay", "warmup_steps", "warmup_iterations", "valid_episodes", "log_samples"):
+            require(getattr(self, name, 0) >= 0, name, "must not be negative")
 
     def set_up(self) -> torch.device:
         """Threads, memory and precision of this process as the run wants them; returns the device."""

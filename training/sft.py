@@ -31,14 +31,17 @@ from training.data import (
     LengthLimits,
     OnTooLong,
     batch_at,
+    check_some,
+    count_dropped,
     encode_demonstrations,
+    left_over,
     optimizer_steps,
     read_demonstrations,
     read_prompts,
 )
 from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
-from training.optimizers import adamw, apply_step, cosine_schedule
+from training.optimizers import adamw, apply_step, check_finite, cosine_schedule
 from training.report import SAMPLES
 from training.response_loss import backward_mean, mean_loss
 from training.run_settings import RunSettings
@@ -93,6 +96,7 @@ class Config(RunSettings):
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        super().validate()
         for name in ("epochs", "batch_size", "prompt_tokens", "response_tokens", "log_every", "checkpoint_every"):
             require(getattr(self, name) > 0, name, "must be positive")
         for name in ("parts", "packed_tokens", "lm_coef", "selection_temperature"):
@@ -136,7 +140,11 @@ def run(config: Config) -> Path:
     tokenizer = models.load_tokenizer(config.base_model)
     counts: Counter[str] = Counter()
     train = encode_demonstrations(tokenizer, read_demonstrations(export, "train", counts), config.limits, counts)
-    valid = encode_demonstrations(tokenizer, read_demonstrations(export, "valid", Counter()), config.limits, Counter())
+    check_some(train, "demonstrations", counts)
+    dropped: Counter[str] = Counter()
+    valid = encode_demonstrations(tokenizer, read_demonstrations(export, "valid", Counter()), config.limits, dropped)
+    count_dropped(counts, dropped, "valid")
+    counts.update(left_over(len(train), config.epochs, config.batch_size))
     mix = make_mix(config, tokenizer, train, counts)
     judge = make_judge(config, export, tokenizer, counts, device)
     torch.manual_seed(config.seed)
@@ -284,10 +292,12 @@ def train_model(
                 losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
             rate = config.learning_rate * cosine_schedule(step, steps)
             if adapter is None:
-                apply_step(optimizer, model, rate, config.clip_norm)
+                norm = apply_step(optimizer, model, rate, config.clip_norm)
             else:
                 adapter.backward_penalty()
-                apply_step(optimizer, model, rate, config.clip_norm, before_clear=partial(adapter.allocate, step))
+                allocate = partial(adapter.allocate, step)
+                norm = apply_step(optimizer, model, rate, config.clip_norm, before_clear=allocate)
+            check_finite(step, norm)
             if step % config.log_every == 0 or step == steps - 1:
                 row = processes.total({name: loss.item() for name, loss in losses.items()})
                 log.append({"step": step, **row})

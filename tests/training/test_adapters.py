@@ -1,5 +1,6 @@
 """Cheap fine-tuning: what each method trains and leaves, loads in peft alone and in ours, and is refused where it cannot be."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -234,6 +235,18 @@ def test_a_dry_run_counts_what_an_adapter_trains_and_shared_weights_once(ppo_of,
     for name, size in (("weights", weights), ("gradients", learned), ("AdamW", 2 * learned)):
         assert f"{name} {size / 1024:.3g} KiB" in str(plan.value)
     assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
+
+
+@pytest.mark.parametrize(("stage", "role"), [(rm, "sft_model"), (dpo, "policy")])
+def test_dry_runs_on_rankings_count_what_an_adapter_trains_and_refuse_a_prefix(
+    stage, role, sft_model, export, tmp_path
+):
+    fields = {"export": str(export), "prompt_tokens": 200, "response_tokens": 200, "batch_size": 4, "dry_run": True}
+    config = stage.Config(out=str(tmp_path / "out"), **{role: str(sft_model)}, **fields, adapter="lora", adapter_rank=2)
+    with pytest.raises(DryRun, match="of them in its adapter"):
+        stage.run(config)
+    with pytest.raises(AdapterError, match="adapter prefix is not supported"):
+        stage.run(dataclasses.replace(config, adapter="prefix"))
 
 
 @pytest.mark.parametrize("method", ["adalora", "prefix"])

@@ -9,6 +9,7 @@ from tokenizers.processors import TemplateProcessing
 
 from training import data, models, response_loss
 from training.contract import read_export
+from training.errors import StageError
 
 ASK = [{"role": "user", "content": "Write a story about a fox."}]
 UNLIMITED = data.LengthLimits(10_000, 10_000)
@@ -158,6 +159,13 @@ def padded(groups, lengths):
     return sum(len(group) * max(lengths[i] for i in group) for group in groups)
 
 
+@pytest.mark.parametrize(
+    ("count", "epochs", "batch", "skipped"), [(10, 1, 4, 2), (10, 2, 4, 0), (3, 1, 4, 0), (600, 1, 64, 24)]
+)
+def test_what_the_last_batch_leaves_over_is_counted(count, epochs, batch, skipped):
+    assert data.left_over(count, epochs, batch) == ({"skipped_incomplete_batch": skipped} if skipped else {})
+
+
 def test_groups_of_like_length_hold_every_row_once_and_pad_less():
     lengths = [5, 90, 7, 6, 88, 91, 30, 31]
     for parts in (0, 1, 3, 8):
@@ -171,5 +179,5 @@ def test_groups_of_like_length_hold_every_row_once_and_pad_less():
 
 
 def test_an_empty_selection_is_an_error():
-    with pytest.raises(ValueError, match="nothing to train on"):
+    with pytest.raises(StageError, match="nothing to train on"):
         next(data.shuffled_batches(0, 4, seed=1))

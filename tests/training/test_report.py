@@ -12,7 +12,13 @@ FACTS = {
     "parents": {"base": {"name": "base-0", "manifest_sha256": "0" * 64}},
     "export": {"name": "v0007", "data_sha256": "1" * 64},
     "config": {"epochs": 3, "export": "var/exports/v0007", "text": None},
-    "metrics": {"valid_loss": 1.25, "demonstrations": 12345, "dropped_too_long": 4, "skipped_held_out": 0},
+    "metrics": {
+        "valid_loss": 1.25,
+        "demonstrations": 12345,
+        "dropped_too_long": 4,
+        "skipped_held_out": 0,
+        "text_dropped_too_long": 7,
+    },
     "seed": 0,
     "code_version": "abc",
     "created_at": "2026-11-21T00:00:00Z",
@@ -31,6 +37,7 @@ def test_it_tells_everything(page):
     for text in ("sft-1", "base-0", "v0007", "valid_loss", "1.25", "12,345", "dropped_too_long", "epochs", "2 → 1.6"):
         assert text in page, text
     assert page.index("dropped_too_long") > page.index("Left out")
+    assert page.index("text_dropped_too_long") > page.index("Left out"), "whatever was dropped"
 
 
 def test_it_is_self_contained_and_safe(page):

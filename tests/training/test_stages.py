@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+import torch
 
-from training import pretrain, sft
+from tests.loop import world
+from training import dpo, pretrain, rm, sft
 from training.__main__ import main
 from training.checkpoints import CheckpointError
-from training.contract import read_model_manifest
+from training.contract import read_export, read_model_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -172,6 +175,60 @@ def test_pretraining_learns_from_a_file_and_names_its_bad_line(tmp_path):
         pretrain.run(pretrain.Config(out=str(tmp_path / "b"), **fields, steps=2, warmup_steps=1))
 
 
+@pytest.fixture
+def one_long(export, tmp_path):
+    """The export with one response of the validation split's rankings too long."""
+    opened = read_export(export)
+    rows = list(opened.rankings())
+    at = next(i for i, row in enumerate(rows) if row.split == "valid")
+    long = msgspec.structs.replace(rows[at].responses[0], text="The owl eats seeds. " * 100)
+    rows[at] = msgspec.structs.replace(rows[at], responses=[long, *rows[at].responses[1:]])
+    world.write_export(tmp_path / "v0002", 2, list(opened.prompts()), list(opened.demonstrations()), rows)
+    return tmp_path / "v0002"
+
+
+@pytest.mark.parametrize(("stage", "loop"), [(rm, "train_model"), (dpo, "train_policy")])
+def test_what_is_too_long_to_measure_is_told_before_training_or_counted(
+    stage, loop, commands, one_long, tmp_path, monkeypatch, capsys
+):
+    name = stage.__name__.removeprefix("training.")
+    flags = commands[name] | {"export": one_long, "epochs": 1, "batch-size": 5}
+    assert main(words(name, tmp_path / "dropped", flags | {"on-too-long": "drop"})) == 0
+    metrics = read_model_manifest(tmp_path / "dropped").metrics
+    assert metrics["dropped_too_long_valid"] == 1
+    assert "dropped_too_long" not in metrics and "dropped_too_long_train" not in metrics
+    assert metrics["skipped_incomplete_batch"] == metrics["rankings"] % 5 > 0
+    monkeypatch.setattr(stage, loop, None)
+    assert main(words(name, tmp_path / "raised", flags)) == 1
+    assert "more than the limit of 200 + 200" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stage", "what"), [("sft", "demonstrations"), ("rm", "rankings"), ("dpo", "rankings")])
+def test_an_export_with_nothing_to_train_on_is_told_with_the_reasons(stage, what, commands, export, tmp_path, capsys):
+    opened = read_export(export)
+    held_out = [
+        [msgspec.structs.replace(row, labeler_group="held_out") for row in rows]
+        for rows in (opened.demonstrations(), opened.rankings())
+    ]
+    world.write_export(tmp_path / "v0002", 2, list(opened.prompts()), *held_out)
+    assert main(words(stage, tmp_path / "out", commands[stage] | {"export": tmp_path / "v0002"})) == 1
+    assert f"no {what} to train on in its train split (skipped_held_out 24)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_in_one_line(device, commands, tmp_path, capsys):
+    assert main(words("sft", tmp_path / "out", commands["sft"] | {"device": device})) == 1
+    assert capsys.readouterr().err.startswith(f"sft: device {device}: ")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm"])
+def test_gradients_that_are_not_finite_stop_a_run(stage, commands, tmp_path, capsys):
+    assert main(words(stage, tmp_path / "out", commands[stage] | {"learning-rate": 1e30})) == 1
+    assert "not a finite number: the gradients' norm" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, reward_model, export, tmp_path):
     flags = {"export": export, "policy": sft_model, "reference": base, "reward-model": reward_model}
     finish(start("evaluate", tmp_path / "figures.json", flags | {"prompt-tokens": 200, "response-tokens": 200}))
@@ -202,6 +259,9 @@ def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, r
         ("rm", ["--labeler-folds", "1"], "labeler_folds"),
         ("rm", ["--encoding", "rows"], "encoding"),
         ("dpo", ["--beta", "0"], "beta"),
+        ("sft", ["--clip-norm", "0"], "clip_norm"),
+        ("rm", ["--weight-decay", "-1"], "weight_decay"),
+        ("ppo", ["--valid-episodes", "-1"], "valid_episodes"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_loads(stage, flags, named, tmp_path, capsys):
