@@ -70,7 +70,9 @@ PARTS = {
 
 def _taking(name: str, where: str, order: str, place: str) -> Statement:
     """The first seat that is for the labeler, locked, and how many were walked over, counted up to `worth`."""
-    passed = f"SELECT 1 FROM labeling_slot s WHERE {where} AND {place} < {place.replace('s.', 'f.')} LIMIT %(worth)s"  # noqa: S608
+    # Cut first, compared then: an index is read from a row comparison on, but up to one only by its first column, which is to its end.
+    first = f"SELECT {order} FROM labeling_slot s WHERE {where} ORDER BY {order} LIMIT %(worth)s"  # noqa: S608
+    passed = f"SELECT 1 FROM ({first}) s WHERE {place} < {place.replace('s.', 'f.')}"  # noqa: S608
     return Statement(
         name,
         f"SELECT {columns_of(Slot, 'f')}, (SELECT count(*) FROM ({passed}) p) FROM labeling_slot f WHERE f.id = ("  # noqa: S608

@@ -1,7 +1,8 @@
-"""What a claim costs, in rows read and milliseconds, in the cases that make claims dear: long histories, exhausted queues, open leases.
+"""What a claim costs, in rows and pages read and milliseconds, in the cases that make claims dear: long histories, exhausted queues, open
+leases.
 
-Rows are counted by PostgreSQL for the claim's own transaction, so that they say the same on a busy machine. It empties the
-database's batches and prompts: run it on a database of its own.
+Both are counted by PostgreSQL for the claim's own transaction, so that they say the same on a busy machine. Rows are those fetched from
+tables; what an index alone was asked shows in the pages. It empties the database's batches and prompts: run it on a database of its own.
 
     DATABASE_URL=… python -m tests.bench.assignment --slots 1000 10000 100000
 """
@@ -19,29 +20,40 @@ CLAIMS = 15  # of each case, one after the other
 OVERLAP = 2
 
 # Each takes its names from the first column of `lay_out`.
-PROMPTS = """
-INSERT INTO labeling_prompt (uuid, messages, content_sha256, split, intake, author_id{names})
-SELECT gen_random_uuid(), jsonb_build_array(jsonb_build_object('role', 'user', 'content', %(name)s || ' ' || n)),
-       encode(sha256(convert_to(%(name)s || ' ' || n, 'UTF8')), 'hex'), 'train', 'open', NULL{values}
-  FROM generate_series(1, %(tasks)s) AS n
+WORDS = "(SELECT string_agg('word' || floor(random() * 1000)::int, ' ') FROM generate_series(1, %(words)s) WHERE {row} IS NOT NULL)"
+PROMPTS = f"""
+INSERT INTO labeling_prompt (uuid, messages, content_sha256, split, intake, author_id{{names}})
+SELECT gen_random_uuid(), jsonb_build_array(jsonb_build_object('role', 'user', 'content', text)),
+       encode(sha256(convert_to(text, 'UTF8')), 'hex'), 'train', 'open', NULL{{values}}
+  FROM (SELECT %(name)s || ' ' || n || ' ' || {WORDS.format(row="n")} AS text FROM generate_series(1, %(tasks)s) AS n) made
 RETURNING id
 """
 TASKS = """
 INSERT INTO labeling_task (uuid, batch_id, prompt_id, kind{names})
 SELECT gen_random_uuid(), %(batch)s, id, %(kind)s{values} FROM bench_prompt ORDER BY id
 """
-RESPONSES = """
-WITH made AS (INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, model_version_id, external_id, origin{names})
-  SELECT gen_random_uuid(), p.id, t.text, encode(sha256(convert_to(t.text, 'UTF8')), 'hex'), m.id, '', 'model'{values}
+RESPONSES = f"""
+WITH made AS (INSERT INTO labeling_response (uuid, prompt_id, text, text_sha256, model_version_id, external_id, origin{{names}})
+  SELECT gen_random_uuid(), p.id, t.text, encode(sha256(convert_to(t.text, 'UTF8')), 'hex'), m.id, '', 'model'{{values}}
     FROM bench_prompt p CROSS JOIN unnest(%(models)s::bigint[]) AS m (id)
-   CROSS JOIN LATERAL (SELECT repeat('word' || p.id || ' of ' || m.id || ' ', 25)) AS t (text) RETURNING id, prompt_id)
+   CROSS JOIN LATERAL (SELECT p.id || ' of ' || m.id || ' ' || {WORDS.format(row="p.id")}) AS t (text) RETURNING id, prompt_id)
 INSERT INTO labeling_taskresponse (task_id, response_id)
 SELECT t.id, made.id FROM made JOIN labeling_task t ON t.prompt_id = made.prompt_id AND t.batch_id = %(batch)s
 """
+RANKINGS = """
+INSERT INTO labeling_revision (submission_id, number, submit_key, tiers, ratings{names})
+SELECT s.id, 1, gen_random_uuid(), (SELECT jsonb_agg(jsonb_build_array(r.uuid) ORDER BY r.id) FROM labeling_taskresponse t
+         JOIN labeling_response r ON r.id = t.response_id WHERE t.task_id = s.task_id),
+       (SELECT jsonb_object_agg(r.uuid, jsonb_build_object('quality', 1 + r.id %% 7)) FROM labeling_taskresponse t
+         JOIN labeling_response r ON r.id = t.response_id WHERE t.task_id = s.task_id){values}
+  FROM labeling_submission s WHERE s.batch_id = %(batch)s
+"""
 DONE_SLOTS = """
 INSERT INTO labeling_submission (uuid, task_id, batch_id, labeler_id, slot_id, is_surplus, kind, labeler_group, schema_id,
-                                 revision_count, submitted_at{names})
-SELECT gen_random_uuid(), s.task_id, s.batch_id, s.labeler_id, s.id, false, s.kind, 'training', %(schema)s, 1, s.submitted_at{values}
+                                 revision_count, shown_order, submitted_at{names})
+SELECT gen_random_uuid(), s.task_id, s.batch_id, s.labeler_id, s.id, false, s.kind, 'training', %(schema)s, 1,
+       (SELECT coalesce(jsonb_agg(r.uuid), '[]') FROM labeling_taskresponse t JOIN labeling_response r ON r.id = t.response_id
+         WHERE t.task_id = s.task_id), s.submitted_at{values}
   FROM labeling_slot s WHERE s.batch_id = %(batch)s AND s.status = 'submitted'
 """
 
@@ -64,9 +76,9 @@ def execute(sql: str, model: type[models.Model] | None = None, given: str = "", 
 
 
 @transaction.atomic
-def lay_out(*, tasks: int, overlap: int = OVERLAP, **fields):
+def lay_out(*, tasks: int, overlap: int = OVERLAP, words: int = 5, **fields):
     """An active batch (of demonstrations, unless said) with so many tasks on prompts of their own, all seats open, as a batch's making
-    leaves them."""
+    leaves them. Texts have so many words, of about eight characters with the space."""
     from labeling.actions import batch_rows
     from labeling.models import Batch, LabelSchema, ModelVersion, Prompt, Response, Task
 
@@ -76,13 +88,13 @@ def lay_out(*, tasks: int, overlap: int = OVERLAP, **fields):
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE bench_prompt (id bigint) ON COMMIT DROP")
     made = PROMPTS.replace("INSERT", "WITH made AS (INSERT", 1) + ") INSERT INTO bench_prompt SELECT id FROM made"
-    execute(made, Prompt, "uuid messages content_sha256 split intake author_id", name=name, tasks=tasks)
+    execute(made, Prompt, "uuid messages content_sha256 split intake author_id", name=name, tasks=tasks, words=words)
     execute(TASKS, Task, "uuid batch_id prompt_id kind", batch=batch.pk, kind=batch.kind)
     if batch.responses_per_task:
         names = [f"bench-{i}" for i in range(batch.responses_per_task)]
         versions = [ModelVersion.objects.get_or_create(name=n, defaults={"stage": "external"})[0].pk for n in names]
         given = "uuid prompt_id text text_sha256 model_version_id external_id origin"
-        execute(RESPONSES, Response, given, models=versions, batch=batch.pk)
+        execute(RESPONSES, Response, given, models=versions, batch=batch.pk, words=words)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE bench_prompt")
         cursor.execute(batch_rows.INSERT_SLOTS, {"batch": batch.pk, "overlap": overlap})
@@ -102,9 +114,19 @@ def do_first_seats(batch, labeler, share: float, other) -> None:
         batch=batch.pk, edge=edge, mine=labeler.pk, other=other.pk,
     )  # fmt: skip
     given = (
-        "uuid task_id batch_id labeler_id slot_id is_surplus kind labeler_group schema_id revision_count submitted_at"
+        "uuid task_id batch_id labeler_id slot_id is_surplus kind labeler_group schema_id revision_count shown_order"
+        " submitted_at"
     )
     execute(DONE_SLOTS, Submission, given, batch=batch.pk, schema=batch.schema_id)
+
+
+@transaction.atomic
+def rank_all(batch) -> None:
+    """The first seat of every task of rankings is handed in: an order without ties, and a quality of each response."""
+    from labeling.models import Revision
+
+    do_first_seats(batch, labeler(), 1, labeler())
+    execute(RANKINGS, Revision, "submission_id number submit_key tiers ratings", batch=batch.pk)
 
 
 @transaction.atomic
@@ -215,20 +237,26 @@ CASES: dict[str, Callable] = {
 # Measuring ----------------------------------------------------------------------------------------------------------------------------
 
 
-def cost(action: Callable[[], object]) -> tuple[float, int, object]:
-    """(milliseconds, rows read from tables, result) of an action in a transaction of its own."""
+def cost(action: Callable[[], object]) -> tuple[float, int, int, object]:
+    """(milliseconds, rows read from tables, pages read of tables and indexes, result) of an action in a transaction of its own."""
     with transaction.atomic():
-        before, began = rows_read(), time.perf_counter()
+        before, began = _read(), time.perf_counter()
         result = action()
         took = 1000 * (time.perf_counter() - began)
-        return took, rows_read() - before, result
+        rows, pages = (now - then for now, then in zip(_read(), before, strict=True))
+        return took, rows, pages, result
 
 
-def rows_read() -> int:
-    """Rows that this transaction has fetched so far, by index or not."""
+def _read() -> tuple[int, int]:
+    """Rows that this transaction has fetched so far, by index or not, and pages that it has looked at."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables")
-        return int(cursor.fetchone()[0])
+        cursor.execute(
+            "SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables),"
+            " (SELECT sum(pg_stat_get_xact_blocks_fetched(oid)) FROM pg_class"
+            "   WHERE relkind IN ('r', 'i') AND relname NOT LIKE 'pg\\_%%')", []
+        )  # fmt: skip
+        rows, pages = cursor.fetchone()
+        return int(rows), int(pages)
 
 
 def empty() -> None:
@@ -247,8 +275,8 @@ def measure(case: Callable, slots: int) -> dict:
         cursor.execute("VACUUM ANALYZE")
     costs, given = [], 0
     for _ in range(1 + CLAIMS):
-        ms, rows, slot = cost(lambda: tasks.claim_next(by=person))
-        costs.append((ms, rows))
+        *spent, slot = cost(lambda: tasks.claim_next(by=person))
+        costs.append(spent)
         if slot is not None:
             given += 1
             submissions.submit(task=slot.task, submit_key=uuid.uuid4(), answer={"text": "Done."}, by=person)
@@ -257,9 +285,11 @@ def measure(case: Callable, slots: int) -> dict:
         "slots": slots,
         "first_ms": round(first[0], 1),
         "first_rows": first[1],
-        "ms": round(statistics.median(ms for ms, _rows in rest), 1),
-        "ms_max": round(max(ms for ms, _rows in rest), 1),
-        "rows": int(statistics.median(rows for _ms, rows in rest)),
+        "first_pages": first[2],
+        "ms": round(statistics.median(ms for ms, _rows, _pages in rest), 1),
+        "ms_max": round(max(ms for ms, _rows, _pages in rest), 1),
+        "rows": int(statistics.median(rows for _ms, rows, _pages in rest)),
+        "pages": int(statistics.median(pages for _ms, _rows, pages in rest)),
         "given": given,
     }
 

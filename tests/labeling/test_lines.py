@@ -10,6 +10,7 @@ from django.db import connection, transaction
 from labeling.actions import lines, reviews, submissions, tasks
 from labeling.models import Bookmark, Draft, Skip, Slot, Submission, Task
 from tests import builders
+from tests.bench import assignment
 
 pytestmark = pytest.mark.django_db
 
@@ -126,3 +127,17 @@ def test_a_bookmark_does_not_pass_a_seat_that_is_just_being_opened(make_user):
     go_on.set()
     thread.join(20)
     assert tasks.claim_next(by=person).task == begun
+
+
+def test_a_claim_reads_no_more_pages_of_a_long_line_than_of_a_short_one(make_user):
+    """What an index alone is asked shows in pages, not in rows: a bound that the index cannot stop at reads the line to its end."""
+    pages = []
+    for priority, tasks_laid_out in enumerate((500, 20_000)):
+        assignment.lay_out(tasks=tasks_laid_out, overlap=1, words=1, priority=priority)
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE labeling_slot")
+        people = [make_user(f"{tasks_laid_out}-{i}@example.org", "labeler") for i in range(3)]
+        spent = [assignment.cost(lambda by=person: tasks.claim_next(by=by)) for person in people]
+        assert all(slot for *_, slot in spent)
+        pages.append(min(read for _ms, _rows, read, _slot in spent))
+    assert pages[1] < pages[0] + 30  # a level more of each index; 100 more if it is read to its end
