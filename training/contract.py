@@ -43,6 +43,7 @@ Verdict = Literal["accepted", "returned", "rejected"]
 Stage = Literal["pretrain", "sft", "rm", "ppo", "dpo", "external"]
 
 Uuid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+ResponseId = str  # of a response of the same row, which has a Uuid: _check_ranking_row sees to it, in a third of a pattern's time
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 UtcTime = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?Z\Z")]
 Quality = Annotated[int, Meta(ge=1, le=7)]
@@ -55,8 +56,8 @@ class ContractError(Exception):
     """Data that breaks the contract. The message names the file, and the line and field where there is one."""
 
 
-class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every part of the contract is: immutable, built by keywords, and closed to unknown fields."""
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """What every part of the contract is: immutable, built by keywords, and closed to unknown fields. Holds no cycles."""
 
 
 # ---- the rows of an export ------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class Flag(Row, frozen=True, kw_only=True):
 class Rating(Row, frozen=True, kw_only=True):
     """What a labeler said about one response alone: quality 1–7 (None when unanswered) and flags."""
 
-    response_id: Uuid
+    response_id: ResponseId
     quality: Quality | None
     flags: list[Flag]
 
@@ -153,7 +154,7 @@ class RankingRevisionRow(Row, frozen=True, kw_only=True):
     """A ranking as it stood at one revision."""
 
     revision: Positive
-    tiers: list[list[Uuid]]
+    tiers: list[list[ResponseId]]
     all_bad: bool
     ratings: list[Rating]
     prompt_flags: list[Flag]
@@ -170,11 +171,11 @@ class Ranking(Row, frozen=True, kw_only=True):
     origin: LabelOrigin
     review: ReviewState
     is_surplus: bool
-    tiers: list[list[Uuid]]
+    tiers: list[list[ResponseId]]
     all_bad: bool
     ratings: list[Rating]
     prompt_flags: list[Flag]
-    shown_order: list[Uuid]
+    shown_order: list[ResponseId]
     schema_version: Positive
     revision: Positive
     comment: str

@@ -7,17 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from heapq import merge
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 from django.db import connection
+from msgspec import Struct, ValidationError
+from msgspec.json import Decoder
+from msgspec.structs import replace
 from psycopg import ClientCursor
 
 from labeling.models import LabelSchema, PseudonymKey, Submission
 from training.contract import (
+    ContractError,
     DemonstrationRow,
     Flag,
     Message,
@@ -99,25 +102,25 @@ SELECT p.uuid, p.external_id, p.kind, p.use_case, p.source, p.split, p.organizat
  ORDER BY p.uuid
 """  # noqa: S608 constants alone
 
-HISTORY = """
-  LATERAL (SELECT jsonb_agg(jsonb_build_object('number', r.number, 'text', r.text, 'tiers', r.tiers,
-                    'all_bad', r.all_bad, 'ratings', r.ratings, 'prompt_flags', r.prompt_flags, 'comment', r.comment,
-                    'at', r.created_at) ORDER BY r.number) AS revisions
-             FROM labeling_revision r WHERE r.submission_id = s.id) history,
-  LATERAL (SELECT coalesce(jsonb_agg(jsonb_build_object('revision', r.number, 'verdict', v.verdict,
-                    'comment', v.comment, 'reviewer', v.reviewer_id, 'at', v.created_at)
-                    ORDER BY v.created_at, v.id), '[]') AS reviews
-             FROM labeling_review v JOIN labeling_revision r ON r.id = v.revision_id
-            WHERE v.submission_id = s.id) reviewed
+# json and not jsonb: what is only to be sent is written once, not parsed, built and written (half of the time of an export's queries).
+REVISIONS = """
+  (SELECT json_agg(json_build_object('number', r.number, 'text', r.text, 'tiers', r.tiers, 'all_bad', r.all_bad,
+            'ratings', r.ratings, 'prompt_flags', r.prompt_flags, 'comment', r.comment, 'at', r.created_at) ORDER BY r.number)
+     FROM labeling_revision r WHERE r.submission_id = s.id)
+"""
+REVIEWS = """
+  (SELECT json_agg(json_build_object('revision', r.number, 'verdict', v.verdict, 'comment', v.comment,
+            'reviewer', v.reviewer_id, 'at', v.created_at) ORDER BY v.created_at, v.id)
+     FROM labeling_review v JOIN labeling_revision r ON r.id = v.revision_id WHERE v.submission_id = s.id)
 """
 
 DEMONSTRATIONS = f"""
 SELECT s.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, s.labeler_id, s.labeler_group, s.origin, s.status,
-       s.is_surplus, s.schema_id, history.revisions, reviewed.reviews
+       s.is_surplus, s.schema_id, {REVISIONS}::text AS revisions, {REVIEWS}::text AS reviews
   FROM labeling_submission s
   JOIN labeling_task t ON t.id = s.task_id
   JOIN labeling_batch b ON b.id = t.batch_id
-  JOIN labeling_prompt p ON p.id = t.prompt_id, {HISTORY}
+  JOIN labeling_prompt p ON p.id = t.prompt_id
  WHERE s.kind = 'demonstration' AND {SUBMISSION_CONDITIONS}
  ORDER BY s.uuid
 """  # noqa: S608 constants alone
@@ -135,17 +138,17 @@ SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.c
 
 RANKINGS = f"""
 SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_case, p.messages, s.labeler_group,
-       (SELECT jsonb_agg(jsonb_build_object('id', r.uuid, 'text', r.text, 'origin', r.origin, 'model', m.name,
-                 'finish_reason', r.finish_reason, 'sampling', r.sampling::text) ORDER BY r.uuid)
+       (SELECT json_agg(json_build_object('response_id', r.uuid, 'text', r.text, 'model', m.name, 'origin', r.origin,
+                 'finish_reason', nullif(r.finish_reason, ''), 'sampling', r.sampling::text) ORDER BY r.uuid)
           FROM labeling_taskresponse tr JOIN labeling_response r ON r.id = tr.response_id
-          LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = t.id) AS responses,
-       jsonb_agg(jsonb_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
+          LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = t.id)::text AS responses,
+       json_agg(json_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
                  'is_surplus', s.is_surplus, 'schema', s.schema_id, 'shown_order', s.shown_order,
-                 'revisions', history.revisions, 'reviews', reviewed.reviews) ORDER BY s.uuid) AS rankings
+                 'revisions', {REVISIONS}, 'reviews', {REVIEWS}) ORDER BY s.uuid)::text AS rankings
   FROM labeling_submission s
   JOIN labeling_task t ON t.id = s.task_id
   JOIN labeling_batch b ON b.id = t.batch_id
-  JOIN labeling_prompt p ON p.id = t.prompt_id, {HISTORY}
+  JOIN labeling_prompt p ON p.id = t.prompt_id
  WHERE s.kind = 'ranking' AND {SUBMISSION_CONDITIONS}
    AND (%(min_agreement)s::float IS NULL OR 1 - t.disagreement >= %(min_agreement)s::float)
  GROUP BY t.id, t.uuid, p.id, b.name, s.labeler_group
@@ -213,7 +216,7 @@ class ExportRows:
     def __init__(self, selection: Selection):
         self.cursors = ExitStack()
         self.parameters = _parameters(selection)
-        self.schemas = {schema.pk: schema for schema in LabelSchema.objects.all()}
+        self.schemas = {schema.pk: _Schema.of(schema) for schema in LabelSchema.objects.all()}
         self.names = Pseudonyms(PseudonymKey.secret())
         self.agreed = self.compared = self.shared_tasks = 0
 
@@ -235,7 +238,7 @@ class ExportRows:
                 split=row["split"],
                 author=self.names.author(row["author_key"], row["author_user"]),
                 organization=self.names.organization(row["organization"]),
-                messages=_messages(row["messages"]),
+                messages=row["messages"],
                 metadata=_canonical_json(row["metadata"]),
             )
 
@@ -248,7 +251,8 @@ class ExportRows:
     def rankings(self) -> Iterator[RankingRow]:
         """The rankings of each task and labeler group."""
         for row in self._fetch(RANKINGS):
-            ids = [response["id"] for response in row["responses"]]
+            responses = [_canonical(response) for response in row["responses"]]
+            ids = [response.response_id for response in responses]
             rankings = [self._ranking(ranking, ids) for ranking in row["rankings"]]
             self._compare(rankings, ids)
             yield RankingRow(
@@ -257,9 +261,9 @@ class ExportRows:
                 batch=row["batch"],
                 split=row["split"],
                 use_case=row["use_case"] or None,
-                messages=_messages(row["messages"]),
+                messages=row["messages"],
                 labeler_group=row["labeler_group"],
-                responses=[_response(response) for response in row["responses"]],
+                responses=responses,
                 rankings=rankings,
             )
 
@@ -289,13 +293,12 @@ class ExportRows:
         cursor = self.cursors.enter_context(connection.chunked_cursor())
         pool = self.cursors.enter_context(ThreadPoolExecutor(1))  # ends before its cursor is closed
         cursor.execute(sql, self.parameters)
-        names: list[str] = []
         coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
         while rows := coming.result():
             coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
-            names = names or [column.name for column in cursor.description]
+            names = [column.name for column in cursor.description]
             for row in rows:
-                yield dict(zip(names, map(_loaded, names, row), strict=True))
+                yield _loaded(dict(zip(names, row, strict=True)))
 
     def _demonstration(self, row: dict[str, Any]) -> DemonstrationRow:
         revisions = row["revisions"]
@@ -304,19 +307,17 @@ class ExportRows:
             prompt_id=str(row["prompt_id"]),
             split=row["split"],
             use_case=row["use_case"] or None,
-            messages=_messages(row["messages"]),
-            response=revisions[-1]["text"],
+            messages=row["messages"],
+            response=revisions[-1].text,
             labeler=self.names.person(row["labeler_id"]),
             labeler_group=row["labeler_group"],
             origin=row["origin"],
             review=STATES[row["status"]],  # type: ignore[arg-type]
             is_surplus=row["is_surplus"],
             schema_version=self.schemas[row["schema_id"]].version,
-            revision=revisions[-1]["number"],
-            submitted_at=_time(revisions[-1]["at"]),
-            revisions=[
-                RevisionRow(revision=r["number"], response=r["text"], submitted_at=_time(r["at"])) for r in revisions
-            ],
+            revision=revisions[-1].number,
+            submitted_at=_time(revisions[-1].at),
+            revisions=[RevisionRow(revision=r.number, response=r.text, submitted_at=_time(r.at)) for r in revisions],
             reviews=self._reviews(row["reviews"]),
         )
 
@@ -329,7 +330,7 @@ class ExportRows:
             prompt_id=str(row["prompt_id"]),
             split=row["split"],
             use_case=row["use_case"] or None,
-            messages=_messages(row["messages"]),
+            messages=row["messages"],
             response=row["text"],
             labeler=None,
             labeler_group="training",
@@ -343,39 +344,39 @@ class ExportRows:
             reviews=[],
         )
 
-    def _ranking(self, found: dict[str, Any], ids: list[str]) -> Ranking:
-        schema = self.schemas[found["schema"]]
-        revisions = [_ranking_revision(revision, schema, ids) for revision in found["revisions"]]
+    def _ranking(self, found: "_Label", ids: list[str]) -> Ranking:
+        schema = self.schemas[found.schema]
+        revisions = [_ranking_revision(revision, schema, ids) for revision in found.revisions]
         current = revisions[-1]
         return Ranking(
-            ranking_id=found["id"],
-            labeler=self.names.person(found["labeler"]),
-            origin=found["origin"],
-            review=STATES[found["status"]],  # type: ignore[arg-type]
-            is_surplus=found["is_surplus"],
+            ranking_id=found.id,
+            labeler=self.names.person(found.labeler),
+            origin=found.origin,  # type: ignore[arg-type]
+            review=STATES[found.status],  # type: ignore[index,arg-type]
+            is_surplus=found.is_surplus,
             tiers=current.tiers,
             all_bad=current.all_bad,
             ratings=current.ratings,
             prompt_flags=current.prompt_flags,
-            shown_order=found["shown_order"],
+            shown_order=found.shown_order,
             schema_version=schema.version,
             revision=current.revision,
             comment=current.comment,
             submitted_at=current.submitted_at,
             revisions=revisions,
-            reviews=self._reviews(found["reviews"]),
+            reviews=self._reviews(found.reviews),
         )
 
-    def _reviews(self, reviews: list[dict[str, Any]]) -> list[ReviewRow]:
+    def _reviews(self, reviews: "list[_Review] | None") -> list[ReviewRow]:
         return [
             ReviewRow(
-                revision=review["revision"],
-                verdict=review["verdict"],
-                comment=review["comment"],
-                reviewer=self.names.person(review["reviewer"]),
-                reviewed_at=_time(review["at"]),
+                revision=review.revision,
+                verdict=review.verdict,  # type: ignore[arg-type]
+                comment=review.comment,
+                reviewer=self.names.person(review.reviewer),
+                reviewed_at=_time(review.at),
             )
-            for review in reviews
+            for review in reviews or ()
         ]
 
 
@@ -387,10 +388,14 @@ class Pseudonyms:
 
     def __init__(self, key: bytes):
         self.key = key
+        self._known: dict[str, str] = {}  # a few people say all there is
 
     def person(self, user_id: int) -> str:
         """The pseudonym of an account."""
-        return self._hash("p", f"user:{user_id}")
+        account = f"user:{user_id}"
+        if (name := self._known.get(account)) is None:
+            name = self._known[account] = self._hash("p", account)
+        return name
 
     def author(self, key: str | None, user_id: int | None) -> str | None:
         """The pseudonym of a prompt's author, None where none is known."""
@@ -406,17 +411,64 @@ class Pseudonyms:
         return f"{prefix}-{hmac.digest(self.key, text.encode(), 'sha256').hex()[:16]}"
 
 
-JSON_COLUMNS = {"messages", "revisions", "reviews", "responses", "rankings"}
-_decode = msgspec.json.Decoder().decode
+class _Found(Struct, gc=False):
+    """What the queries say in JSON, read in one go; whether it makes sense the contract's writer says. Holds no cycles."""
 
 
-def _loaded(name: str, value: Any) -> Any:
-    """Django leaves jsonb as text in its own cursors."""
-    return _decode(value) if name in JSON_COLUMNS else value
+class _TextRevision(_Found, gc=False):
+    number: int
+    text: str
+    at: str
 
 
-def _messages(messages: list[dict[str, str]]) -> list[Message]:
-    return [Message(role=message["role"], content=message["content"]) for message in messages]  # type: ignore[arg-type]
+class _RankingRevision(_Found, gc=False):
+    number: int
+    tiers: list[list[str]]
+    all_bad: bool
+    ratings: dict[str, dict[str, Any] | None]
+    prompt_flags: dict[str, Any]
+    comment: str
+    at: str
+
+
+class _Review(_Found, gc=False):
+    revision: int
+    verdict: str
+    comment: str
+    reviewer: int
+    at: str
+
+
+class _Label(_Found, gc=False):
+    id: str
+    labeler: int
+    origin: str
+    status: str
+    is_surplus: bool
+    schema: int
+    shown_order: list[str]
+    revisions: list[_RankingRevision]
+    reviews: list[_Review] | None
+
+
+_READERS = {
+    "messages": Decoder(list[Message]).decode,
+    "responses": Decoder(list[RankedResponse]).decode,
+    "revisions": Decoder(list[_TextRevision]).decode,
+    "reviews": Decoder(list[_Review] | None).decode,
+    "rankings": Decoder(list[_Label]).decode,
+}
+
+
+def _loaded(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, with what its JSON says in place of the text."""
+    for name, read in _READERS.items():
+        if (text := row.get(name)) is not None:
+            try:
+                row[name] = read(text)
+            except ValidationError as error:
+                raise ContractError(f"{name} of {next(iter(row.values()))}: {error}") from None
+    return row
 
 
 def _canonical_json(text: str) -> str:
@@ -427,49 +479,57 @@ def _canonical_json(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    """A time from inside a jsonb, in the contract's form."""
+    """A time from inside a JSON, in the contract's form."""
+    if len(text) == 32 and text.endswith("+00:00"):  # nearly always: UTC, to the microsecond
+        return text[:26] + "Z"
     return format_time(datetime.fromisoformat(text))
 
 
-def _response(found: dict[str, Any]) -> RankedResponse:
-    return RankedResponse(
-        response_id=found["id"],
-        text=found["text"],
-        model=found["model"],
-        origin=found["origin"],
-        finish_reason=found["finish_reason"] or None,
-        sampling=_canonical_json(found["sampling"]),
-    )
+def _canonical(response: RankedResponse) -> RankedResponse:
+    if response.sampling == "{}":
+        return response
+    return replace(response, sampling=_canonical_json(response.sampling))
 
 
-def _ranking_revision(found: dict[str, Any], schema: LabelSchema, ids: list[str]) -> RankingRevisionRow:
+def _ranking_revision(found: _RankingRevision, schema: "_Schema", ids: list[str]) -> RankingRevisionRow:
     """A revision with a rating per response and every flag of its schema, unanswered ones as None."""
     return RankingRevisionRow(
-        revision=found["number"],
-        tiers=found["tiers"],
-        all_bad=found["all_bad"],
-        ratings=[_rating(i, found["ratings"].get(i) or {}, schema) for i in ids],
-        prompt_flags=_flags(found["prompt_flags"], schema.prompt_flags),
-        comment=found["comment"],
+        revision=found.number,
+        tiers=found.tiers,
+        all_bad=found.all_bad,
+        ratings=[_rating(i, found.ratings.get(i) or {}, schema) for i in ids],
+        prompt_flags=_flags(found.prompt_flags, schema.prompt_flags),
+        comment=found.comment,
         schema_version=schema.version,
-        submitted_at=_time(found["at"]),
+        submitted_at=_time(found.at),
     )
 
 
-def _rating(response_id: str, found: dict[str, Any], schema: LabelSchema) -> Rating:
+def _rating(response_id: str, found: dict[str, Any], schema: "_Schema") -> Rating:
     flags = _flags(found.get("flags") or {}, schema.response_flags)
     return Rating(response_id=response_id, quality=found.get("quality"), flags=flags)
 
 
-def _flags(answers: dict[str, bool | None], questions: list[dict[str, str]]) -> list[Flag]:
+class _Schema(NamedTuple):
+    """What a row needs of its label schema."""
+
+    version: int
+    response_flags: tuple[str, ...]
+    prompt_flags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, schema: LabelSchema) -> "_Schema":
+        asked = [tuple(flag["name"] for flag in flags) for flags in (schema.response_flags, schema.prompt_flags)]
+        return cls(schema.version, *asked)
+
+
+def _flags(answers: dict[str, bool | None], questions: tuple[str, ...]) -> list[Flag]:
     """The schema's flags in its order, then answers to questions it does not have: nothing said is left out."""
-    names = [question["name"] for question in questions]
-    if not answers.keys() <= set(names):
-        names += sorted(answers.keys() - set(names))
-    return [_flag(name, answers.get(name)) for name in names]
+    names = (*questions, *sorted(answers.keys() - questions)) if answers else questions
+    return _answered(names, tuple(map(answers.get, names)))
 
 
-@cache
-def _flag(name: str, value: bool | None) -> Flag:
-    """There are few and they never change: one of each serves all rows."""
-    return Flag(name=name, value=value)
+@lru_cache(maxsize=4096)
+def _answered(names: tuple[str, ...], values: tuple[bool | None, ...]) -> list[Flag]:
+    """Flags never change, and most answers are alike: one list serves many rows."""
+    return [Flag(name=name, value=value) for name, value in zip(names, values, strict=True)]

@@ -66,18 +66,19 @@ def import_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
 
 
 def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | None = None) -> Iterator[dict]:
-    """Exports of so many rankings (the database is filled up to each size): speed, share of COPY's speed, memory; the peer's beside."""
-    from labeling.models import Submission
-    from tests.bench import load
+    """Exports of so many rankings, each of a task of its own: speed, share of COPY's speed, memory; the peer's beside."""
+    from django.db import connection
 
-    chosen = Submission.objects.filter(kind="ranking", status__in=["submitted", "accepted"], origin="person")
-    for size in sorted(sizes):
-        there = chosen.count()
-        if there < size:
-            load.fill(submissions=int((size - there) * 1.4))
-        number, project = chosen.count(), 0
-        if peer and number <= PEER_ROWS:
-            tasks = write_rows(folder / "peer.jsonl", "responses", number * K)
+    from tests.bench.assignment import empty, lay_out, rank_all
+
+    for size in sizes:
+        empty()
+        rank_all(lay_out(tasks=size, overlap=1, kind="ranking", responses_per_task=K, words=65))
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+        project = 0
+        if peer and size <= PEER_ROWS:
+            tasks = write_rows(folder / "peer.jsonl", "responses", size * K)
             project, _seconds = peer.import_tasks([json.loads(line) for line in tasks.open()], are_labeled=True)
         made, raw, theirs = [], [], []
         for number_of_run in range(runs):
@@ -86,8 +87,8 @@ def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
             )  # a selection of its own: none is there already
             raw.append(raw_copy_out(folder))
             theirs += [peer.export(project)] if peer and project else []
-        params = {"rankings": number}
-        yield from rows_of("export of rankings", params, number, [one["seconds"] for one in made], raw, theirs)
+        params = {"rankings": size}
+        yield from rows_of("export of rankings", params, size, [one["seconds"] for one in made], raw, theirs)
         peak = statistics.median(one["peak_mb"] for one in made)
         high = peer.peak_mb() if peer and project else None
         beside = {"peer": high, "shares": [high / peak]} if high else None
@@ -180,9 +181,13 @@ def raw_copy_in(folder: Path, tables: list[str]) -> float:
 
 
 def raw_copy_out(folder: Path) -> float:
-    """Seconds to COPY the queries of an export to files."""
+    """Seconds to COPY the queries of an export to files, under the export's own settings."""
+    from django.db import connection
+
     from labeling.actions import export_rows
 
+    with connection.cursor() as cursor:
+        cursor.execute("SET jit = off")
     return timed(lambda: [copy_out(sql, folder / "raw.copy") for sql in export_rows.queries(export_rows.Selection())])
 
 

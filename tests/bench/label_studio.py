@@ -95,12 +95,18 @@ class LabelStudio:
         return f"{self.server}/heed_bench"
 
     def peak_mb(self) -> float | None:
-        """The most memory that one of its processes on this machine ever held, in MiB."""
-        listening = {c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == self.port and c.pid}
+        """The most memory that one of its web processes on this machine ever held, in MiB."""
+        listening = [c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == self.port and c.pid]
+        if not listening:
+            return None
+        # Its processes share a socket, of which psutil names one owner: the master or one of its workers.
+        one = psutil.Process(listening[0])
+        parent = one.parent()
+        master = parent if parent and parent.cmdline() == one.cmdline() else one
         peaks = [
             int(line.split()[1]) / 1024
-            for pid in listening
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            for process in (master, *master.children(recursive=True))
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
             if line.startswith("VmHWM")
         ]
-        return max(peaks, default=None)
+        return max(peaks)

@@ -22,6 +22,7 @@ from tests.loop.site import ROOT, throwaway_site
 STEPS = 45
 CLIENTS, SECONDS = 32, 10 / 3  # of each stretch
 LEASES = 500
+WORDS = 65  # of a prompt and of each response, on both sides
 
 
 def run(folder: Path, sizes: list[int], ours_alone: list[int]) -> list[dict]:
@@ -55,7 +56,7 @@ def sides_of(url: str, peer: LabelStudio | None, tasks: int) -> list[Load]:
     rng = random.Random(tasks)
 
     def text() -> str:
-        return " ".join(f"word{rng.randrange(1000)}" for _ in range(65))
+        return " ".join(f"word{rng.randrange(1000)}" for _ in range(WORDS))
 
     made = [{"prompt": text(), "responses": [{"text": text()} for _ in range(K)]} for _ in range(tasks)]
     return [ours, Load("label_studio", peer.url, [peer.token], SECONDS, peer.import_tasks(made)[0])]
@@ -86,7 +87,7 @@ def at(url: str, peer: LabelStudio | None, tasks: int, leases: int) -> Iterator[
 
     def lay_out_ours() -> None:
         empty()
-        batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K)
+        batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K, words=WORDS)
         lease_first(batch, leases)
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
