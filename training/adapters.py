@@ -251,6 +251,11 @@ def is_adapter(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).exists()
 
 
+def base_of(folder: str | os.PathLike[str]) -> str:
+    """The folder or name of the model that an adapter stands on."""
+    return json.loads((Path(folder) / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+
+
 def load_merged(folder: str | os.PathLike[str]) -> Any:
     """A plain causal model in float32: the adapter's base with the adapter merged in.
 
@@ -261,7 +266,7 @@ def load_merged(folder: str | os.PathLike[str]) -> Any:
         raise AdapterError(
             f"{folder}: a prefix cannot be merged, and nothing but SFT's own loss runs it here; peft's generate() does"
         )
-    base = settings["base_model_name_or_path"]
+    base = base_of(folder)
     _check_base(folder, base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted: Any = PeftModel.from_pretrained(model, str(folder))

@@ -161,6 +161,11 @@ def check_some(records: Sequence[object], what: str, counts: Counter[str]) -> No
         raise StageError(f"the export has no {what} to train on in its train split{reasons and f' ({reasons})'}")
 
 
+def longest(examples: Iterable[Example]) -> int:
+    """Tokens of the longest, prompt included; 0 for none."""
+    return max((len(example.ids) for example in examples), default=0)
+
+
 def left_over(count: int, epochs: int, batch: int) -> dict[str, int]:
     """`skipped_incomplete_batch`: records that the last of `optimizer_steps` would leave for one more, smaller batch; {} for none."""
     skipped = count * epochs - optimizer_steps(count, epochs, batch) * batch
@@ -308,11 +313,11 @@ def read_comparisons(
             if not is_trainable(ranking, group, counts):
                 continue
             comparison = encode_ranking(tokenizer, row, ranking)
-            longest = max(comparison.examples, key=lambda example: len(example.ids))
+            largest = max(comparison.examples, key=lambda example: len(example.ids))
             place = f"ranking {ranking.ranking_id} of task {row.task_id}"
             if not comparison.pairs and not (with_all_tied and comparison.ties):
                 counts["skipped_all_tied"] += 1
-            elif limits.admits(place, longest.prompt_tokens, longest.response_tokens, counts):
+            elif limits.admits(place, largest.prompt_tokens, largest.response_tokens, counts):
                 comparisons.append(comparison)
     return comparisons
 

@@ -33,6 +33,7 @@ from training.data import (
     check_some,
     count_dropped,
     left_over,
+    longest,
     optimizer_steps,
     read_comparisons,
     read_measured,
@@ -118,6 +119,10 @@ def run(config: Config) -> Path:
     prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
     count_dropped(counts, dropped, "prompts")
     counts.update(left_over(len(train), config.epochs, config.batch_size))
+    ranked = [e for rows in (train, *measured.values()) for comparison in rows for e in comparison.examples]
+    models.check_context(config.policy, longest(ranked), "the longest response with its prompt")
+    tokens = max(map(len, prompts), default=0) + config.response_tokens
+    models.check_context(config.policy, tokens, "the longest validation prompt and response_tokens")
     reference = policy_runner(config, tokenizer.pad_token_id, device)
     if config.dry_run:
         show_plan(config, reference, train, counts, tokenizer.pad_token_id, device)

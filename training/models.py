@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -189,6 +190,24 @@ def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str
     if model.config.num_labels != 1 or getattr(model.config, "reward_bias", None) is None:
         raise StageError(f"{folder}: not a reward model (needs one label and a reward_bias in config.json)")
     return model.to(device).eval()
+
+
+def context_of(folder: str | os.PathLike[str]) -> int | None:
+    """The most tokens that the model in a folder, or an adapter's base, reads at once; None where it sets no limit."""
+    config = AutoConfig.from_pretrained(adapters.base_of(folder) if adapters.is_adapter(folder) else folder)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_context(folder: str | os.PathLike[str], tokens: int, what: str) -> None:
+    """Raise StageError when `what`, so many tokens, is more than the model's context: learned positions end there, and no others
+    were ever trained on.
+    """
+    context = context_of(folder)
+    if context is not None and tokens > context:
+        raise StageError(
+            f"{folder}: {what}: {tokens} tokens, more than the model's context of {context}; "
+            "lower prompt_tokens and response_tokens (on_too_long says what becomes of longer records)"
+        )
 
 
 def parent_of(folder: str | os.PathLike[str]) -> ParentRef:

@@ -53,7 +53,8 @@ def show_and_stop(
     rows += [(f"{role}, {_kind(role in trained)}", _parameters(model)) for role, model in models.items()]
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in memory.items())
     rows += [("memory, about", f"{_bytes(sum(memory.values()))}: {parts}")]
-    rows += [("time, about", f"{_duration(seconds * steps)}: {seconds:.3g} s a {unit} on {_where(device)}")]
+    article = "an" if unit[0] in "aeiou" else "a"
+    rows += [("time, about", f"{_duration(seconds * steps)}: {seconds:.3g} s {article} {unit} on {_where(device)}")]
     width = max(len(name) for name, _ in rows)
     lines = [f"{stage}: this would be trained; nothing was written.", *(f"  {n:<{width}}  {v}" for n, v in rows)]
     raise DryRun("\n".join(lines))

@@ -185,6 +185,9 @@ def run(config: Config) -> Path:
     dropped: Counter[str] = Counter()
     valid = read_prompts(export, players.tokenizer, "valid", config.limits, dropped)[: config.valid_episodes]
     count_dropped(counts, dropped, "valid")
+    tokens = max(map(len, [*train, *valid])) + config.response_tokens
+    for folder in (config.policy, config.reward_model):
+        models.check_context(folder, tokens, "the longest prompt and response_tokens")
     text = load_text(config, players.tokenizer, counts)
     if config.dry_run:
         show_plan(config, players, train, text, counts, device)

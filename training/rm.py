@@ -32,6 +32,7 @@ from training.data import (
     count_dropped,
     encode_demonstrations,
     left_over,
+    longest,
     optimizer_steps,
     read_comparisons,
     read_demonstrations,
@@ -133,6 +134,9 @@ def run(config: Config) -> Path:
         split: own_demonstrations(export, split, tokenizer, config.limits, counts) for split in ("train", "valid")
     }
     counts.update(left_over(len(train), config.epochs, config.batch_size))
+    ranked = [e for rows in (train, *measured.values()) for comparison in rows for e in comparison.examples]
+    tokens = longest([*ranked, *demonstrations["train"], *demonstrations["valid"]])
+    models.check_context(config.sft_model, tokens, "the longest response or demonstration with its prompt")
     if config.dry_run:
         show_plan(config, train, counts, tokenizer.pad_token_id, device)
     saved = state.load()

@@ -11,6 +11,7 @@ reward model the epoch whose samples score best on validation prompts is publish
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from training.data import (
     count_dropped,
     encode_demonstrations,
     left_over,
+    longest,
     optimizer_steps,
     read_demonstrations,
     read_prompts,
@@ -145,6 +147,7 @@ def run(config: Config) -> Path:
     valid = encode_demonstrations(tokenizer, read_demonstrations(export, "valid", Counter()), config.limits, dropped)
     count_dropped(counts, dropped, "valid")
     counts.update(left_over(len(train), config.epochs, config.batch_size))
+    models.check_context(config.base_model, longest([*train, *valid]), "the longest demonstration with its prompt")
     mix = make_mix(config, tokenizer, train, counts)
     judge = make_judge(config, export, tokenizer, counts, device)
     torch.manual_seed(config.seed)
@@ -165,10 +168,12 @@ def run(config: Config) -> Path:
             step=lambda: backward_losses(config, model, first, mix, 0, tokenizer.pad_token_id, device),
             device=device,
         )
-    sampling: dict[str, Any] = {"max_new_tokens": config.response_tokens, "temperature": 1.0, "seed": config.seed}
     before = mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device)
     can_sample = config.adapter != "prefix"
     looked_at = [example.ids[: example.prompt_tokens] for example in valid[:SAMPLES]] if can_sample else []
+    room = (models.context_of(config.base_model) or math.inf) - max(map(len, looked_at), default=0)
+    sampling: dict[str, Any] = {"max_new_tokens": int(min(config.response_tokens, room)), "temperature": 1.0}
+    sampling["seed"] = config.seed
     answers = sample_texts(model, tokenizer, looked_at, **sampling)[0] if looked_at else []
     parallel.spread(model, config.parallel)
     with residual_dropout(model, config.residual_dropout):
@@ -244,10 +249,14 @@ def make_judge(config: Config, export: Export, tokenizer, counts: Counter[str], 
     dropped: Counter[str] = Counter()
     prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
     counts.update({f"selection_{name}": number for name, number in dropped.items()})
+    prompts = prompts[: config.selection_prompts]
+    tokens = max(map(len, prompts), default=0) + config.response_tokens
+    for folder in (config.base_model, config.reward_model):
+        models.check_context(folder, tokens, "the longest prompt to choose the epoch by, and response_tokens")
     return Judge(
         config.reward_model,
         tokenizer,
-        prompts[: config.selection_prompts],
+        prompts,
         response_tokens=config.response_tokens,
         temperature=config.selection_temperature,
         seed=config.seed,

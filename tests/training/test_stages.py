@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.loop import world
 from training import dpo, pretrain, rm, sft
@@ -213,6 +215,32 @@ def test_an_export_with_nothing_to_train_on_is_told_with_the_reasons(stage, what
     world.write_export(tmp_path / "v0002", 2, list(opened.prompts()), *held_out)
     assert main(words(stage, tmp_path / "out", commands[stage] | {"export": tmp_path / "v0002"})) == 1
     assert f"no {what} to train on in its train split (skipped_held_out 24)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def short(sft_model, tokenizer, tmp_path):
+    """A GPT-2 whose learned positions end at 96: what runs past them is an IndexError deep inside."""
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 96}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    return tmp_path / "short"
+
+
+@pytest.mark.parametrize(
+    ("stage", "role"), [("sft", "base-model"), ("rm", "sft-model"), ("dpo", "policy"), ("ppo", "policy")]
+)
+def test_what_the_model_cannot_read_at_once_is_told_before_anything_runs(
+    stage, role, commands, short, tmp_path, capsys
+):
+    limits = {"response-tokens": 100} if stage == "ppo" else {}
+    assert main(words(stage, tmp_path / "out", commands[stage] | {role: short} | limits)) == 1
+    assert re.search(rf"^{stage}: .*: \d+ tokens, more than the model's context of 96; lower", capsys.readouterr().err)
+
+
+def test_a_model_with_a_short_context_trains_where_the_records_fit(commands, short, tmp_path):
+    flags = commands["sft"] | {"base-model": short, "epochs": 1, "prompt-tokens": 40, "response-tokens": 50}
+    assert main(words("sft", tmp_path / "out", flags | {"on-too-long": "drop"})) == 0
+    assert read_model_manifest(tmp_path / "out").metrics["dropped_too_long"] > 0
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda"])
