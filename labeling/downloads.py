@@ -1,6 +1,7 @@
 """Files sent so that a download which broke off can go on: single byte ranges (RFC 9110, section 14), told apart by checksum."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,18 +15,34 @@ ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 def send(
     request: HttpRequest, path: Path, *, file_name: str, sha256: str, content_type: str | None = None
 ) -> HttpResponseBase:
-    """The file as an attachment, or the range of it that was asked for: 206; 304 if the client has it; 416 if there is no such range.
+    """The file as an attachment, or the range of it that was asked for, as `send_from`. `sha256` is its ETag."""
+    size = path.stat().st_size
+    return send_from(
+        request, lambda: path.open("rb"), size=size, version=sha256, file_name=file_name, content_type=content_type
+    )
 
-    `sha256` is its ETag. Several ranges at once, or a range of another version of the file (If-Range), are answered with the whole.
+
+def send_from(
+    request: HttpRequest,
+    opened: Callable[[], BinaryIO],
+    *,
+    size: int,
+    version: str,
+    file_name: str,
+    content_type: str | None = None,
+) -> HttpResponseBase:
+    """What `opened` reads, as an attachment; or the range that was asked for: 206; 304 if the client has it; 416 if there is none such.
+
+    `version` is its ETag. Several ranges at once, or a range of another version (If-Range), are answered with the whole.
     """
-    size, tag = path.stat().st_size, f'"{sha256}"'
+    tag = f'"{version}"'
     if tag in request.headers.get("If-None-Match", ""):
         return _tagged(HttpResponse(status=304), tag)
     asked = _range(request, size, tag)
     if asked is not None and not asked:
         refusal = HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
         return _tagged(refusal, tag)
-    file = path.open("rb")
+    file = opened()
     if asked is None:
         return _tagged(_Response(file, as_attachment=True, filename=file_name, content_type=content_type), tag)
     file.seek(asked.start)

@@ -8,6 +8,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from labeling.archives import Archive, Member, crc32_of
 from training.contract import KINDS, PAIRS
 
 
@@ -27,6 +28,7 @@ class Export(models.Model):
     counts = models.JSONField(default=dict, blank=True)
     data_sha256 = models.CharField(max_length=64, blank=True)
     manifest = models.JSONField(default=dict, blank=True)
+    crc32s = models.JSONField(default=dict, blank=True, editable=False, help_text="Of its data files, once asked for")
     error = models.TextField(blank=True)
     same_as = models.ForeignKey(
         "self",
@@ -84,6 +86,18 @@ class Export(models.Model):
     @property
     def folder(self) -> Path:
         return Path(settings.EXPORT_DIR) / self.name
+
+    def archive(self) -> Archive:
+        """Its files, which are there, as one zip to be read from anywhere. The first time takes as long as reading them all."""
+        if not self.crc32s:  # of use to zips alone: a build does not wait for them
+            self.crc32s = {name: crc32_of(self.folder / name) for name in self.manifest["files"]}
+            self.save(update_fields=["crc32s"])
+        crc32s = {"manifest.json": crc32_of(self.folder / "manifest.json"), **self.crc32s}
+        members = [
+            Member(self.folder / name, f"{self.name}/{name}", crc32, self.sha256_of(name))
+            for name, crc32 in sorted(crc32s.items())
+        ]
+        return Archive(members, self.finished_at or self.created_at)
 
 
 class PseudonymKey(models.Model):

@@ -1,13 +1,12 @@
 """The console's exports: order one, see what it holds, download its files or all of them at once."""
 
-import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import messages
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
@@ -25,7 +24,6 @@ from labeling.views.listing import day_input, paginate, query_without, set_choic
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
-CHUNK_BYTES = 2**20
 STANDARD = Selection()
 
 
@@ -165,14 +163,13 @@ def export_file(request: Request, pk: int, name: str) -> HttpResponseBase:
 
 
 @role_required("researcher")
-@require_GET
-def export_zip(request: Request, pk: int) -> StreamingHttpResponse:
-    """The whole folder, packed while it is sent: memory stays flat however large it is."""
+@require_safe
+def export_zip(request: Request, pk: int) -> HttpResponseBase:
+    """The whole folder as one zip, of which nothing is kept: memory and disk stay as they are, and a download that broke off goes on."""
     found = _downloadable(pk)
-    stream = zip_stream([(found.folder / name, f"{found.name}/{name}") for name in _file_names(found)])
-    response = StreamingHttpResponse(stream, content_type="application/zip")
-    response["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
-    return response
+    archive = found.archive()
+    opened = partial(BufferedReader, archive)
+    return downloads.send_from(request, opened, size=archive.size, version=archive.tag, file_name=f"{found.name}.zip")
 
 
 def _file_names(found: Export) -> list[str]:
@@ -188,41 +185,3 @@ def _downloadable(pk: int) -> Export:
     if not _is_there(found):
         raise Http404(f"{found.name} has no files")
     return found
-
-
-class _Sink:
-    """What a zip is written to: keeps what has not been sent yet."""
-
-    def __init__(self):
-        self.waiting: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        """Keep until the next `take`."""
-        self.waiting.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-    def take(self) -> bytes:
-        """What was written since the last time."""
-        data, self.waiting = b"".join(self.waiting), []
-        return data
-
-
-def zip_stream(files: list[tuple[Path, str]]) -> Iterator[bytes]:
-    """The bytes of a zip of these (path, name in it), a chunk of a file in memory at a time."""
-    sink = _Sink()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for path, name in files:
-            entry = zipfile.ZipInfo.from_file(path, name)
-            entry.compress_type = zipfile.ZIP_STORED if path.suffix == ".parquet" else zipfile.ZIP_DEFLATED
-            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
-                while chunk := source.read(CHUNK_BYTES):
-                    target.write(chunk)
-                    yield sink.take()
-            yield sink.take()
-    yield sink.take()

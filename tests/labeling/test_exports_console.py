@@ -79,15 +79,34 @@ def test_the_zip_unpacks_to_the_export(researcher_client, labels, tmp_path):
     export = built(researcher_client)
     response = researcher_client.get(reverse("export_zip", args=[export.pk]))
     assert response.streaming
-    with zipfile.ZipFile(io.BytesIO(response.getvalue())) as archive:
+    packed = response.getvalue()
+    assert response["Content-Type"] == "application/zip" and len(packed) == int(response["Content-Length"])
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
         archive.extractall(tmp_path / "out")
     unpacked = read_export(tmp_path / "out" / export.name)
     assert unpacked.manifest.data_sha256 == export.data_sha256
-    digests = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "out" / export.name).iterdir()}
-    assert {digests[name] for name in digests if name != "manifest.json"} == {
-        entry["sha256"] for entry in export.manifest["files"].values()
-    }
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out" / export.name).iterdir()}
+    assert files == {name: (export.folder / name).read_bytes() for name in ["manifest.json", *export.manifest["files"]]}
+
+
+def test_a_zip_that_broke_off_goes_on_wherever_that_was(researcher_client, labels):
+    export = built(researcher_client)
+    url = reverse("export_zip", args=[export.pk])
+    whole = researcher_client.get(url)
+    packed, tag = whole.getvalue(), whole["ETag"]
+    assert researcher_client.head(url)["Content-Length"] == str(len(packed))
+    for at in (0, 1, 29, len(packed) // 3, len(packed) - 30, len(packed) - 1):  # in headers, files, and the directory
+        answer = researcher_client.get(url, headers={"Range": f"bytes={at}-", "If-Range": tag})
+        assert (answer.status_code, answer.getvalue(), answer["ETag"]) == (206, packed[at:], tag)
+        assert answer["Content-Range"] == f"bytes {at}-{len(packed) - 1}/{len(packed)}"
+    assert researcher_client.get(url, headers={"Range": f"bytes={len(packed)}-"}).status_code == 416
+    assert researcher_client.get(url, headers={"If-None-Match": tag}).status_code == 304
+    again = built(researcher_client, surplus="on")  # other data, or here another manifest: another version
+    other = researcher_client.get(
+        reverse("export_zip", args=[again.pk]), headers={"Range": "bytes=9-", "If-Range": tag}
+    )
+    assert (other.status_code, other["ETag"] != tag) == (200, True)
 
 
 def test_the_same_data_again_is_the_same_export(researcher_client, labels):
