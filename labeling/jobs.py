@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from django.conf import settings
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import transaction
 from django.utils import timezone
 from procrastinate import JobContext, RetryStrategy
@@ -132,8 +133,9 @@ def enter_lapsed_retakes(timestamp: int = 0) -> None:
 @app.periodic(cron="50 * * * *")
 @app.task(name="forget_old", queueing_lock="forget_old")
 def forget_old(timestamp: int = 0) -> None:
-    """Every hour: keys of the API's requests that are older than a day, and messages to webhooks older than a month."""
+    """Every hour: keys of the API's requests that are older than a day, messages to webhooks older than a month, sessions that ended."""
     idempotency.forget_old()
+    SessionStore.clear_expired()
     webhooks.forget_old()
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount
+from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.hashers import make_password
+from django.contrib.sessions.models import Session
 from django.db import connection, transaction
 from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
@@ -353,6 +355,7 @@ def _redact_account(user: User) -> None:
         email=f"erased-{user.pk}@erased.invalid"
     )
     user.tokens.filter(revoked_at=None).update(revoked_at=timezone.now())
+    _forget_sessions(user)
     Application.objects.filter(**mine).update(languages="", availability="")
     Screening.objects.filter(**mine).update(self_assessment={})
     Attempt.objects.filter(**mine).update(content={})
@@ -369,3 +372,10 @@ def _redact_account(user: User) -> None:
         password=make_password(None),
         last_login=None,
     )
+
+
+def _forget_sessions(user: User) -> None:
+    """Their conversation in the playground lies there, and forms that they sent too late: encoded, so that each is to be opened."""
+    for session in Session.objects.iterator(chunk_size=500):
+        if session.get_decoded().get(SESSION_KEY) == str(user.pk):
+            session.delete()

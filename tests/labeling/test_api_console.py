@@ -5,6 +5,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -165,7 +166,9 @@ def test_a_repeated_key_repeats_the_answer_and_does_nothing_twice(api):
     )  # a failure is not kept
     IdempotencyKey.objects.update(created_at=timezone.now() - timedelta(hours=25))
     assert send(client, "batches/", order, "k-1").status_code == 200
+    Session.objects.create(session_key="ended", expire_date=timezone.now())
     jobs.forget_old()
+    assert not Session.objects.filter(session_key="ended").exists()
     assert list(IdempotencyKey.objects.values_list("key", flat=True)) == ["k-1"]
     assert Batch.objects.count() == 3
 

@@ -5,8 +5,10 @@ import json
 import uuid
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
+from django.test import Client
 from django.urls import reverse
 
 from labeling.actions import (
@@ -80,6 +82,16 @@ def work(labeler, reviewer) -> Submission:
     return made
 
 
+def said_in_the_playground(*, by: User) -> str:
+    """The key of a session that holds a conversation, as the playground keeps it."""
+    client = Client()
+    client.force_login(by)
+    session = client.session
+    session["playground"] = {"messages": [{"role": "user", "content": SECRET}]}
+    session.save()
+    return session.session_key
+
+
 def everything() -> str:
     """Every table of Heed's and the queue's, as text."""
     with connection.cursor() as cursor:
@@ -145,8 +157,11 @@ def test_a_labeler_goes_with_their_labels_and_their_account(exported, make_user,
     (held,) = erasures.plan(author=author).exports
     assert (held.export, held.labels) == (export, 1)
     _token, secret = tokens.create(user=labeler, name="t", scopes=["read"])
+    said_in_the_playground(by=labeler)
+    others = said_in_the_playground(by=reviewer)
     erasures.erase(author=author, confirmation=author.key, reason="Request 18", by=admin_user)
     assert everything() == ""
+    assert list(Session.objects.values_list("session_key", flat=True)) == [others]
     made.refresh_from_db()
     (tiers,) = made.current.tiers
     assert made.status == "rejected" and sorted(tiers) == sorted(ids) and made.current.ratings == {}
