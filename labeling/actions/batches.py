@@ -186,8 +186,8 @@ def set_status(*, batch: Batch, status: str, by: User | None) -> Batch:
 def edit(
     *,
     batch: Batch,
-    instructions: str,
-    priority: int,
+    instructions: str | None = None,
+    priority: int | None = None,
     gold_percent: int | None = None,
     language: str | None = None,
     skills: Iterable[str] | None = None,
@@ -196,9 +196,12 @@ def edit(
     """Change the instructions shown beside every task, the priority of its seats, the rate of gold tasks, and which labelers it is for
     (not its prompts). None leaves as it is. Who holds a seat may finish, whatever is asked for now.
     """
-    _check_priority(priority)
     batch = Batch.objects.select_for_update().get(pk=batch.pk)
-    batch.instructions, batch.priority = instructions.replace("\r\n", "\n"), priority
+    if instructions is not None:
+        batch.instructions = instructions.replace("\r\n", "\n")
+    if priority is not None:
+        _check_priority(priority)
+        batch.priority = priority
     if gold_percent is not None:
         if not 0 <= gold_percent <= MAX_GOLD_PERCENT:
             raise Invalid(

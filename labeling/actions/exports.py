@@ -54,6 +54,9 @@ def check_query(query: Mapping[str, Any]) -> Selection:
     for name, value in query.items():
         if problem := _problem(name, value, defaults):
             errors.append({"place": f"query.{name}", "message": problem})
+    since, until = query.get("since"), query.get("until")
+    if not errors and since and until and until < since:
+        errors = [{"place": "query.until", "message": "is before since: no day is left"}]
     if not errors and (missing := _unknown_batches(query.get("batches") or [])):
         errors = [{"place": "query.batches", "message": f"there is no batch named {name!r}"} for name in missing]
     if not errors and (unknown := _unknown_schemas(query.get("schemas") or [])):

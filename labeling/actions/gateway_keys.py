@@ -60,24 +60,26 @@ def create(
 def change(
     *,
     key: GatewayKey,
-    may_train: bool,
-    requests_per_minute: int,
-    tokens_per_minute: int,
-    expires_at: datetime,
+    may_train: bool | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    expires_at: datetime | None = None,
     by: User,
 ) -> GatewayKey:
-    """Change consent, limits and end of a key; in force from the next request on. Consent taken back also holds for prompts
-    that wait to be written.
+    """Change consent, limits and end of a key; in force from the next request on. None leaves as it is. Consent taken back also
+    holds for prompts that wait to be written.
 
     Raises Conflict for a revoked key, Invalid for limits that make no sense.
     """
     key = GatewayKey.objects.select_for_update(of=["self"]).get(pk=key.pk)
     if key.revoked_at is not None:
         raise Conflict(_("This key has been revoked: it cannot be changed any more."))
-    _check_limits(requests_per_minute, tokens_per_minute)
-    if key.may_train != may_train:
+    if may_train is not None and key.may_train != may_train:
         key.may_train, key.consent_by, key.consent_at = may_train, by, timezone.now()
-    key.requests_per_minute, key.tokens_per_minute, key.expires_at = requests_per_minute, tokens_per_minute, expires_at
+    key.requests_per_minute = key.requests_per_minute if requests_per_minute is None else requests_per_minute
+    key.tokens_per_minute = key.tokens_per_minute if tokens_per_minute is None else tokens_per_minute
+    _check_limits(key.requests_per_minute, key.tokens_per_minute)
+    key.expires_at = expires_at or key.expires_at
     key.save()
     return key
 

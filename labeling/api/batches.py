@@ -3,12 +3,15 @@
 from dataclasses import asdict, fields
 from typing import Any
 
+from django.conf import settings
+from django.db import transaction
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from labeling import languages
 from labeling.actions import batches
-from labeling.api.base import PageQuery, StrictSerializer, View, find, page, query_of
+from labeling.api.base import PageQuery, StrictSerializer, Text, View, Whole, find, page, query_of
 from labeling.api.schema import operation
 from labeling.api.serializers import BatchIn, BatchOut, BatchPage
 from labeling.models import Batch, Kind
@@ -23,8 +26,15 @@ class BatchQuery(PageQuery):
     purpose = serializers.ChoiceField(Batch.Purpose.choices, required=False)
 
 
-class BatchStatusIn(StrictSerializer):
-    status = serializers.ChoiceField(Batch.Status.choices)
+class BatchChangeIn(StrictSerializer):
+    """What is to be otherwise; what is absent stays as it is."""
+
+    status = serializers.ChoiceField(Batch.Status.choices, required=False)
+    priority = Whole(required=False, min_value=-1000, max_value=1000)
+    instructions = Text(required=False, allow_blank=True, trim_whitespace=False, max_length=settings.PROMPT_MAX_CHARS)
+    gold_percent = Whole(required=False, min_value=0, max_value=batches.MAX_GOLD_PERCENT)
+    language = serializers.ChoiceField(languages.CODES, required=False, allow_blank=True)
+    skills = serializers.ListField(child=Text(max_length=50), required=False, max_length=20)
 
 
 class ProgressOut(serializers.Serializer):
@@ -34,6 +44,9 @@ class ProgressOut(serializers.Serializer):
 
 
 class BatchDetailOut(BatchOut):
+    priority = serializers.IntegerField()
+    instructions = serializers.CharField(allow_blank=True)
+    gold_percent = serializers.IntegerField()
     progress = ProgressOut()
 
 
@@ -71,17 +84,26 @@ class OneBatch(View):
         return Response(_detail(find(Batch, pk, "batch")))
 
     @operation(
-        scope="import", answers={200: BatchDetailOut}, request=BatchStatusIn, problems=(404,),
-        operation_id="set_batch_status", summary="Pause, resume or close a batch",
-        description="While it is not active no seat of it is given out; whoever holds one may finish.",
+        scope="import", answers={200: BatchDetailOut}, request=BatchChangeIn, problems=(404,),
+        operation_id="change_batch", summary="Pause, resume, close or change a batch",
+        description=(
+            "While it is not active no seat of it is given out; whoever holds one may finish. Its prompts, models and K stay what they are."
+        ),
     )  # fmt: skip
     def patch(self, request: Request, pk: int) -> Response:
-        given = self.checked(BatchStatusIn, request.data)
-        return Response(_detail(batches.set_status(batch=find(Batch, pk, "batch"), **given, by=self.person)))
+        given = self.checked(BatchChangeIn, request.data)
+        batch = find(Batch, pk, "batch")
+        with transaction.atomic():
+            if status := given.pop("status", None):
+                batch = batches.set_status(batch=batch, status=status, by=self.person)
+            if given:
+                batch = batches.edit(batch=batch, **given, by=self.person)
+        return Response(_detail(batch))
 
 
 def _detail(batch: Batch) -> dict[str, Any]:
-    return _shown(batch) | {"progress": asdict(Batch.objects.filter(pk=batch.pk).progress()[batch.pk])}
+    changing = {name: getattr(batch, name) for name in ("priority", "instructions", "gold_percent")}
+    return _shown(batch) | changing | {"progress": asdict(Batch.objects.filter(pk=batch.pk).progress()[batch.pk])}
 
 
 def _shown(batch: Batch) -> dict[str, Any]:

@@ -81,6 +81,19 @@ class OneExport(View):
         return Response(_shown(_find(key)))
 
 
+class WithdrawExport(View):
+    scopes = {"POST": "admin"}
+    takes_idempotency_keys = False  # done twice, it changes nothing the second time
+
+    @operation(
+        scope="admin", answers={200: ExportOut}, problems=(404, 409), operation_id="withdraw_export",
+        summary="Take an export back",
+        description="After an erasure: its files go, its manifest stays, its number is not given again. 409 for one that was never ready.",
+    )  # fmt: skip
+    def post(self, request: Request, key: str) -> Response:
+        return Response(_shown(exports.withdraw(export=_find(key), by=self.person)))
+
+
 class ExportFile(View):
     scopes = {"GET": "read"}
 

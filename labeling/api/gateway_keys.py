@@ -1,7 +1,9 @@
 """/gateway-keys/: organizations' keys to the OpenAI-compatible gateway."""
 
+from datetime import timedelta
 from typing import Any
 
+from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,6 +33,15 @@ class GatewayKeyIn(StrictSerializer):
     requests_per_minute = Whole(required=False, min_value=1, max_value=1_000_000)
     tokens_per_minute = Whole(required=False, min_value=1, max_value=1_000_000_000)
     days = Whole(required=False, min_value=1, max_value=gateway_keys.MAX_DAYS, help_text="Until it expires; 365.")
+
+
+class GatewayKeyChangeIn(StrictSerializer):
+    """What is to be otherwise from the next request on; what is absent stays as it is."""
+
+    may_train = YesNo(required=False)
+    requests_per_minute = Whole(required=False, min_value=1, max_value=1_000_000)
+    tokens_per_minute = Whole(required=False, min_value=1, max_value=1_000_000_000)
+    days = Whole(required=False, min_value=1, max_value=gateway_keys.MAX_DAYS, help_text="Until it expires, from now.")
 
 
 class GatewayKeyOut(serializers.Serializer):
@@ -73,7 +84,24 @@ class GatewayKeys(View):
 
 
 class OneGatewayKey(View):
-    scopes = {"DELETE": "admin"}
+    scopes = {"GET": "admin", "PATCH": "admin", "DELETE": "admin"}
+
+    @operation(
+        scope="admin", answers={200: GatewayKeyOut}, problems=(404,), operation_id="get_gateway_key", summary="A key",
+    )  # fmt: skip
+    def get(self, request: Request, pk: int) -> Response:
+        return Response(_shown(find(GatewayKey, pk, "key")))
+
+    @operation(
+        scope="admin", answers={200: GatewayKeyOut}, request=GatewayKeyChangeIn, problems=(404, 409),
+        operation_id="change_gateway_key", summary="Consent, limits and end of a key",
+        description="Consent that is taken back also holds for prompts that wait to be written. 409 for a key that has ended.",
+    )  # fmt: skip
+    def patch(self, request: Request, pk: int) -> Response:
+        given = self.checked(GatewayKeyChangeIn, request.data)
+        if days := given.pop("days", None):
+            given["expires_at"] = timezone.now() + timedelta(days=days)
+        return Response(_shown(gateway_keys.change(key=find(GatewayKey, pk, "key"), **given, by=self.person)))
 
     @operation(
         scope="admin", answers={204: None}, problems=(404,), operation_id="revoke_gateway_key",

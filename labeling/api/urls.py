@@ -105,6 +105,7 @@ urlpatterns = [
     path("exports/", exports.Exports.as_view(), name="api_exports"),
     path("exports/count/", exports.CountLabels.as_view(), name="api_count_labels"),
     path("exports/<str:key>/", exports.OneExport.as_view(), name="api_export"),
+    path("exports/<str:key>/withdraw/", exports.WithdrawExport.as_view(), name="api_export_withdraw"),
     path("exports/<str:key>/files/<str:file_name>", exports.ExportFile.as_view(), name="api_export_file"),
     path("models/", model_versions.Models.as_view(), name="api_models"),
     # Names of outside models may hold slashes.

@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling import jobs
-from labeling.actions import imports, numbers, questions, tokens
+from labeling.actions import exports, imports, numbers, questions, tokens
 from labeling.models import (
     ApiToken,
     Batch,
@@ -46,8 +46,8 @@ def api(make_user):
 
 
 @pytest.fixture
-def world(labeler, labeler2) -> dict:
-    """Two rankings of one task, a demonstration, a question, a key: something behind every address."""
+def world(labeler, labeler2, settings, tmp_path) -> dict:
+    """Two rankings of one task, a demonstration, a question, a key, an export: something behind every address."""
     ranks = make_ranking_batch(k=3, overlap=2)
     for person in (labeler, labeler2):
         submit(ranks.tasks.get(), person)
@@ -57,7 +57,9 @@ def world(labeler, labeler2) -> dict:
     record = imports.import_rows(kind="prompts", rows=[{"prompt": "New?"}], by=None)
     assert record["prompts_new"] == 1
     numbers.measure()
-    return {"batch": ranks, "submission": demonstration, "question": Question.objects.get()}
+    settings.EXPORT_DIR = tmp_path
+    export = exports.build(query={}, by=None)
+    return {"batch": ranks, "submission": demonstration, "question": Question.objects.get(), "export": export}
 
 
 def endpoints(world) -> list[tuple]:
@@ -82,6 +84,9 @@ def endpoints(world) -> list[tuple]:
         ("POST", "invitations/", "admin", {"admin"}, {"email": "new@example.org", "role": "labeler"}),
         ("GET", "gateway-keys/", "admin", {"admin"}, None),
         ("POST", "gateway-keys/", "admin", {"admin"}, KEY),
+        ("GET", f"gateway-keys/{GatewayKey.objects.first().pk}/", "admin", {"admin"}, None),
+        ("PATCH", f"gateway-keys/{GatewayKey.objects.first().pk}/", "admin", {"admin"}, {"may_train": False}),
+        ("POST", f"exports/{world['export'].name}/withdraw/", "admin", {"admin"}, {}),
         ("DELETE", f"gateway-keys/{GatewayKey.objects.first().pk}/", "admin", {"admin"}, None),
     ]  # fmt: skip
 
@@ -137,6 +142,31 @@ def test_a_review_and_a_status_do_what_they_do_on_the_page(world, api):
     batch = f"/api/v1/batches/{world['batch'].pk}/"
     assert call(api("researcher"), "PATCH", batch, {"status": "closed"}).json()["status"] == "closed"
     assert_problem(call(api("researcher"), "PATCH", batch, {"status": "lost"}), 422)
+    assert_problem(call(api("researcher"), "PATCH", batch, {"status": "active", "priority": 1001}), 422)
+    changed = call(
+        api("researcher"), "PATCH", batch, {"priority": 7, "skills": ["Law"], "instructions": "Be kind."}
+    ).json()
+    assert (changed["priority"], changed["skills"], changed["instructions"]) == (7, ["law"], "Be kind.")
+    assert call(api("researcher"), "PATCH", batch, {"status": "active"}).json() == changed | {"status": "active"}
+
+
+def test_an_export_and_a_key_change_as_on_their_pages(world, api):
+    admin, name = api("admin"), world["export"].name
+    for _ in range(2):
+        assert call(admin, "POST", f"/api/v1/exports/{name}/withdraw/", {}).json()["status"] == "withdrawn"
+    assert_problem(admin.get(f"/api/v1/exports/{name}/files/prompts.jsonl"), 404)
+    assert_problem(call(admin, "POST", "/api/v1/exports/v0099/withdraw/", {}), 404)
+    made = call(admin, "POST", "/api/v1/gateway-keys/", KEY).json()
+    path, known = f"/api/v1/gateway-keys/{made['id']}/", {name: made[name] for name in made if name != "secret"}
+    assert call(admin, "PATCH", path, {"may_train": True}).json() == known | {"may_train": True}
+    assert call(admin, "PATCH", path, {"requests_per_minute": 5}).json()["requests_per_minute"] == 5
+    assert call(admin, "PATCH", path, {"days": 1}).json()["expires_at"] < made["expires_at"]
+    for wrong in ({"may_train": None}, {"days": 0}, {"organization": "Other"}):
+        assert_problem(call(admin, "PATCH", path, wrong), 422)
+    shown = admin.get(path).json()
+    assert (shown["may_train"], shown["tokens_per_minute"]) == (True, known["tokens_per_minute"])
+    assert call(admin, "DELETE", path, None).status_code == 204
+    assert_problem(call(admin, "PATCH", path, {"may_train": False}), 409)
 
 
 # ---- idempotency keys -------------------------------------------------------------------------------------------------

@@ -294,6 +294,7 @@ def test_a_wrong_query_is_refused(capsys):
         ({"colour": []}, "query.colour: unknown"),
         ({"use_cases": ["\0"]}, "query.use_cases: expected a list"),
         ({"since": "2026-1-1"}, "query.since: expected a day"),
+        ({"since": "2026-02-01", "until": "2026-01-31"}, "query.until: is before since"),
         ({"until": 5}, "query.until: expected a day"),
         ({"schemas": ["1"]}, "query.schemas: expected a list of version numbers"),
         ({"schemas": [999]}, "query.schemas: there is no label schema 999"),
