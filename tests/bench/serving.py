@@ -23,6 +23,9 @@ STEPS = 45
 CLIENTS, SECONDS = 32, 10 / 3  # of each stretch
 LEASES = 500
 WORDS = 65  # of a prompt and of each response, on both sides
+BARE = """
+SELECT id FROM labeling_slot WHERE batch_id = %s AND status = 'open' AND turn = 0 ORDER BY seat, id LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
 
 
 def run(folder: Path, sizes: list[int], ours_alone: list[int]) -> list[dict]:
@@ -101,6 +104,7 @@ def at(url: str, peer: LabelStudio | None, tasks: int, leases: int) -> Iterator[
     nexts, submits = in_turn(sides)
     yield row("next task", params, "ms", nexts)
     yield row("submit of a ranking", params, "ms", submits)
+    yield row("raw limit of next task: a bare SELECT … SKIP LOCKED", params, "ms", [nexts[0], bare_selects()])
     if leases:
         return
 
@@ -132,6 +136,21 @@ def in_turn(sides: list[Load]) -> tuple[list[list[float]], list[list[float]]]:
         worker.connection.close()
     loop.close()
     return nexts, submits
+
+
+def bare_selects() -> list[float]:
+    """Milliseconds of STEPS transactions that find and lock an open seat of the only batch, and do nothing else."""
+    from django.db import connection, transaction
+
+    from labeling.models import Batch
+
+    batch = Batch.objects.get().pk
+
+    def select() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(BARE, [batch])
+
+    return [1000 * timed(select)[0] for _ in range(STEPS)]
 
 
 def crowds(sides: list[Load], before: Callable[[], None]) -> list[list[Tally]]:
