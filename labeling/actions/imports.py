@@ -23,6 +23,8 @@ from labeling.errors import Conflict, Invalid
 from labeling.models import Import, User
 
 MAX_ERRORS = 100
+# Who uploads a file waits for its import; longer ones go in by command, which shows progress.
+UPLOAD_MAX_BYTES = min(100 * 2**20, settings.IMPORT_MAX_BYTES)
 NO_COLUMNS = Columns()
 
 
@@ -58,6 +60,9 @@ def import_responses(
     As `import_prompts`; a row adds `model` and `response`, or `responses: [{model, text}]`.
     """
     return _import_file(Import.Kind.RESPONSES, Path(path), file_name, form, columns, progress, by)
+
+
+IMPORT_OF = {Import.Kind.PROMPTS: import_prompts, Import.Kind.RESPONSES: import_responses}
 
 
 def import_rows(*, kind: str, rows: Iterable[dict[str, Any]], name: str = "rows", by: User | None) -> dict[str, int]:

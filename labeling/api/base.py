@@ -2,19 +2,20 @@
 
 import base64
 import codecs
-import io
 import json
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, TypeVar, cast
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, TypeVar, cast
 from uuid import UUID
 
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db.models import Model, QuerySet
 from django.http import Http404, QueryDict
 from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError, ValidationError
-from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +27,7 @@ from labeling.api.permissions import HasScope
 from labeling.models import User
 
 MAX_BODY_BYTES = 32 * 2**20
+BLOCK_BYTES = 2**16
 MAX_PAGE_ROWS = 1000
 
 Row = TypeVar("Row", bound=Model)
@@ -42,9 +44,7 @@ class BoundedJSONParser(BaseParser):
 
     def parse(self, stream, media_type=None, parser_context=None):
         """The parsed body. Raises TooLarge by the length announced, before anything is read."""
-        request = (parser_context or {})["request"]
-        if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
-            raise _too_large()
+        check_length((parser_context or {})["request"], MAX_BODY_BYTES)
         try:
             text = codecs.getreader("utf-8")(stream).read()
             return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
@@ -67,38 +67,66 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"The body is larger than {MAX_BODY_BYTES:,} bytes, the most that is taken at once; send less.")
+class UploadParser(MultiPartParser):
+    """A form with files, which lie on disk while they are looked at: of as many bytes as the view takes."""
+
+    def parse(self, stream, media_type=None, parser_context=None):
+        """Fields and files. Raises TooLarge by the length announced, before anything is read, ParseError for what is no such form."""
+        context = parser_context or {}
+        check_length(context["request"], context["view"].most_bytes())
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RequestDataTooBig:
+            raise TooLarge("The fields beside the file are too long.") from None
+        except (SuspiciousOperation, LookupError) as error:  # too many fields or files; an encoding that nobody knows
+            raise ParseError(f"Multipart form parse error - {error}") from None
 
 
-def gather_chunks(request: Request) -> None:
+def check_length(request: Request, most: int) -> None:
+    """Raise TooLarge by the length announced, if there is one."""
+    if int(request.META.get("CONTENT_LENGTH") or 0) > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {most:,} bytes, the most that is taken at once; send less.")
+
+
+def gather_chunks(request: Request, most: int) -> None:
     """Make a body that came in chunks, without its length, one of known length: Django takes it for an empty one.
 
-    Raises TooLarge past MAX_BODY_BYTES, having read no more than that.
+    A long one goes to disk. Raises TooLarge past `most` bytes, having read hardly more than that.
     """
     meta = request.META
     if meta.get("CONTENT_LENGTH") or not meta.get("wsgi.input_terminated") or "HTTP_TRANSFER_ENCODING" not in meta:
         return
-    body = meta["wsgi.input"].read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_large()
-    meta["CONTENT_LENGTH"] = str(len(body))
-    request._request._stream = io.BytesIO(body)
+    body = cast(BinaryIO, SpooledTemporaryFile(MAX_BODY_BYTES))  # noqa: SIM115 closed, and gone, with the request
+    while block := meta["wsgi.input"].read(BLOCK_BYTES):
+        if body.tell() + len(block) > most:
+            raise _too_large(most)
+        body.write(block)
+    meta["CONTENT_LENGTH"] = str(body.tell())
+    body.seek(0)
+    request._request._stream = body
 
 
 class View(APIView):
     """A view of the API. `scopes` says which scope each method needs."""
 
     permission_classes: tuple[type[BasePermission], ...] = (HasScope,)
-    parser_classes = (BoundedJSONParser,)
+    parser_classes: tuple[type[BaseParser], ...] = (BoundedJSONParser,)
     scopes: dict[str, str] = {}
     takes_idempotency_keys = True
     secrets: tuple[str, ...] = ()  # members of a POST's answer that are shown once
 
+    def most_bytes(self) -> int:
+        """How long a body may be."""
+        return MAX_BODY_BYTES
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Let nobody in who may not; only then take what they send in chunks."""
         super().initial(request, *args, **kwargs)
-        gather_chunks(request)
+        gather_chunks(request, self.most_bytes())
         if (
             request.method == "POST"
             and HEADER in request.headers

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
+from django.http import QueryDict
 from django.utils import timezone
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -65,5 +67,13 @@ def _key(request: Request) -> str:
 
 
 def _digest(request: Request) -> str:
-    said = json.dumps(request.data, sort_keys=True, separators=(",", ":"))
+    data = dict(request.data.lists()) if isinstance(request.data, QueryDict) else request.data
+    said = json.dumps(data, sort_keys=True, separators=(",", ":"), default=_said_of_file)
     return hashlib.sha256(f"{request.method} {request.get_full_path()}\n{said}".encode()).hexdigest()
+
+
+def _said_of_file(file: UploadedFile) -> list[str]:
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return [str(file.name), digest]

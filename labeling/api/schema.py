@@ -14,7 +14,7 @@ PROBLEMS = {
     406: "Nothing that the header Accept asks for can be given.",
     409: "The rows have moved on since; look again.",
     413: "The body is too large.",
-    415: "The body is not JSON.",
+    415: "The body is of a kind that is not taken here.",
     422: "The input is wrong; `errors` names each place.",
 }
 

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
@@ -23,8 +22,6 @@ from labeling.views.listing import paginate, query_without
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
-# A page waits for its import; longer files go in by command, which shows progress.
-PAGE_MAX_BYTES = min(100 * 2**20, settings.IMPORT_MAX_BYTES)
 FORMAT_NAMES = {
     "heed": gettext_lazy("Heed's fields"),
     "hh-rlhf": gettext_lazy("HH-RLHF, and other pairs of chosen and rejected"),
@@ -32,7 +29,6 @@ FORMAT_NAMES = {
     "self_instruct": gettext_lazy("Self-Instruct's tasks"),
 }
 FORMAT_CHOICES = [*FORMAT_NAMES.items(), *((name, name) for name in FORMATS if name not in FORMAT_NAMES)]
-ACTIONS = {Import.Kind.PROMPTS: imports.import_prompts, Import.Kind.RESPONSES: imports.import_responses}
 
 
 def lines_field(label: "StrOrPromise", help_text: "StrOrPromise", example: str) -> forms.CharField:
@@ -73,8 +69,8 @@ class UploadForm(forms.Form):
 
     def clean_file(self):
         file = self.cleaned_data["file"]
-        if file.size > PAGE_MAX_BYTES:
-            limit = PAGE_MAX_BYTES // 2**20
+        if file.size > imports.UPLOAD_MAX_BYTES:
+            limit = imports.UPLOAD_MAX_BYTES // 2**20
             message = _(
                 "%(name)s has %(size)d MB; a page takes %(limit)d MB. Use `manage.py import_%(kind)s`, which takes more."
             )
@@ -121,8 +117,7 @@ def imports_list(request: Request) -> HttpResponse:
 
 def _import(form: UploadForm, by) -> Import:
     file = form.cleaned_data["file"]
-    action = ACTIONS[form.cleaned_data["kind"]]
-    return action(
+    return imports.IMPORT_OF[form.cleaned_data["kind"]](
         path=file.temporary_file_path(),
         file_name=file.name,
         form=form.cleaned_data["format"],

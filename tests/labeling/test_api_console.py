@@ -1,11 +1,16 @@
 """The API for the team: who may what, the rows that come, and keys that make a repeated request do nothing twice."""
 
+import io
+import json
 import threading
 import uuid
 from datetime import timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from django.contrib.sessions.models import Session
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -21,6 +26,7 @@ from labeling.models import (
     Invitation,
     Prompt,
     Question,
+    Response,
     Submission,
 )
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
@@ -54,8 +60,9 @@ def world(labeler, labeler2, settings, tmp_path) -> dict:
     demonstration = submit(make_demonstration_batch(prompts=1).tasks.get(), labeler)
     questions.ask(text="Which?", key=uuid.uuid4(), kind="ranking", by=labeler)
     GatewayKey.objects.create(**KEY | {"name": "old"}, prefix="heedgw_x", secret_hash="x", expires_at=timezone.now())
-    record = imports.import_rows(kind="prompts", rows=[{"prompt": "New?"}], by=None)
-    assert record["prompts_new"] == 1
+    rows = [{"prompt": "New?"}, {"prompt": "Write to ann@example.org, please."}]
+    counts = imports.import_rows(kind="prompts", rows=rows, by=None)
+    assert (counts["prompts_new"], counts["prompts_held"]) == (2, 1)
     numbers.measure()
     settings.EXPORT_DIR = tmp_path
     export = exports.build(query={}, by=None)
@@ -167,6 +174,79 @@ def test_an_export_and_a_key_change_as_on_their_pages(world, api):
     assert (shown["may_train"], shown["tokens_per_minute"]) == (True, known["tokens_per_minute"])
     assert call(admin, "DELETE", path, None).status_code == 204
     assert_problem(call(admin, "PATCH", path, {"may_train": False}), 409)
+
+
+# ---- files and intake --------------------------------------------------------------------------------------------------
+
+
+def upload(client: Client, content: bytes | str, name="rows.jsonl", headers=None, **fields):
+    file = SimpleUploadedFile(name, content.encode() if isinstance(content, str) else content)
+    return client.post("/api/v1/imports/", {"kind": "prompts", "file": file} | fields, headers=headers)
+
+
+def lines(*rows: dict) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def test_files_go_in_as_on_the_page_for_those_who_may(api):
+    content = lines({"prompt": "One?"}, {"prompt": "Two?"})
+    assert_problem(upload(Client(), content), 401)
+    assert_problem(upload(api("admin", "read"), content), 403)
+    for role in ROLES:
+        if role not in RESEARCH:
+            assert_problem(upload(api(role), content), 403)
+    client = api("researcher", "import", "read")
+    made = upload(client, content)
+    assert (made.status_code, made.json()["file_name"], made.json()["checked"]) == (201, "rows.jsonl", 2)
+    assert made.json() == client.get(f"/api/v1/imports/{made.json()['id']}/").json()
+    again = upload(client, content).json()["counts"]
+    assert (again.get("prompts_new", 0), again["prompts_present"]) == (0, 2)
+    columns = {"map": ["prompt=post", "response=sample", "model=who"], "constant": "use_case=tldr", "kind": "responses"}
+    assert upload(client, 'post,sample,who\n"A post.",Short.,gpt\n', "tldr.csv", **columns).status_code == 201
+    assert Response.objects.get().prompt.use_case == "tldr"
+    table = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["From a table?"]}), table)
+    assert upload(client, table.getvalue(), "rows.bin", format="parquet").json()["counts"]["prompts_new"] == 1
+    pair = {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: Eh."}
+    assert upload(client, lines(pair), format="hh-rlhf").json()["counts"]["left_out_responses"] == 1
+    assert Import.objects.filter(created_by__email__startswith="researcher").count() == 5
+
+
+def test_a_wrong_file_or_form_is_refused_with_its_places(api, monkeypatch):
+    client = api("researcher", "import")
+    said = assert_problem(upload(client, lines({"prompt": ""}, {"prompt": "Fine."}, {"prompt": 7}) + "\n{no"), 422)
+    assert [error["place"] for error in said["errors"]] == [
+        "rows.jsonl line 1: field prompt", "rows.jsonl line 3: field prompt", "rows.jsonl line 4"]  # fmt: skip
+    fine = lines({"prompt": "Fine."})
+    for fields in ({"kind": "tasks"}, {"format": "docx"}, {"colour": "red"}, {"kind": ["prompts"] * 2}, {"map": "x"},
+                   {"map": "colour=x"}, {"constant": "use_case=\0"}, {"file": "text"}, {"name": "rows.txt"}):  # fmt: skip
+        assert_problem(upload(client, fine, **fields), 422)
+    assert_problem(upload(client, ""), 422)
+    assert_problem(call(client, "POST", "/api/v1/imports/", {"kind": "prompts"}), 415)
+    form = {"content_type": "multipart/form-data; boundary=x"}
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; '
+    for wrong in (b"", b"--y--", head + b"filename*=none''x\r\n\r\nx\r\n--x--", b"--x\r\n" * 6000):
+        assert client.generic("POST", "/api/v1/imports/", wrong, **form).status_code in (400, 422), wrong
+    monkeypatch.setattr(imports, "UPLOAD_MAX_BYTES", 20)
+    assert "import_prompts" in assert_problem(upload(client, lines({"prompt": "More than 20 bytes."})), 413)["detail"]
+    monkeypatch.setattr("labeling.api.imports.FORM_BYTES", 20)
+    assert_problem(upload(client, fine), 413)
+    assert not Prompt.objects.exists() and not Import.objects.exists()
+
+
+def test_a_file_in_chunks_and_one_sent_again(api):
+    client, key = api("researcher", "import"), {"Idempotency-Key": "f"}
+    first, again = (upload(client, lines({"prompt": "One?"}), headers=key) for _ in range(2))
+    assert (first.status_code, again.json(), again["Idempotent-Replayed"]) == (201, first.json(), "true")
+    assert_problem(upload(client, lines({"prompt": "Two?"}), headers=key), 409)
+    assert_problem(upload(client, lines({"prompt": "One?"}), headers=key, constant=["use_case=a", "kind=plain"]), 409)
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="kind"\r\n\r\nprompts\r\n--x\r\nContent-Disposition: form-data; '
+        b'name="file"; filename="r.jsonl"\r\n\r\n{"prompt": "In pieces?"}\r\n--x--\r\n'
+    )
+    environ = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    answer = client.generic("POST", "/api/v1/imports/", CONTENT_TYPE="multipart/form-data; boundary=x", **environ)
+    assert (answer.status_code, answer.json()["counts"]["prompts_new"]) == (201, 1)
 
 
 # ---- idempotency keys -------------------------------------------------------------------------------------------------

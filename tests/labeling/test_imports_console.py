@@ -6,8 +6,8 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
+from labeling.actions import imports
 from labeling.models import Import, Prompt, Response
-from labeling.views import imports
 from tests.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db
@@ -87,7 +87,7 @@ def test_what_stands_in_a_file_is_shown_as_text(researcher_client):
 
 
 def test_a_file_too_long_for_a_page_is_sent_to_the_command(researcher_client, monkeypatch):
-    monkeypatch.setattr(imports, "PAGE_MAX_BYTES", 10)
+    monkeypatch.setattr(imports, "UPLOAD_MAX_BYTES", 10)
     page = upload(researcher_client, lines({"prompt": "Longer than ten bytes."}))
     assert page.status_code == 422
     assert "manage.py import_prompts" in page.text
