@@ -252,9 +252,15 @@ def _mark(looks: list[Look]) -> None:
 # ---- deciding ---------------------------------------------------------------------------------------------------------
 
 
+RELEASED = "released"
+"""The state of what a person has let through: open, unlike what was never held."""
+
+
 def held(*, reason: str = "", record: int | None = None, state: str = Intake.HELD) -> QuerySet[Prompt]:
-    """Prompts that are held back (or were refused), oldest first; for one reason, of one import, or all."""
-    prompts = Prompt.objects.filter(intake=state)
+    """Prompts that are held back (or were refused, or RELEASED), oldest first; for one reason, of one import, or all."""
+    prompts = Prompt.objects.filter(intake=Intake.OPEN if state == RELEASED else state)
+    if state == RELEASED:
+        prompts = prompts.filter(Exists(IntakeDecision.objects.filter(prompt=OuterRef("pk"), verdict=Verdict.RELEASED)))
     if record is not None:
         prompts = prompts.filter(imported_in=record)
     if reason:

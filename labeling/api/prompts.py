@@ -39,7 +39,7 @@ class Prompts(View):
             prompts = prompts.exclude(Exists(answered))
         if "without_tasks" in query:
             prompts = prompts.exclude(Exists(Task.objects.filter(prompt=OuterRef("pk"), kind=query["without_tasks"])))
-        return page(request, prompts, _shown, query)
+        return page(request, prompts, shown_prompt, query)
 
     @operation(
         scope="import", answers={200: CountsOut}, request=RowsIn, creates=True, problems=(409,),
@@ -83,7 +83,7 @@ class LeastCovered(View):
     def get(self, request: Request) -> Answer:
         query = self.checked(LeastCoveredQuery, query_of(request))
         found = coverage.least_covered(kind=query.pop("task"), **query)
-        return Answer({"results": [_shown(prompt) | {"tasks": tasks} for prompt, tasks in found]})
+        return Answer({"results": [shown_prompt(prompt) | {"tasks": tasks} for prompt, tasks in found]})
 
 
 class ResponseQuery(PageQuery):
@@ -133,7 +133,8 @@ class Responses(View):
         return Answer({"counts": imports.import_rows(kind=Import.Kind.RESPONSES, rows=rows, by=self.person)})
 
 
-def _shown(prompt: Prompt) -> dict[str, Any]:
+def shown_prompt(prompt: Prompt) -> dict[str, Any]:
+    """As PromptOut says."""
     return {
         "prompt_id": prompt.uuid,
         "external_id": prompt.external_id,

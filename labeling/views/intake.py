@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.db.models import Count, Exists, Max, OuterRef, Prefetch, QuerySet
+from django.db.models import Count, Max, Prefetch, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -24,11 +24,10 @@ AROUND_CHARS = 80  # shown before and behind what is marked
 EXCERPTS = 3
 PREVIEW_CHARS = 240
 COUNTED_TO = 1_000_000
-RELEASED = "released"
 STATES = [
     (Intake.HELD, gettext_lazy("to decide")),
     (Intake.REFUSED, gettext_lazy("refused")),
-    (RELEASED, gettext_lazy("released")),
+    (actions.RELEASED, gettext_lazy("released")),
 ]
 
 
@@ -52,12 +51,10 @@ class Filters(FilterForm):
 
     def rows(self) -> QuerySet[Prompt]:
         """The prompts, oldest first."""
-        state, file = self.state_chosen, self.chosen.get("file")
-        given = {"reason": self.chosen.get("reason", ""), "record": file.pk if file else None}
-        if state != RELEASED:
-            return actions.held(state=state, **given)
-        decided = IntakeDecision.objects.filter(prompt=OuterRef("pk"), verdict=IntakeDecision.Verdict.RELEASED)
-        return actions.held(state=Intake.OPEN, **given).filter(Exists(decided))
+        file = self.chosen.get("file")
+        return actions.held(
+            state=self.state_chosen, reason=self.chosen.get("reason", ""), record=file.pk if file else None
+        )
 
 
 class Piece(NamedTuple):

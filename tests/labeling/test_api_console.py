@@ -23,12 +23,14 @@ from labeling.models import (
     GatewayKey,
     IdempotencyKey,
     Import,
+    IntakeDecision,
     Invitation,
     Prompt,
     Question,
     Response,
     Submission,
 )
+from tests import builders
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, submit
 from tests.labeling.test_api import assert_problem, call
 
@@ -81,6 +83,9 @@ def endpoints(world) -> list[tuple]:
         ("GET", "responses/", "read", RESEARCH, None),
         ("GET", "imports/", "read", RESEARCH, None),
         ("GET", f"imports/{Import.objects.first().pk}/", "read", RESEARCH, None),
+        ("GET", "intake/", "read", RESEARCH, None),
+        ("POST", "intake/decisions/", "import", RESEARCH,
+         {"prompt_ids": [str(Prompt.objects.get(intake="held").uuid)], "verdict": "released", "comment": "Made up."}),
         ("GET", "labelers/", "read", TEAM, None),
         ("GET", "agreement/", "read", TEAM, None),
         ("GET", "questions/?is_open=true", "read", TEAM, None),
@@ -247,6 +252,45 @@ def test_a_file_in_chunks_and_one_sent_again(api):
     environ = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     answer = client.generic("POST", "/api/v1/imports/", CONTENT_TYPE="multipart/form-data; boundary=x", **environ)
     assert (answer.status_code, answer.json()["counts"]["prompts_new"]) == (201, 1)
+
+
+def test_what_intake_holds_is_listed_and_decided(api, researcher):
+    rows = [{"prompt": f"Mail {n}@example.org about it?", "author": "a"} for n in range(3)]
+    imports.import_rows(kind="prompts", rows=[*rows, {"prompt": "Fine?"}], by=None)
+    client, path = api("researcher", "read", "import"), "/api/v1/intake/"
+
+    def ids(**query) -> list[str]:
+        return [row["prompt_id"] for row in client.get(path, query).json()["results"]]
+
+    first = client.get(path, {"limit": 2}).json()
+    (held, second), (third,) = (
+        first["results"],
+        client.get(path, {"limit": 2, "cursor": first["next"]}).json()["results"],
+    )
+    assert [row["messages"][0]["content"] for row in (held, second, third)] == [row["prompt"] for row in rows]
+    (finding,) = held["findings"]
+    (span,) = finding["spans"]
+    assert (finding["reason"], held["messages"][0]["content"][span["start"] : span["end"]]) == (
+        "personal_data", "0@example.org")  # fmt: skip
+    assert (held["author"], held["decision"]) == ("a", None)
+    assert len(ids(reason="personal_data", import_id=held["import_id"])) == 3
+    assert ids(reason="near_copy") == ids(import_id=2**40) == ids(state="refused") == []
+    assert_problem(client.get(path, {"state": "lost"}), 422)
+
+    def decide(*prompts, verdict="refused", comment="Not ours.", key="k"):
+        body = {"prompt_ids": prompts, "verdict": verdict, "comment": comment}
+        return send(client, "intake/decisions/", body, key)
+
+    assert_problem(decide(held["prompt_id"], str(uuid.uuid4())), 404)
+    assert_problem(decide(held["prompt_id"], comment=" "), 422)
+    assert decide(held["prompt_id"], second["prompt_id"]).json() == {"decided": 2}
+    assert ids(state="refused") == [held["prompt_id"], second["prompt_id"]] and ids() == [third["prompt_id"]]
+    assert decide(held["prompt_id"], verdict="released", key="r").json() == {"decided": 1}
+    (released,) = client.get(path, {"state": "released"}).json()["results"]
+    assert (released["prompt_id"], released["decision"]["verdict"]) == (held["prompt_id"], "released")
+    assert released["decision"]["decided_by"] == str(IntakeDecision.objects.latest("id").decided_by)
+    builders.task(builders.batch(), Prompt.objects.get(uuid=held["prompt_id"]))
+    assert_problem(decide(held["prompt_id"], key="l"), 409)
 
 
 # ---- idempotency keys -------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from schemathesis.specs.openapi.checks import (
 from labeling.actions import (
     exports,
     gateway_keys,
+    imports,
     model_versions,
     questions,
     reviews,
@@ -68,6 +69,7 @@ def known(make_user, labeler, reviewer, researcher, tmp_path, settings) -> dict[
     theirs = [submit(task, other) for task in batch.tasks.order_by("id")[:2]]
     reviews.review(submission=theirs[0], revision=1, verdict="rejected", comment=SECRET, by=reviewer)
     make_prompt(f"{SECRET} in a prompt of nobody's?")
+    imports.import_rows(kind="prompts", rows=[{"prompt": f"{SECRET}: held back, ann@example.org."}], by=None)
     exports.build(query={}, by=None)
     model_versions.register(manifest=manifest_text(tmp_path, f"{SECRET}-model").encode(), uri="/models/1", by=None)
     gateway_keys.create(organization=SECRET, name="key", may_train=True, by=None)
