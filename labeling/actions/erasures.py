@@ -36,6 +36,7 @@ from labeling.models import (
     Finding,
     GoldAnswer,
     Grade,
+    IdempotencyKey,
     IntakeDecision,
     Invitation,
     LabelerPause,
@@ -246,6 +247,7 @@ def erase(*, author: Author, confirmation: str, reason: str, by: User | None) ->
         made.save(update_fields=["counts"])
         made.exports.set([holding.export for holding in before])
         _forget_jobs(author)
+        IdempotencyKey.objects.forget_answers()  # of everybody: any may tell of the person, and they are gone in a day anyway
         _redact(rows, made)
         if author.user:
             _redact_account(author.user)

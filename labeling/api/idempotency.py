@@ -29,13 +29,20 @@ class KeyReused(Conflict):
     code = "idempotency_key_reused"
 
 
+class AnswerErased(Conflict):
+    """The request was done; what it was answered went with somebody's erasure."""
+
+    code = "idempotent_answer_erased"
+
+
 def once(
     handle: Callable[..., Response], user: User, secrets: tuple[str, ...], request: Request, *args: Any, **kwargs: Any
 ) -> Response:
     """The handler's answer, kept with what it made in one transaction; or the answer kept of the same request before.
 
     A second request that comes while the first is at work waits for it. What fails is not kept, so it may be tried again.
-    Members of the answer named in `secrets` are not kept: a repeated answer has null there. Raises KeyReused, ValidationError.
+    Members of the answer named in `secrets` are not kept: a repeated answer has null there. Raises KeyReused, AnswerErased,
+    ValidationError.
     """
     key, digest, now = _key(request), _digest(request), timezone.now()
     with transaction.atomic():
@@ -45,6 +52,8 @@ def once(
         row = IdempotencyKey.objects.select_for_update().get(user=user, key=key)
         if row.request_sha256 != digest:
             raise KeyReused(f"{HEADER} {key!r} came before with another request.")
+        if row.status == IdempotencyKey.ERASED:
+            raise AnswerErased(f"{HEADER} {key!r}: it was done; its answer was removed when somebody was erased since.")
         if row.status is not None:
             return Response(row.body, status=row.status, headers={"Idempotent-Replayed": "true"})
         answer = handle(request, *args, **kwargs)

@@ -33,6 +33,8 @@ from labeling.models import (
     LikenessKey,
     ModelVersion,
     Prompt,
+    Question,
+    QuestionMessage,
     Response,
     Revision,
     Slot,
@@ -140,6 +142,28 @@ def test_nothing_that_was_said_is_left_and_what_counts_stays(exported, labeler, 
         Erasure.objects.update(reason="Another.")
     with pytest.raises(IntegrityError, match="kept as they were written"), transaction.atomic():
         Revision.objects.update(text="The way through is closed again.")
+
+
+def test_answers_kept_for_repeated_requests_go_and_nothing_is_done_twice(
+    client, exported, labeler, reviewer, admin_user
+):
+    author = somebody()
+    work(labeler, reviewer)
+    headers = {"Authorization": f"Bearer {tokens.create(user=reviewer, name='t', scopes=['review'])[1]}"}
+    body = {"key": str(uuid.uuid4()), "text": f"You know {SECRET}."}
+    url = reverse("api_question_answer", args=[Question.objects.get().uuid])
+
+    def send():
+        said = headers | {"Idempotency-Key": "k"}
+        return client.post(url, json.dumps(body), content_type="application/json", headers=said)
+
+    assert (send().status_code, send()["Idempotent-Replayed"]) == (200, "true")
+    assert "idempotencykey" in everything()
+    erasures.erase(author=author, confirmation=KEY, reason="Request 22", by=admin_user)
+    assert everything() == ""
+    again = send()
+    assert (again.status_code, again.json()["code"]) == (409, "idempotent_answer_erased")
+    assert QuestionMessage.objects.count() == 2
 
 
 def test_a_labeler_goes_with_their_labels_and_their_account(exported, make_user, reviewer, admin_user):
