@@ -136,12 +136,13 @@ OASST_MODEL = "oasst"
 
 
 def oasst(rows: Rows, with_responses: bool, report: Report, leave_out: LeaveOut) -> Iterator[tuple[str, Row]]:
-    """Open-Assistant's message trees: each turn of a prompter, with all before it, is a prompt; the replies answer it.
+    """Open-Assistant's message trees, or their messages one by one: each turn of a prompter, with all before it, is a prompt; the
+    replies answer it.
 
     As prompts, the reply that the volunteers ranked first (or the only one) is its demonstration. As responses, all
     replies are those of an outside model, oasst or the one they name. Deleted messages and ranks stay out.
     """
-    for place, row in rows:
+    for place, row in _trees(rows, report):
         if not isinstance(row.get("prompt"), dict):
             said = _("missing, or no message: expected a tree {message_tree_id, prompt: {text, role, replies}}")
             report(of_field(place, "prompt"), said)
@@ -161,6 +162,30 @@ def oasst(rows: Rows, with_responses: bool, report: Report, leave_out: LeaveOut)
             waiting.extend((one, path) for one in reversed(replies))
             if node["role"] == "prompter":
                 yield from _oasst_prompt(place, node, path, replies, with_responses, leave_out)
+
+
+def _trees(rows: Rows, report: Report) -> Iterator[tuple[str, Row]]:
+    """The rows; messages that come one by one, each after the one it replies to, as trees: one tree is held in memory."""
+    tree: tuple[str, Row] | None = None
+    nodes: dict[Any, Row] = {}  # of that tree, by id
+    for place, row in rows:
+        if "prompt" in row or not isinstance(row.get("message_id"), str):
+            yield place, row
+            continue
+        node, parent = row | {"replies": []}, row.get("parent_id")
+        if parent is None:
+            if tree:
+                yield tree
+            tree, nodes = (place, {"prompt": node}), {}
+        elif isinstance(parent, str) and parent in nodes:
+            nodes[parent]["replies"].append(node)
+        else:
+            said = _("message %s is not among the rows before this one since the last that replies to none")
+            report(of_field(place, "parent_id"), said % str(parent)[:100])
+            continue
+        nodes[row["message_id"]] = node
+    if tree:
+        yield tree
 
 
 def _oasst_prompt(
@@ -218,9 +243,10 @@ SHAPES: tuple[tuple[set[str], str, "StrOrPromise"], ...] = (
         ),
     ),
     (
-        {"message_id", "parent_id", "text", "role"}, "parent_id",
+        {"message_id", "text", "role"}, "message_id",
         gettext_lazy(
-            "these are Open-Assistant's messages one by one; the format oasst reads their file of trees (….trees.jsonl.gz)"
+            "these are Open-Assistant's messages one by one: import them in the format oasst, in the console or with `--format oasst`. "
+            "The API takes rows in Heed's own fields"
         ),
     ),
     (

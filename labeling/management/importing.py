@@ -19,8 +19,8 @@ FORMAT = """
 formats:
   heed           rows of the fields above
   hh-rlhf        pairs {chosen, rejected} of conversations, or with {prompt}: the prompts, and as responses both answers
-  oasst          Open-Assistant's trees: every prompter's turn as a prompt; its first-ranked reply as a demonstration, or
-                 as responses all replies
+  oasst          Open-Assistant's trees, or their messages one by one: every prompter's turn as a prompt; its first-ranked
+                 reply as a demonstration, or as responses all replies
   self_instruct  Self-Instruct's tasks: prompts and demonstrations
   jsonl, csv, tsv, parquet, arrow  rows of the fields above, in a file whose name does not tell how it is written
   Which answer was chosen, and how replies were ranked, does not come in: those labels were not given here.

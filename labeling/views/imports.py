@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT_NAMES = {
     "heed": gettext_lazy("Heed's fields"),
     "hh-rlhf": gettext_lazy("HH-RLHF, and other pairs of chosen and rejected"),
-    "oasst": gettext_lazy("Open-Assistant's trees"),
+    "oasst": gettext_lazy("Open-Assistant's trees, or their messages"),
     "self_instruct": gettext_lazy("Self-Instruct's tasks"),
 }
 FORMAT_CHOICES = [*FORMAT_NAMES.items(), *((name, name) for name in FORMATS if name not in FORMAT_NAMES)]

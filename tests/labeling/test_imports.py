@@ -139,6 +139,15 @@ TREE = {
 }  # fmt: skip
 
 
+def messages_of(node: dict) -> list[dict]:
+    """A tree's messages one by one, as Open-Assistant's data set lists them."""
+    every = dict.fromkeys(("parent_id", "user_id", "lang", "rank", "deleted"))
+    rows = [every | {name: value for name, value in node.items() if name != "replies"}]
+    for reply in node["replies"]:
+        rows += messages_of(reply | {"parent_id": node["message_id"]})
+    return rows
+
+
 def test_open_assistants_trees_go_in(tmp_path):
     path = write(tmp_path / "ready.trees.jsonl", [TREE])
     assert "field message_tree_id: these are Open-Assistant's trees" in refused("import_prompts", path)
@@ -158,6 +167,15 @@ def test_open_assistants_trees_go_in(tmp_path):
     assert set(first.responses.filter(origin="model").values_list("text", "model_version__name", "external_id")) == {
         ("Worse.", "oasst", "a"), ("Better.", "oasst", "b"),
     }  # fmt: skip
+    one_by_one = write_as("parquet", tmp_path / "messages", messages_of(TREE["prompt"]))
+    assert "field message_id: these are Open-Assistant's messages" in refused("import_prompts", one_by_one)
+    call_command("import_responses", str(one_by_one), "--format", "oasst")
+    counts = Import.objects.latest("id").counts
+    assert (counts["prompts_new"], counts["responses_present"], counts["left_out_deleted_messages"]) == (0, 2, 1)
+    orphan = write(tmp_path / "orphan.jsonl", messages_of(TREE["prompt"])[1:])
+    assert "line 1: field parent_id: message t1 is not among the rows before" in refused(
+        "import_prompts", orphan, "--format", "oasst"
+    )
     broken = write(tmp_path / "broken.jsonl", [{"message_tree_id": "t", "prompt": {"role": "bot", "text": "x"}}])
     assert "broken.jsonl line 1: field prompt: expected messages with a text, and a role" in refused(
         "import_prompts", broken, "--format", "oasst"
