@@ -507,10 +507,12 @@ def _check_ratings(ratings: list[Rating], ids: list[str], place: str) -> None:
 
 # ---- writing an export ----------------------------------------------------------------------------------------------
 
-CHUNK_ROWS = 1000
-"""Rows held in memory at once, and rows of a Parquet row group at most."""
-CHUNK_BYTES = 16 * 2**20
-"""A chunk ends early past this many bytes of JSON, so that long texts keep memory flat too."""
+GROUP_ROWS = 1000
+"""Rows of a Parquet row group at most."""
+GROUP_BYTES = 16 * 2**20
+"""A row group ends early past this many bytes of JSON, so that long texts keep memory flat too."""
+PIECE_BYTES = 2**20
+"""What is written at once: the next piece is made meanwhile."""
 
 
 def write_export(
@@ -585,20 +587,16 @@ def _write_pairs(folder: Path, split: str) -> dict[str, ExportFile]:
 
 
 def _write_kind(folder: Path, kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> dict[str, ExportFile]:
-    """Write one kind's `.jsonl` and, in a thread that is at most a chunk behind, its `.parquet`."""
+    """Write one kind's two files, in a thread that is at most a chunk behind."""
     from training import parquet
 
     count = 0
-    with (
-        (folder / kind.jsonl).open("wb") as jsonl,
-        parquet.Twin(folder / kind.parquet, parquet.schema_of(kind.row_type)) as twin,
-    ):
-        for lines in _chunks(_checked_lines(kind, rows)):
-            chunk = b"".join(lines)
-            jsonl.write(chunk)
-            twin.write(chunk)
-            count += len(lines)
-    return {name: _file_entry(folder / name, rows=count) for name in (kind.jsonl, kind.parquet)}
+    with parquet.Twins(folder / kind.jsonl, folder / kind.parquet, parquet.schema_of(kind.row_type)) as twins:
+        for piece, lines, is_last_of_group in _pieces(_checked_lines(kind, rows)):
+            twins.write(piece, is_last_of_group)
+            count += lines
+    jsonl = ExportFile(sha256=twins.jsonl_sha256, bytes=twins.jsonl_bytes, rows=count)
+    return {kind.jsonl: jsonl, kind.parquet: _file_entry(folder / kind.parquet, rows=count)}
 
 
 def _checked_lines(kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> Iterator[bytes]:
@@ -622,17 +620,20 @@ def _check_order(kind: Kind[AnyRow], row: AnyRow, last: tuple[bytes, ...] | None
     return key
 
 
-def _chunks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
-    chunk: list[bytes] = []
-    size = 0
+def _pieces(lines: Iterator[bytes]) -> Iterator[tuple[bytes, int, bool]]:
+    """(some lines, how many, whether a row group ends with them)."""
+    piece: list[bytes] = []
+    size = rows_in_group = bytes_in_group = 0
     for line in lines:
-        chunk.append(line)
+        piece.append(line)
         size += len(line)
-        if len(chunk) == CHUNK_ROWS or size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+        is_full = rows_in_group + len(piece) == GROUP_ROWS or bytes_in_group + size >= GROUP_BYTES
+        if is_full or size >= PIECE_BYTES:
+            yield b"".join(piece), len(piece), is_full
+            rows_in_group, bytes_in_group = (0, 0) if is_full else (rows_in_group + len(piece), bytes_in_group + size)
+            piece, size = [], 0
+    if piece or rows_in_group:
+        yield b"".join(piece), len(piece), True
 
 
 def dataset_card(manifest: ExportManifest, agreement: str = "") -> str:
@@ -781,7 +782,7 @@ def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str]) -> str:
     # A damaged Parquet file may be unreadable in any way: then the file is all we can name.
     with suppress(Exception), (folder / kind.jsonl).open("rb") as file:
         for number, (line, twin) in enumerate(
-            zip_longest(file, parquet.read_lines(folder / kind.parquet, CHUNK_ROWS)), start=1
+            zip_longest(file, parquet.read_lines(folder / kind.parquet, GROUP_ROWS)), start=1
         ):
             if line != twin:
                 word = "line" if damaged == kind.jsonl else "row"

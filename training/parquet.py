@@ -3,6 +3,7 @@
 Imported where it is needed: whoever only reads JSON Lines needs no pyarrow.
 """
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,39 +22,64 @@ def table_of(chunk: bytes, schema: Any) -> Any:
         pa.BufferReader(chunk),
         read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(chunk) + 1),
         parse_options=arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
-        memory_pool=pa.system_memory_pool(),  # gives back what parsing took, several times the chunk
+        memory_pool=pa.system_memory_pool(),  # can give back what it took
     )
     return table.cast(schema)
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A writer whose bytes depend on the rows alone (and on pyarrow's version)."""
-    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False)
+    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False, memory_pool=pa.system_memory_pool())
 
 
-class Twin:
-    """A Parquet file that grows by chunks of canonical JSON lines. Arrow's work runs in a thread, beside the making of the next chunk.
+class Twins:
+    """A JSON Lines file and its Parquet twin, which grow by pieces, some canonical lines each. Both are written in a thread, beside the
+    making of the next piece.
 
-    Use it in a `with` block. What goes wrong in the thread is raised by the next `write`, or at the block's end.
+    Use it in a `with` block; after it, `jsonl_sha256` and `jsonl_bytes` are those of the JSON Lines. What goes wrong in the
+    thread is raised by the next `write`, or at the block's end.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema):
+    def __init__(self, jsonl: Path, path: Path, schema: pa.Schema):
         self.schema = schema
-        self._file = writer(path, schema)
+        self.jsonl_bytes = 0
+        self._hash = hashlib.sha256()
+        self._group: list[pa.Table] = []  # of the row group that is growing
+        self._jsonl = jsonl.open("wb")
+        self._parquet = writer(path, schema)
         self._pool = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
-    def write(self, chunk: bytes) -> None:
-        """Take a chunk as a row group of its own, once the one before is written."""
+    @property
+    def jsonl_sha256(self) -> str:
+        """SHA-256 of the JSON Lines so far, in hex."""
+        return self._hash.hexdigest()
+
+    def write(self, piece: bytes, is_last_of_group: bool) -> None:
+        """Take some lines, once those before are written; with the last of a row group the group is written."""
         self._wait()
-        self._last = self._pool.submit(lambda: self._file.write_table(table_of(chunk, self.schema)))
+        self._last = self._pool.submit(self._write, piece, is_last_of_group)
+
+    def _write(self, piece: bytes, is_last_of_group: bool) -> None:
+        self._jsonl.write(piece)
+        self._hash.update(piece)
+        self.jsonl_bytes += len(piece)
+        if piece:
+            self._group.append(table_of(piece, self.schema))
+        if is_last_of_group:
+            # In one block, as if it had been parsed at once: pages, and so bytes, must not tell of the pieces.
+            group = pa.concat_tables(self._group).combine_chunks(pa.system_memory_pool())
+            self._group.clear()
+            self._parquet.write_table(group)
+            del group
+            pa.system_memory_pool().release_unused()  # what parsing and encoding leave behind is several times the group
 
     def _wait(self) -> None:
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
-    def __enter__(self) -> "Twin":
+    def __enter__(self) -> "Twins":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
@@ -62,7 +88,8 @@ class Twin:
                 self._wait()
         finally:
             self._pool.shutdown()
-            self._file.close()
+            self._parquet.close()
+            self._jsonl.close()
 
 
 def schema_of(row_type: type[Struct]) -> Any:

@@ -95,7 +95,7 @@ SUBMISSION_CONDITIONS = f"""
 """
 
 PROMPTS = f"""
-SELECT p.uuid, p.external_id, p.kind, p.use_case, p.source, p.split, p.organization, p.messages, p.metadata::text,
+SELECT p.uuid::text, p.external_id, p.kind, p.use_case, p.source, p.split, p.organization, p.messages, p.metadata::text,
        a.key AS author_key, a.user_id AS author_user
   FROM labeling_prompt p LEFT JOIN labeling_author a ON a.id = p.author_id
  WHERE {PROMPT_CONDITIONS}
@@ -115,7 +115,7 @@ REVIEWS = """
 """
 
 DEMONSTRATIONS = f"""
-SELECT s.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, s.labeler_id, s.labeler_group, s.origin, s.status,
+SELECT s.uuid::text, p.uuid::text AS prompt_id, p.split, p.use_case, p.messages, s.labeler_id, s.labeler_group, s.origin, s.status,
        s.is_surplus, s.schema_id, {REVISIONS}::text AS revisions, {REVIEWS}::text AS reviews
   FROM labeling_submission s
   JOIN labeling_task t ON t.id = s.task_id
@@ -127,7 +127,7 @@ SELECT s.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, s.labeler_i
 
 # An import belongs to no batch and was made under no label schema: naming either leaves imported demonstrations out.
 IMPORTED = f"""
-SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.created_at
+SELECT r.uuid::text, p.uuid::text AS prompt_id, p.split, p.use_case, p.messages, r.text, r.created_at
   FROM labeling_response r JOIN labeling_prompt p ON p.id = r.prompt_id
  WHERE r.origin = 'person' AND 'import' = ANY(%(origins)s::text[]) AND %(batches)s::text[] IS NULL AND %(schemas)s::bigint[] IS NULL
    AND (%(since)s::date IS NULL OR r.created_at >= %(since)s::date::timestamp AT TIME ZONE 'UTC')
@@ -136,23 +136,28 @@ SELECT r.uuid, p.uuid AS prompt_id, p.split, p.use_case, p.messages, r.text, r.c
  ORDER BY r.uuid
 """  # noqa: S608 constants alone
 
+# Sorted while rows are narrow and looked up one by one after that: the first rows come at once, and nothing wide is sorted.
 RANKINGS = f"""
-SELECT t.uuid AS task_id, p.uuid AS prompt_id, b.name AS batch, p.split, p.use_case, p.messages, s.labeler_group,
+SELECT chosen.task_uuid::text AS task_id, p.uuid::text AS prompt_id, chosen.batch, p.split, p.use_case, p.messages, chosen.labeler_group,
        (SELECT json_agg(json_build_object('response_id', r.uuid, 'text', r.text, 'model', m.name, 'origin', r.origin,
                  'finish_reason', nullif(r.finish_reason, ''), 'sampling', r.sampling::text) ORDER BY r.uuid)
           FROM labeling_taskresponse tr JOIN labeling_response r ON r.id = tr.response_id
-          LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = t.id)::text AS responses,
-       json_agg(json_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
+          LEFT JOIN labeling_modelversion m ON m.id = r.model_version_id WHERE tr.task_id = chosen.task_id)::text AS responses,
+       (SELECT json_agg(json_build_object('id', s.uuid, 'labeler', s.labeler_id, 'origin', s.origin, 'status', s.status,
                  'is_surplus', s.is_surplus, 'schema', s.schema_id, 'shown_order', s.shown_order,
-                 'revisions', {REVISIONS}, 'reviews', {REVIEWS}) ORDER BY s.uuid)::text AS rankings
-  FROM labeling_submission s
-  JOIN labeling_task t ON t.id = s.task_id
-  JOIN labeling_batch b ON b.id = t.batch_id
-  JOIN labeling_prompt p ON p.id = t.prompt_id
- WHERE s.kind = 'ranking' AND {SUBMISSION_CONDITIONS}
-   AND (%(min_agreement)s::float IS NULL OR 1 - t.disagreement >= %(min_agreement)s::float)
- GROUP BY t.id, t.uuid, p.id, b.name, s.labeler_group
- ORDER BY t.uuid, s.labeler_group COLLATE "C"
+                 'revisions', {REVISIONS}, 'reviews', {REVIEWS}) ORDER BY s.uuid)
+          FROM labeling_submission s WHERE s.id = ANY(chosen.submissions))::text AS rankings
+  FROM (SELECT t.id AS task_id, t.uuid AS task_uuid, t.prompt_id, b.name AS batch, s.labeler_group, array_agg(s.id) AS submissions
+          FROM labeling_submission s
+          JOIN labeling_task t ON t.id = s.task_id
+          JOIN labeling_batch b ON b.id = t.batch_id
+          JOIN labeling_prompt p ON p.id = t.prompt_id
+         WHERE s.kind = 'ranking' AND {SUBMISSION_CONDITIONS}
+           AND (%(min_agreement)s::float IS NULL OR 1 - t.disagreement >= %(min_agreement)s::float)
+         GROUP BY t.id, b.name, s.labeler_group
+         ORDER BY t.uuid, s.labeler_group COLLATE "C") chosen
+ CROSS JOIN LATERAL (SELECT uuid, split, use_case, messages FROM labeling_prompt WHERE id = chosen.prompt_id LIMIT 1) p
+ ORDER BY chosen.task_uuid, chosen.labeler_group COLLATE "C"
 """  # noqa: S608 constants alone
 
 COUNTS = f"""
@@ -230,7 +235,7 @@ class ExportRows:
         """Every prompt of the selected splits and use cases, labeled or not: PPO needs no labels."""
         for row in self._fetch(PROMPTS):
             yield PromptRow(
-                prompt_id=str(row["uuid"]),
+                prompt_id=row["uuid"],
                 external_id=row["external_id"],
                 kind=row["kind"],
                 use_case=row["use_case"] or None,
@@ -256,8 +261,8 @@ class ExportRows:
             rankings = [self._ranking(ranking, ids) for ranking in row["rankings"]]
             self._compare(rankings, ids)
             yield RankingRow(
-                task_id=str(row["task_id"]),
-                prompt_id=str(row["prompt_id"]),
+                task_id=row["task_id"],
+                prompt_id=row["prompt_id"],
                 batch=row["batch"],
                 split=row["split"],
                 use_case=row["use_case"] or None,
@@ -303,8 +308,8 @@ class ExportRows:
     def _demonstration(self, row: dict[str, Any]) -> DemonstrationRow:
         revisions = row["revisions"]
         return DemonstrationRow(
-            demonstration_id=str(row["uuid"]),
-            prompt_id=str(row["prompt_id"]),
+            demonstration_id=row["uuid"],
+            prompt_id=row["prompt_id"],
             split=row["split"],
             use_case=row["use_case"] or None,
             messages=row["messages"],
@@ -326,8 +331,8 @@ class ExportRows:
         """A demonstration that came with an import: by nobody known here, and reviewed by nobody."""
         at = format_time(row["created_at"])
         return DemonstrationRow(
-            demonstration_id=str(row["uuid"]),
-            prompt_id=str(row["prompt_id"]),
+            demonstration_id=row["uuid"],
+            prompt_id=row["prompt_id"],
             split=row["split"],
             use_case=row["use_case"] or None,
             messages=row["messages"],

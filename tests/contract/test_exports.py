@@ -270,13 +270,17 @@ def test_any_row_survives_the_round_trip_in_both_formats(tmp_path_factory, rows)
 
 
 def test_many_rows_and_long_texts_pass_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "CHUNK_BYTES", 4000)
+    monkeypatch.setattr(c, "GROUP_BYTES", 4000)
     rows = [prompt(n, use_case="x" * (n % 900)) for n in range(1, 2500)]
     write_example(tmp_path / "v0001", prompts=iter(rows))
     assert list(c.read_export(tmp_path / "v0001").prompts()) == rows
     assert pq.read_table(tmp_path / "v0001" / "prompts.parquet")["prompt_id"].to_pylist() == [
         row.prompt_id for row in rows
     ]
+    monkeypatch.setattr(c, "PIECE_BYTES", 700)
+    write_example(tmp_path / "pieces", prompts=iter(rows))
+    for name in ("prompts.jsonl", "prompts.parquet"):
+        assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "v0001" / name).read_bytes()
 
 
 def test_the_contract_needs_neither_torch_nor_django():
