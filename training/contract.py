@@ -511,7 +511,7 @@ GROUP_ROWS = 1000
 """Rows of a Parquet row group at most."""
 GROUP_BYTES = 16 * 2**20
 """A row group ends early past this many bytes of JSON, so that long texts keep memory flat too."""
-PIECE_BYTES = 2**20
+PIECE_BYTES = 2 * 2**20
 """What is written at once: the next piece is made meanwhile."""
 
 
