@@ -5,6 +5,7 @@ Imported where it is needed: whoever only reads JSON Lines needs no pyarrow.
 
 import hashlib
 import sys
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -34,11 +35,13 @@ def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 SWITCH_SECONDS = 0.0002
+PIECES_WAITING = 3
+"""Enough that a row group is written while the next one is begun."""
 
 
 class Twins:
     """A JSON Lines file and its Parquet twin, which grow by pieces, some canonical lines each. Both are written in a thread, beside the
-    making of the next piece.
+    making of the next ones.
 
     Use it in a `with` block; after it, `jsonl_sha256` and `jsonl_bytes` are those of the JSON Lines. What goes wrong in the
     thread is raised by the next `write`, or at the block's end.
@@ -52,7 +55,7 @@ class Twins:
         self._jsonl = jsonl.open("wb")
         self._parquet = writer(path, schema)
         self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
+        self._to_write: deque[Future[None]] = deque()
 
     @property
     def jsonl_sha256(self) -> str:
@@ -60,9 +63,9 @@ class Twins:
         return self._hash.hexdigest()
 
     def write(self, piece: bytes, is_last_of_group: bool) -> None:
-        """Take some lines, once those before are written; with the last of a row group the group is written."""
-        self._wait()
-        self._last = self._pool.submit(self._write, piece, is_last_of_group)
+        """Take some lines, once few wait before them; with the last of a row group the group is written."""
+        self._wait(PIECES_WAITING)
+        self._to_write.append(self._pool.submit(self._write, piece, is_last_of_group))
 
     def _write(self, piece: bytes, is_last_of_group: bool) -> None:
         self._jsonl.write(piece)
@@ -78,10 +81,9 @@ class Twins:
             del group
             pa.system_memory_pool().release_unused()  # what parsing and encoding leave behind is several times the group
 
-    def _wait(self) -> None:
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+    def _wait(self, most: int = 0) -> None:
+        while len(self._to_write) > most:
+            self._to_write.popleft().result()
 
     def __enter__(self) -> "Twins":
         # The thread asks for the interpreter a dozen times a piece, and would wait for it 5 ms each time: twice as long as its work.
