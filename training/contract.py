@@ -637,8 +637,13 @@ def _pieces(lines: Iterator[bytes]) -> Iterator[tuple[bytes, int, bool]]:
 
 
 def dataset_card(manifest: ExportManifest, agreement: str = "") -> str:
-    """The export's `README.md`: a dataset card that `datasets.load_dataset(folder, "rankings")` understands."""
-    configs = "".join(f"- config_name: {kind.name}\n  data_files: {kind.parquet}\n" for kind in KINDS)
+    """The export's `README.md`: a dataset card by which `datasets.load_dataset(folder, "rankings")` finds its way; without a name it
+    loads the rankings, where there are none the demonstrations, else the prompts (`datasets` refuses what has no rows)."""
+    default = next((kind for kind in (RANKINGS, DEMONSTRATIONS) if manifest.counts.get(kind.name)), PROMPTS)
+    configs = "".join(
+        f"- config_name: {kind.name}\n" + "  default: true\n" * (kind is default) + f"  data_files: {kind.parquet}\n"
+        for kind in KINDS
+    )
     has_pairs = len(kinds_in(manifest.files)) > len(KINDS)
     full = [(split, kind) for split, kind in PAIRS.items() if manifest.counts.get(kind.name)]
     if full:  # `datasets` refuses a split without rows

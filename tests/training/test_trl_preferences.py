@@ -114,6 +114,9 @@ def test_an_export_with_pairs_trains_under_trl_as_it_is(export, reward_model, to
     everything = {"prompts": rows.prompts(), "demonstrations": rows.demonstrations(), "rankings": rows.rankings()}
     folder = tmp_path / "v0002"
     manifest = contract.write_export(folder, version=2, query={}, pairs=True, **everything)
+    assert (
+        len(load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))) == manifest.counts["rankings"]
+    )
     loaded = load_dataset(str(folder), "pairs", cache_dir=str(tmp_path / "cache"))
     counted = {split: manifest.counts[f"pairs_{split}"] for split in contract.PAIR_SPLITS}
     assert {name: len(rows) for name, rows in loaded.items()} == {split: n for split, n in counted.items() if n}
