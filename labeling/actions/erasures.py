@@ -247,6 +247,7 @@ def erase(*, author: Author, confirmation: str, reason: str, by: User | None) ->
         made.save(update_fields=["counts"])
         made.exports.set([holding.export for holding in before])
         _forget_jobs(author)
+        _run(IMPORTS, [author.key])
         IdempotencyKey.objects.forget_answers()  # of everybody: any may tell of the person, and they are gone in a day anyway
         _redact(rows, made)
         if author.user:
@@ -335,6 +336,9 @@ UPDATE labeling_prompt SET messages = '[{{"role": "user", "content": "{ERASED}"}
        content_sha256 = encode(sha256(('erased ' || uuid)::bytea), 'hex'), metadata = '{{}}', organization = '', language = '',
        author_id = NULL, intake = 'erased' WHERE id = ANY(%s)
 """  # noqa: S608 constants alone
+IMPORTS = (
+    "UPDATE labeling_import SET mapping = mapping #- '{constant,author}' WHERE mapping #>> '{constant,author}' = %s"
+)
 # What is still to be done is left: jobs are given ids of rows alone, so nothing of a person is in them.
 JOBS = """
 UPDATE procrastinate_jobs SET args = '{}'

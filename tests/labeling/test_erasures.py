@@ -30,6 +30,7 @@ from labeling.models import (
     Draft,
     Erasure,
     Export,
+    Import,
     LikenessKey,
     ModelVersion,
     Prompt,
@@ -110,6 +111,8 @@ def everything() -> str:
 def test_nothing_that_was_said_is_left_and_what_counts_stays(exported, labeler, reviewer, admin_user):
     author = somebody()
     submission = work(labeler, reviewer)
+    said = {"constant": {"author": KEY, "use_case": "chat"}}
+    told = Import.objects.create(kind="prompts", file_name="f.csv", file_sha256="", mapping=said)
     before = exports.build(query={}, by=None)
     hours = list(WorkEntry.objects.values_list("seconds", flat=True))
     model = ModelVersion.objects.create(name="sft-1", stage="sft", export=before, manifest={}, manifest_sha256="1" * 64)
@@ -124,6 +127,8 @@ def test_nothing_that_was_said_is_left_and_what_counts_stays(exported, labeler, 
     made = erasures.erase(author=author, confirmation=KEY, reason="Request 17", by=admin_user)
     assert everything() == ""
     assert made.counts == plan.counts and made.pseudonym == plan.pseudonym and list(made.exports.all()) == [before]
+    told.refresh_from_db()
+    assert told.mapping == {"constant": {"use_case": "chat"}}
     erased = Prompt.objects.filter(intake="erased")
     assert [prompt.messages[0]["content"] for prompt in erased] == ["[erased]"] * 2
     assert not LikenessKey.objects.filter(prompt_id__in=erased.values("pk")).exists()
