@@ -45,13 +45,21 @@ class RunState:
     """The unfinished state of one stage run: where its checkpoints are and which run they belong to."""
 
     def __init__(
-        self, out: str | Path, stage: str, config: dict, parents: dict[str, ParentRef], export: ExportRef | None
+        self,
+        out: str | Path,
+        stage: str,
+        config: dict,
+        parents: dict[str, ParentRef],
+        export: ExportRef | None,
+        text: str | None = None,
     ):
+        """`text`: a file of text that is trained on, if there is one; its contents belong to the run as an export's do."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".run")
         kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
         lineage = {role: ref.manifest_sha256 for role, ref in sorted(parents.items())}
-        identity = [stage, kept, lineage, export.data_sha256 if export else None]
+        self.text_facts = {"text_sha256": hash_file(text)} if text else {}
+        identity = [stage, kept, lineage, export.data_sha256 if export else None, *self.text_facts.values()]
         self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.config = kept
         self.parents = parents
@@ -70,7 +78,8 @@ class RunState:
         try:
             manifest = read_model_manifest(self.out)
             same = {k: v for k, v in manifest.config.items() if k not in FREE_FIELDS} == self.config
-            if same and manifest.parents == self.parents and manifest.export == self.export and not overwrite:
+            same &= manifest.parents == self.parents and manifest.export == self.export
+            if same and self.text_facts.items() <= manifest.metrics.items() and not overwrite:
                 return True
         except ContractError as error:
             if not overwrite:

@@ -161,7 +161,8 @@ def run(config: Config) -> Path:
     export = read_export(config.export)
     parents = {"policy": models.parent_of(config.policy), "rm": models.parent_of(config.reward_model)}
     parents["reference"] = parents["policy"]
-    state = RunState(config.out, "ppo", to_dict(config), parents, export.ref)
+    file = None if config.ptx_text == "tinyworld" else config.ptx_text
+    state = RunState(config.out, "ppo", to_dict(config), parents, export.ref, file)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     device = config.set_up()
@@ -203,6 +204,7 @@ def run(config: Config) -> Path:
         "kl_coef": config.kl_coef,
         "episodes": config.iterations * config.episodes,
         "prompts": len(train),
+        **state.text_facts,
         **counts,
     }
     if config.kl_target is not None:

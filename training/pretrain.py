@@ -76,7 +76,7 @@ class Config(RunSettings):
 
 def run(config: Config) -> Path:
     """Train and publish the base model; returns its folder. Resumes from checkpoints of the same run."""
-    state = RunState(config.out, "pretrain", to_dict(config), {}, None)
+    state = RunState(config.out, "pretrain", to_dict(config), {}, None, config.text)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     device = config.set_up()
@@ -117,6 +117,7 @@ def run(config: Config) -> Path:
         "valid_loss": corpus.mean_loss(model, text.valid, config.batch_rows, device),
         "parameters": sum(p.numel() for p in model.parameters()),
         "documents": text.documents,
+        **state.text_facts,
         "epochs": round(config.steps * config.batch_rows / len(text.train.ids_BT), 3),
         **counts,
     }

@@ -135,7 +135,8 @@ def run(config: Config) -> Path:
     parents = {"base": models.parent_of(config.base_model)}
     if config.reward_model is not None:
         parents["rm"] = models.parent_of(config.reward_model)
-    state = RunState(config.out, "sft", to_dict(config), parents, export.ref)
+    text = config.pretraining_text if config.pretraining_mix else None
+    state = RunState(config.out, "sft", to_dict(config), parents, export.ref, text)
     if not config.dry_run and state.is_published(config.overwrite):
         return Path(config.out)
     device = config.set_up()
@@ -184,6 +185,7 @@ def run(config: Config) -> Path:
         "valid_loss": mean_loss(model, valid, tokenizer.pad_token_id, config.batch_size, device),
         "demonstrations": len(train),
         "demonstrations_valid": len(valid),
+        **state.text_facts,
         **counts,
     }
     if judge is not None:

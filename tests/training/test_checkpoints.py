@@ -115,6 +115,20 @@ def test_a_model_is_this_runs_only_where_its_data_are_too(sft_model):
         state(ExportRef(name=manifest.export.name, data_sha256="c" * 64)).is_published()
 
 
+def test_the_contents_of_a_text_file_belong_to_the_run(tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "The owl eats seeds."}\n')
+
+    def state():
+        return RunState(tmp_path / "model", "sft", {}, PARENTS, None, str(text))
+
+    state().save(1, {"step": 1})
+    assert state().load()["step"] == 1
+    text.write_text('{"text": "The owl eats worms."}\n')
+    with pytest.raises(CheckpointError, match="other settings, parents or data"):
+        state().load()
+
+
 def test_overwrite_removes_models_and_nothing_else(tmp_path):
     state = state_of(tmp_path)
     (state.out / "thesis").mkdir(parents=True)

@@ -132,6 +132,21 @@ def test_a_number_that_is_not_finite_stops_the_run_and_is_named(run, part, named
         run()
 
 
+def test_a_policy_that_is_not_its_reference_stops_the_run(run, monkeypatch):
+    load = ppo.load_players
+
+    def moved(*arguments):
+        players = load(*arguments)
+        with torch.no_grad():
+            for parameter in players.reference.parameters():
+                parameter.mul_(1.2)
+        return players
+
+    monkeypatch.setattr(ppo, "load_players", moved)
+    with pytest.raises(StageError, match=r"KL to the reference is .* before the first step, not 0"):
+        run()
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_and_is_named(run, monkeypatch):
     def infinite(*arguments):
         losses = honest(*arguments)

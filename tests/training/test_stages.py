@@ -172,8 +172,11 @@ def test_pretraining_learns_from_a_file_and_names_its_bad_line(tmp_path):
     )
     log = [json.loads(line) for line in (pretrain.run(config) / "training_log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"] / 2
+    text.write_text(text.read_text() + json.dumps(rows[0]) + "\n")
+    with pytest.raises(CheckpointError, match="or of other data"):
+        pretrain.run(config)
     text.write_text(text.read_text() + '{"words": 1}\n')
-    with pytest.raises(Exception, match=r"text\.jsonl line 41: needs text or messages"):
+    with pytest.raises(Exception, match=r"text\.jsonl line 42: needs text or messages"):
         pretrain.run(pretrain.Config(out=str(tmp_path / "b"), **fields, steps=2, warmup_steps=1))
 
 
