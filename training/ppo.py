@@ -62,7 +62,7 @@ class Config(RunSettings):
         "replace", help="replace: its score is −penalty; subtract: score − penalty"
     )
     learning_rate: float = option(9.65e-6, help="learning rate of the policy (ours; the paper does not say)")
-    value_learning_rate: float = option(9e-6, help="learning rate of the critic (paper: 9e-6)")
+    value_learning_rate: float = option(9e-6, help="learning rate of the critic (paper: 9e-6; 5e-6 at 175B)")
     warmup_iterations: int = option(10, help="iterations over which rates grow from 0.1× (paper: 10)")
     adam_epsilon: float = option(1e-5, help="AdamW epsilon")
     clip_norm: float = option(1.0, help="gradient norm clipping, of policy (ptx included) and critic each")

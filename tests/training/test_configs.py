@@ -65,16 +65,19 @@ def test_a_night_refuses_before_it_begins_what_cannot_work(tmp_path, name, value
 
 
 def test_the_papers_figures():
-    """InstructGPT, appendices C.1, C.2 and C.4."""
+    """InstructGPT, appendices C.1 to C.4."""
     small, large = load("paper_1.3b_sft"), load("paper_175b_sft")
     assert (small.epochs, small.residual_dropout, small.learning_rate, small.batch_size) == (16, 0.2, 9.65e-6, 32)
     assert (large.learning_rate, large.batch_size) == (5.03e-6, 8)
-    start = load("paper_6b_rl_init")
-    assert (start.epochs, start.pretraining_mix) == (2, 0.1)
+    for size, rate, batch in (("1.3b", 5e-6, 32), ("6b", 1.04e-5, 32), ("175b", 2.45e-6, 8)):
+        start = load(f"paper_{size}_rl_init")
+        assert (start.epochs, start.pretraining_mix) == (2, 0.1)
+        assert (start.learning_rate, start.batch_size) == (rate, batch)
     model = load("paper_6b_rm")
     assert (model.epochs, model.batch_size, model.learning_rate, model.ties) == (1, 64, 9e-6, "drop")
     policy = load("paper_175b_ppo_ptx")
     assert (policy.kl_coef, policy.episodes, policy.minibatch, policy.inner_epochs) == (0.02, 512, 64, 1)
     assert policy.iterations * policy.episodes == 256_000
     assert (policy.warmup_iterations, policy.ema_decay, policy.clip, policy.temperature) == (10, 0.992, 0.2, 1.0)
-    assert (policy.ptx_coef, policy.ptx_examples, policy.value_learning_rate) == (27.8, 8, 9e-6)
+    assert (policy.ptx_coef, policy.ptx_examples, policy.value_learning_rate) == (27.8, 8, 5e-6)
+    assert {load(f"paper_{size}_ppo_ptx").value_learning_rate for size in ("1.3b", "6b")} == {9e-6}
