@@ -18,7 +18,8 @@ from django.utils.translation import gettext as _
 
 from labeling import locks
 from labeling.actions import webhooks
-from labeling.actions.export_rows import STATES, ExportRows, Selection, count
+from labeling.actions.export_queries import STATES, Selection, count
+from labeling.actions.export_rows import ExportRows
 from labeling.errors import Conflict, Invalid, refuse
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
 from training.contract import (

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import downloads
 from labeling.actions import exports
-from labeling.actions.export_rows import Selection
+from labeling.actions.export_queries import Selection
 from labeling.errors import HeedError
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, Split
 from labeling.views.access import Request, role_required

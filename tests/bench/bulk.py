@@ -184,11 +184,13 @@ def raw_copy_out(folder: Path) -> float:
     """Seconds to COPY the queries of an export to files, under the export's own settings."""
     from django.db import connection
 
-    from labeling.actions import export_rows
+    from labeling.actions import export_queries
 
     with connection.cursor() as cursor:
         cursor.execute("SET jit = off")
-    return timed(lambda: [copy_out(sql, folder / "raw.copy") for sql in export_rows.queries(export_rows.Selection())])
+    return timed(
+        lambda: [copy_out(sql, folder / "raw.copy") for sql in export_queries.queries(export_queries.Selection())]
+    )
 
 
 def copy_out(sql: str, path: Path) -> Path:

@@ -12,7 +12,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from labeling.actions import gold, numbers, reviews, submissions, tasks
-from labeling.actions.export_rows import ExportRows, Selection
+from labeling.actions.export_queries import Selection
+from labeling.actions.export_rows import ExportRows
 from labeling.errors import Conflict, Invalid
 from labeling.models import Batch, Consensus, GoldAnswer, Slot, Submission, SubmissionNumbers, Task
 from tests import builders
