@@ -20,6 +20,7 @@ from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from labeling import locks
 from labeling.actions.export_rows import Pseudonyms
 from labeling.answers import bounded
 from labeling.errors import Conflict, Forbidden, refuse
@@ -237,8 +238,9 @@ def erase(*, author: Author, confirmation: str, reason: str, by: User | None) ->
     refuse(problems)
     if author.user and author.user.has_role(Role.ADMIN):
         raise Conflict(_("This is an admin's account. Take the role away first."))
-    before = holdings(author)  # reads files: not while rows are locked
     with transaction.atomic(), _let_through():
+        locks.hold("erasure")  # an export that is being written is announced before, or written anew after
+        before = holdings(author)  # reads files: not while rows are locked
         author = Author.objects.select_for_update().get(pk=author.pk)
         rows = _Rows(author)
         made = Erasure.objects.create(pseudonym=_pseudonym(author), reason=reason, erased_by=by)

@@ -21,7 +21,7 @@ from labeling.actions import webhooks
 from labeling.actions.export_queries import STATES, Selection, count
 from labeling.actions.export_rows import ExportRows
 from labeling.errors import Conflict, Invalid, refuse
-from labeling.models import Batch, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
+from labeling.models import Batch, Erasure, Export, Group, LabelSchema, Origin, PseudonymKey, Split, User
 from training.contract import (
     HALF_BUILT,
     ContractError,
@@ -158,7 +158,10 @@ def finish(*, export: Export) -> Export:
         remove_half_built(root)
         staging = root / f"{HALF_BUILT}{export.pk}"
         try:
-            return _publish(export, staging)
+            while not _publish(export, staging):
+                log.info("export %s is written anew: somebody was erased meanwhile", export.pk)
+                shutil.rmtree(staging)
+            return export
         except Exception as error:
             _fail(export, error)
             raise
@@ -192,12 +195,14 @@ def _remove_data(folder: Path) -> None:
 # ---- building -------------------------------------------------------------------------------------------------------
 
 
-def _publish(export: Export, staging: Path) -> Export:
-    """Write the files, give the number, move the folder into place and mark the row ready, in that order.
+def _publish(export: Export, staging: Path) -> bool:
+    """Write the files, give the number, move the folder into place and mark the row ready, in that order. False, and none of it but the
+    files, where somebody was erased since they were begun: they may hold the person, and the erasure does not know of them.
 
     Killed before the move, nothing is there; killed after it, the row still says building and the next try sets the
     unannounced folder aside.
     """
+    erased = Erasure.objects.count()
     number = (Export.objects.aggregate(newest=Max("number"))["newest"] or 0) + 1
     manifest = _write(export, staging / f"v{number:04d}", number)
     existing = Export.objects.filter(
@@ -205,9 +210,19 @@ def _publish(export: Export, staging: Path) -> Export:
     ).first()
     if existing:
         _ensure_intact(existing, staging)
-        export.status, export.same_as, export.finished_at = Export.Status.SAME, existing, timezone.now()
-        _announce(export, ["status", "same_as", "finished_at"])
-        return export
+    with transaction.atomic():
+        locks.hold("erasure")  # from here until it is announced nobody is erased
+        if Erasure.objects.count() != erased:
+            return False
+        if existing:
+            export.status, export.same_as, export.finished_at = Export.Status.SAME, existing, timezone.now()
+            _announce(export, ["status", "same_as", "finished_at"])
+        else:
+            _move_into_place(export, staging, manifest, number)
+    return True
+
+
+def _move_into_place(export: Export, staging: Path, manifest: ExportManifest, number: int) -> None:
     target = staging.parent / manifest.name
     if target.exists():
         target.rename(staging.parent / f"unannounced-{manifest.name}-{timezone.now():%Y%m%dT%H%M%S%f}")
@@ -216,7 +231,6 @@ def _publish(export: Export, staging: Path) -> Export:
     export.manifest = _as_json(manifest)
     export.counts, export.data_sha256 = manifest.counts, manifest.data_sha256
     _announce(export)
-    return export
 
 
 @transaction.atomic

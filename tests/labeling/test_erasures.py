@@ -171,6 +171,21 @@ def test_answers_kept_for_repeated_requests_go_and_nothing_is_done_twice(
     assert QuestionMessage.objects.count() == 2
 
 
+def test_an_export_that_was_being_written_is_written_anew(exported, admin_user, monkeypatch):
+    author, write = somebody(), exports._write
+
+    def slowly(*args):
+        made = write(*args)
+        if Author.objects.filter(pk=author.pk).exists():
+            erasures.erase(author=author, confirmation=KEY, reason="Request 22", by=admin_user)
+        return made
+
+    monkeypatch.setattr(exports, "_write", slowly)
+    export = exports.build(query={}, by=None)
+    assert (export.name, export.counts["prompts"]) == ("v0001", 1)
+    assert SECRET not in (export.folder / "prompts.jsonl").read_text()
+
+
 def test_a_labeler_goes_with_their_labels_and_their_account(exported, make_user, reviewer, admin_user):
     labeler = make_user(f"{SECRET}@example.org", "labeler", name=SECRET)
     writing = writings.begin(kind="plain", by=labeler)
