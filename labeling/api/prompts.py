@@ -9,9 +9,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response as Answer
 
 from labeling.actions import coverage, imports
-from labeling.api.base import PAGE_PARAMETERS, PageQuery, StrictSerializer, View, page, page_of, query_of
+from labeling.actions import prompts as actions
+from labeling.api.base import PAGE_PARAMETERS, PageQuery, StrictSerializer, Uuid, View, page, page_of, query_of
 from labeling.api.schema import operation
-from labeling.api.serializers import CountsOut, JSONObject, PromptOut, PromptPage, PromptQuery, RowsIn
+from labeling.api.serializers import MAX_ROWS, CountsOut, JSONObject, PromptOut, PromptPage, PromptQuery, RowsIn
 from labeling.models import Import, Kind, Prompt, Response, Split, Task
 
 FILTERS = [
@@ -49,6 +50,38 @@ class Prompts(View):
     def post(self, request: Request) -> Answer:
         rows = self.checked(RowsIn, request.data)["rows"]
         return Answer({"counts": imports.import_rows(kind=Import.Kind.PROMPTS, rows=rows, by=self.person)})
+
+
+class UseCaseIn(StrictSerializer):
+    prompt_id = Uuid()
+    use_case = serializers.CharField(max_length=50)
+
+
+class UseCasesIn(StrictSerializer):
+    """Use cases of prompts; where a prompt is named twice the last one counts."""
+
+    rows = serializers.ListField(child=UseCaseIn(), min_length=1, max_length=MAX_ROWS)
+
+
+class UseCasesOut(serializers.Serializer):
+    given = serializers.IntegerField(help_text="prompts that had none before")
+
+
+class UseCases(View):
+    scopes = {"POST": "import"}
+
+    @operation(
+        scope="import", answers={200: UseCasesOut}, request=UseCasesIn, creates=True,
+        operation_id="give_use_cases", summary="Give prompts that came without one a use case",
+        description=(
+            "For what comes by the gateway and the playground. All of them or none: 422 names each prompt that is not there, "
+            "or has another use case already."
+        ),
+    )  # fmt: skip
+    def post(self, request: Request) -> Answer:
+        rows = self.checked(UseCasesIn, request.data)["rows"]
+        given = {row["prompt_id"]: row["use_case"] for row in rows}
+        return Answer({"given": actions.give_use_cases(use_cases=given, by=self.person)})
 
 
 class LeastCoveredQuery(StrictSerializer):

@@ -78,6 +78,7 @@ urlpatterns = [
     path("me/submissions/", submissions.OwnSubmissions.as_view(), name="api_own_submissions"),
     path("me/submissions/<uuid:submission_uuid>/", submissions.OwnSubmission.as_view(), name="api_own_submission"),
     path("prompts/", prompts.Prompts.as_view(), name="api_prompts"),
+    path("prompts/use-cases/", prompts.UseCases.as_view(), name="api_use_cases"),
     path("prompts/least-covered/", prompts.LeastCovered.as_view(), name="api_least_covered"),
     path("responses/", prompts.Responses.as_view(), name="api_responses"),
     path("batches/", batches.Batches.as_view(), name="api_batches"),

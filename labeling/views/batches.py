@@ -13,11 +13,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import languages
 from labeling.actions import batch_rows, batches, people
+from labeling.actions.prompts import use_cases
 from labeling.errors import HeedError
 from labeling.models import Batch, GoldAnswer, Group, Kind, LabelSchema, ModelVersion, Prompt, Skip, Split, Task
 from labeling.models.batches import Progress
 from labeling.views.access import Request, role_required
-from labeling.views.listing import paginate, prompt_preview, query_without, set_choices, use_cases
+from labeling.views.listing import paginate, prompt_preview, query_without, set_choices
 
 
 @dataclass

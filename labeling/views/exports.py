@@ -16,10 +16,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from labeling import downloads
 from labeling.actions import exports
 from labeling.actions.export_queries import Selection
+from labeling.actions.prompts import use_cases
 from labeling.errors import HeedError
 from labeling.models import Batch, Export, Group, LabelSchema, Origin, Split
 from labeling.views.access import Request, role_required
-from labeling.views.listing import day_input, paginate, query_without, set_choices, use_cases
+from labeling.views.listing import day_input, paginate, query_without, set_choices
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise

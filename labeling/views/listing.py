@@ -3,15 +3,12 @@
 from datetime import date, datetime, time
 
 from django import forms
-from django.core.cache import cache
 from django.core.paginator import Page, Paginator
-from django.db.models import Max, QuerySet
+from django.db.models import QuerySet
 from django.db.models.fields.json import KeyTextTransform, KeyTransform
 from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils import timezone
-
-from labeling.models import Prompt
 
 ROWS_PER_PAGE = 50
 PREVIEW_CHARS = 160
@@ -46,13 +43,6 @@ def newest_first(request: HttpRequest, rows: QuerySet, per_page: int) -> tuple[l
 def day_input() -> forms.DateInput:
     """A day, with the browser's calendar."""
     return forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
-
-
-def use_cases() -> list[str]:
-    """The use cases of all prompts. Remembered until there is a newer prompt: finding them reads the whole table."""
-    newest = Prompt.objects.aggregate(newest=Max("id"))["newest"]
-    found = Prompt.objects.exclude(use_case="").order_by("use_case").values_list("use_case", flat=True).distinct()
-    return cache.get_or_set(f"use_cases_up_to_{newest}", lambda: list(found), timeout=24 * 3600) or []
 
 
 def moment_on(day: date, clock: time) -> datetime:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from django.test import Client
 from django.utils import timezone
 
 from labeling import jobs
-from labeling.actions import batches, exports, imports, model_versions, tokens
+from labeling.actions import batches, exports, imports, model_versions, prompts, tokens
 from labeling.models import ApiToken, Batch, Evaluation, Export, ModelVersion, Promotion, Prompt, Response
 from tests.labeling.rows import make_demonstration_batch, make_prompt, submit
 from tests.training.test_sample import models  # noqa: F401 a fixture
@@ -250,6 +251,35 @@ def test_prompts_come_in_pages_and_filtered(api):
 def test_a_wrong_query_is_refused(api, query, place):
     problem = assert_problem(api("read").get("/api/v1/prompts/", query), 422)
     assert [error["place"] for error in problem["errors"]] == [place]
+
+
+def test_prompts_that_came_without_a_use_case_are_given_one_once(api, django_capture_on_commit_callbacks):
+    bare, other, chat = make_prompt("A"), make_prompt("B"), make_prompt("C", use_case="chat")
+    assert prompts.use_cases() == ["chat"]
+
+    def give(**given):
+        rows = [
+            {"prompt_id": str({"bare": bare, "other": other, "chat": chat}[n].uuid), "use_case": case}
+            for n, case in given.items()
+        ]
+        with django_capture_on_commit_callbacks(execute=True):
+            return api("import").post("/api/v1/prompts/use-cases/", {"rows": rows}, content_type="application/json")
+
+    problem = assert_problem(give(bare="rewrite", chat="rewrite"), 422)
+    assert problem["errors"] == [{"place": str(chat.uuid), "message": "its use case is chat already"}]
+    bare.refresh_from_db()
+    assert bare.use_case == ""
+    assert give(bare="rewrite", chat="chat").json() == {"given": 1}
+    assert give(bare="rewrite").json() == {"given": 0}
+    assert prompts.use_cases() == ["chat", "rewrite"]
+    unknown = {
+        "rows": [
+            {"prompt_id": str(uuid.uuid4()), "use_case": "chat"},
+            {"prompt_id": str(other.uuid), "use_case": "chat"},
+        ]
+    }
+    assert_problem(api("import").post("/api/v1/prompts/use-cases/", unknown, content_type="application/json"), 422)
+    assert list(Prompt.objects.filter(use_case="").values_list("uuid", flat=True)) == [other.uuid]
 
 
 def test_the_least_covered_prompts_fill_use_cases_to_the_same_level(api):

@@ -83,6 +83,8 @@ def endpoints(world) -> list[tuple]:
         ("GET", "responses/", "read", RESEARCH, None),
         ("GET", "imports/", "read", RESEARCH, None),
         ("GET", f"imports/{Import.objects.first().pk}/", "read", RESEARCH, None),
+        ("POST", "prompts/use-cases/", "import", RESEARCH,
+         {"rows": [{"prompt_id": str(Prompt.objects.get(intake="held").uuid), "use_case": "rewrite"}]}),
         ("GET", "intake/", "read", RESEARCH, None),
         ("POST", "intake/decisions/", "import", RESEARCH,
          {"prompt_ids": [str(Prompt.objects.get(intake="held").uuid)], "verdict": "released", "comment": "Made up."}),
