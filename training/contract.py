@@ -587,7 +587,7 @@ def _write_pairs(folder: Path, split: str) -> dict[str, ExportFile]:
 
 
 def _write_kind(folder: Path, kind: Kind[AnyRow], rows: Iterable[AnyRow]) -> dict[str, ExportFile]:
-    """Write one kind's two files, in a thread that is at most a chunk behind."""
+    """Write one kind's two files, in a thread that is a few pieces behind at most."""
     from training import parquet
 
     count = 0

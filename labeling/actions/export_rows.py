@@ -253,13 +253,13 @@ class _Found(Struct, gc=False):
     """What the queries say in JSON, read in one go; whether it makes sense the contract's writer says. Holds no cycles."""
 
 
-class _TextRevision(_Found, gc=False):
+class _TextRevision(_Found):
     number: int
     text: str
     at: str
 
 
-class _RankingRevision(_Found, gc=False):
+class _RankingRevision(_Found):
     number: int
     tiers: list[list[str]]
     all_bad: bool
@@ -269,7 +269,7 @@ class _RankingRevision(_Found, gc=False):
     at: str
 
 
-class _Review(_Found, gc=False):
+class _Review(_Found):
     revision: int
     verdict: str
     comment: str
@@ -277,7 +277,7 @@ class _Review(_Found, gc=False):
     at: str
 
 
-class _Label(_Found, gc=False):
+class _Label(_Found):
     id: str
     labeler: int
     origin: str

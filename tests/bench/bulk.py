@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench.label_studio import LabelStudio
+from tests.bench.label_studio import LabelStudio, peak_mb
 from tests.loop.site import ROOT, throwaway_site
 
 K = 4
+TEXT_WORDS = 65  # of a prompt and of each response, on both sides
 WORDS = [f"word{i}" for i in range(1000)]
 TABLES = {"prompts": ["labeling_prompt"], "responses": ["labeling_prompt", "labeling_response"]}
 BLOCK_BYTES = 2**20
@@ -73,7 +74,7 @@ def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
 
     for size in sizes:
         empty()
-        batch = lay_out(tasks=size, overlap=1, kind="ranking", responses_per_task=K, words=65)
+        batch = lay_out(tasks=size, overlap=1, kind="ranking", responses_per_task=K, words=TEXT_WORDS)
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")  # what follows looks up a million rows by what is known of them
             rank_all(batch)
@@ -134,7 +135,7 @@ def write_rows(path: Path, kind: str, rows: int, seed: int = 0) -> Path:
     rng = random.Random(seed)
 
     def text() -> str:
-        return " ".join(rng.choices(WORDS, k=65)) + f" {rng.getrandbits(64):x}"
+        return " ".join(rng.choices(WORDS, k=TEXT_WORDS)) + f" {rng.getrandbits(64):x}"
 
     with path.open("w") as file:
         for _ in range(rows if kind == "prompts" else -(-rows // K)):
@@ -205,12 +206,6 @@ def copy_out(sql: str, path: Path) -> Path:
     return path
 
 
-def peak_mb() -> float:
-    """The most memory that this process ever held, in MiB. Not ru_maxrss, which a process inherits from its parent."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def work(what: str, *arguments: str) -> dict:
     """One import or export in this process."""
     import django
@@ -227,7 +222,7 @@ def work(what: str, *arguments: str) -> dict:
         seconds = timed(lambda: action(path=arguments[1], by=None))
     else:
         seconds = timed(lambda: exports.build(query={"since": arguments[0]}, by=None))
-    return {"seconds": seconds, "peak_mb": peak_mb()}
+    return {"seconds": seconds, "peak_mb": peak_mb(os.getpid())}
 
 
 if __name__ == "__main__":

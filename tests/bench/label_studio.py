@@ -103,10 +103,10 @@ class LabelStudio:
         one = psutil.Process(listening[0])
         parent = one.parent()
         master = parent if parent and parent.cmdline() == one.cmdline() else one
-        peaks = [
-            int(line.split()[1]) / 1024
-            for process in (master, *master.children(recursive=True))
-            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            if line.startswith("VmHWM")
-        ]
-        return max(peaks)
+        return max(peak_mb(process.pid) for process in (master, *master.children(recursive=True)))
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process ever held, in MiB. Not ru_maxrss, which a process inherits from its parent."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tests.bench.bulk import TEXT_WORDS
 from tests.bench.clients import SIDES, K, Load, Tally, ask
 from tests.bench.label_studio import LabelStudio
 from tests.loop.site import ROOT, throwaway_site
@@ -22,7 +23,6 @@ from tests.loop.site import ROOT, throwaway_site
 STEPS = 45
 CLIENTS, SECONDS = 32, 10 / 3  # of each stretch
 LEASES = 500
-WORDS = 65  # of a prompt and of each response, on both sides
 BARE = """
 SELECT id FROM labeling_slot WHERE batch_id = %s AND status = 'open' AND turn = 0 ORDER BY seat, id LIMIT 1 FOR UPDATE SKIP LOCKED
 """
@@ -59,7 +59,7 @@ def sides_of(url: str, peer: LabelStudio | None, tasks: int) -> list[Load]:
     rng = random.Random(tasks)
 
     def text() -> str:
-        return " ".join(f"word{rng.randrange(1000)}" for _ in range(WORDS))
+        return " ".join(f"word{rng.randrange(1000)}" for _ in range(TEXT_WORDS))
 
     made = [{"prompt": text(), "responses": [{"text": text()} for _ in range(K)]} for _ in range(tasks)]
     return [ours, Load("label_studio", peer.url, [peer.token], SECONDS, peer.import_tasks(made)[0])]
@@ -90,7 +90,7 @@ def at(url: str, peer: LabelStudio | None, tasks: int, leases: int) -> Iterator[
 
     def lay_out_ours() -> None:
         empty()
-        batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K, words=WORDS)
+        batch = lay_out(tasks=tasks, overlap=1, kind="ranking", responses_per_task=K, words=TEXT_WORDS)
         lease_first(batch, leases)
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
