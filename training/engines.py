@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import httpx
 
-from training.contract import read_model_manifest
+from training.contract import ModelManifest, read_model_manifest
 from training.errors import StageError
 from training.front import Served
 
@@ -31,9 +31,7 @@ class Engine:
     """One server of one model folder, that dies with us. Raises StageError or ContractError for a folder it cannot serve."""
 
     def __init__(self, config: Config, folder: Path):
-        manifest = read_model_manifest(folder)
-        if manifest.stage == "rm":
-            raise StageError("a reward model writes no text")
+        manifest = manifest_of(folder)
         self.config, self.folder = config, folder
         self.port = _free_port()
         model = manifest.name if config.engine == "vllm" else str(folder)
@@ -90,6 +88,14 @@ class Engine:
             raise StageError(f"it is up and does not answer ({type(error).__name__})") from None
         if not answer.is_success:
             raise StageError(f"it is up and answers with status {answer.status_code}: {answer.text[:200]}")
+
+
+def manifest_of(folder: Path, *, verify: bool = True) -> ModelManifest:
+    """The manifest of a model that writes text. Raises StageError or ContractError for what can never be served."""
+    manifest = read_model_manifest(folder, verify=verify)
+    if manifest.stage == "rm":
+        raise StageError(f"{folder}: a reward model writes no text")
+    return manifest
 
 
 def command(config: Config, folder: Path, name: str, port: int) -> list[str]:

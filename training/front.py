@@ -56,7 +56,7 @@ class Front:
         self._lock = threading.Lock()  # a policy is picked and counted in one step, or not any more
         self._policies: list[Served] = []
         self._expected: list[str] = []
-        self._is_changing = False
+        self._is_changing = True  # until somebody has looked for the first time
         config = uvicorn.Config(
             self, log_level="error", lifespan="off", server_header=False, timeout_graceful_shutdown=10
         )
@@ -75,7 +75,8 @@ class Front:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """While inside, requests that find no policy wait for one, up to HOLD_SECONDS, in place of being refused."""
+        """Inside, and before it was entered first, requests that find no policy, or a dead one, wait, up to HOLD_SECONDS, in place
+        of a refusal."""
         self._is_changing = True
         try:
             yield
@@ -128,7 +129,8 @@ class Front:
         given = _parsed(body)
         wanted = given.get("model")
         wanted = None if wanted in (None, "", ANY_POLICY) else wanted
-        for number in range(TRIES):
+        number, deadline = 0, time.monotonic() + HOLD_SECONDS
+        while number < TRIES and time.monotonic() < deadline:
             policy = await self._take(wanted)
             if policy is None:
                 break
@@ -140,6 +142,8 @@ class Front:
                 if isinstance(error, asyncio.CancelledError):
                     raise
                 await asyncio.sleep(0.1 * (number + 1))  # nothing was answered yet: asking again does no harm
+                # Of an engine that is gone the look under way finds the successor: that is waited for, and costs no try.
+                number += not (isinstance(error, httpx.ConnectError) and self._is_changing)
                 continue
             try:
                 await _stream(response, policy.name, send)

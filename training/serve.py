@@ -17,7 +17,8 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,7 @@ from types import FrameType
 from training.client import ClientError, HeedClient
 from training.config import option, require
 from training.contract import ContractError, read_model_manifest, write_atomically
-from training.engines import Engine, Kind, vllm
+from training.engines import Engine, Kind, manifest_of, vllm
 from training.errors import StageError
 from training.front import Front
 
@@ -75,7 +76,7 @@ def run(config: Config) -> None:
     try:
         while not stop.is_set:
             watch.step()
-            stop.wait(config.poll_seconds if watch.is_up else min(1.0, config.poll_seconds))
+            watch.rest(stop)
     finally:
         watch.stop()
 
@@ -88,10 +89,10 @@ class Stop:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         self.is_set = True
 
-    def wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until a signal."""
+    def wait(self, seconds: float, unless: Callable[[], bool] = lambda: False) -> None:
+        """Sleep, but no longer than until a signal, or until `unless` holds."""
         deadline = time.monotonic() + seconds
-        while not self.is_set and time.monotonic() < deadline:
+        while not self.is_set and not unless() and time.monotonic() < deadline:
             time.sleep(0.1)
 
 
@@ -102,13 +103,14 @@ class Chooser:
         self.config = config
 
     def check(self) -> None:
-        """Raise StageError when nothing says what to serve, or the engine is not here."""
+        """Raise StageError or ContractError when nothing says what to serve, the engine is not here, or a folder named is no policy's."""
         config = self.config
         if not (config.model or config.models or config.pointer or os.environ.get("HEED_URL")):
             raise StageError("nothing says what to serve: set HEED_URL and HEED_TOKEN, or give --model or --pointer")
         if config.engine == "vllm":
             vllm()
-        names = [read_model_manifest(folder, verify=False).name for folder in config.models]
+        given = config.models or ((config.model,) if config.model else ())
+        names = [manifest_of(Path(folder), verify=False).name for folder in given]
         if len(set(names)) < len(names):
             raise StageError(f"models: two folders have one name: {', '.join(sorted(names))}")
 
@@ -174,6 +176,18 @@ class Watch:
         """True while some model answers."""
         return any(engine.is_alive for engine in self.shown)
 
+    @property
+    def is_whole(self) -> bool:
+        """True while all that is shown answers."""
+        return bool(self.shown) and all(engine.is_alive for engine in self.shown)
+
+    def rest(self, stop: Stop) -> None:
+        """Wait for the next look: a while, but no longer than all that is shown stays up, as requests wait for what died."""
+        if self.is_whole:
+            stop.wait(self.config.poll_seconds, unless=lambda: not self.is_whole)
+        else:
+            stop.wait(min(1.0, self.config.poll_seconds))
+
     def stop(self) -> None:
         """Take no more requests, then end all engines."""
         self.front.stop()
@@ -181,7 +195,11 @@ class Watch:
             engine.stop()
 
     def step(self) -> None:
-        """Look once, and do what is needed."""
+        """Look once, and do what is needed. Requests wait for what the look finds."""
+        with self.front.changing():
+            self._look()
+
+    def _look(self) -> None:
         wanted = self._wanted()
         self.front.expect(_names(wanted))
         if not wanted:
@@ -206,22 +224,20 @@ class Watch:
             return engine
         if folder in self.refused and time.monotonic() < self.refused[folder].until:
             return None
-        with ExitStack() as stack:
-            try:
-                engine = Engine(self.config, folder)
-                if self.config.stop_first or not self.is_up:
-                    stack.enter_context(self.front.changing())
-                    self._stop_others(wanted)
-                engine.start()
-            except (StageError, ContractError) as error:
-                self.refused[folder] = Refusal.after(self.refused.get(folder))
-                names = ", ".join(str(one.folder) for one in self.shown if one.is_alive)
-                say(f"{folder} cannot be served: {error}" + (f"; serving {names} instead" if names else ""))
-                return None
-            self.engines[folder] = engine
-            self.refused.pop(folder, None)
-            if not self.is_up:
-                self._show([engine])  # what waits need not wait longer
+        try:
+            engine = Engine(self.config, folder)
+            if self.config.stop_first or not self.is_up:
+                self._stop_others(wanted)
+            engine.start()
+        except (StageError, ContractError) as error:
+            self.refused[folder] = Refusal.after(self.refused.get(folder))
+            names = ", ".join(str(one.folder) for one in self.shown if one.is_alive)
+            say(f"{folder} cannot be served: {error}" + (f"; serving {names} instead" if names else ""))
+            return None
+        self.engines[folder] = engine
+        self.refused.pop(folder, None)
+        if not self.is_up:
+            self._show([engine])  # what waits need not wait longer
         return engine
 
     def _show(self, engines: list[Engine]) -> None:
