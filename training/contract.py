@@ -29,7 +29,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 # Of the training half the web half imports this module alone, so what both need of folders is to be had here.
 from training.folders import HALF_BUILT, atomic_folder, hash_file, remove_half_built, write_atomically  # noqa: F401
 
-SCHEMA_VERSION: Final = 1
+EXPORT_SCHEMA: Final = 2
+"""Exports of schema 1 are read too: contract_schema1.py."""
+MODEL_SCHEMA: Final = 1
 
 Split = Literal["train", "valid", "test"]
 Group = Literal["training", "held_out"]
@@ -96,7 +98,7 @@ class ReviewRow(Row, frozen=True, kw_only=True):
 
 
 class RevisionRow(Row, frozen=True, kw_only=True):
-    """A demonstration as it stood at one revision."""
+    """A demonstration as it stood at an earlier revision."""
 
     revision: Positive
     response: str
@@ -104,7 +106,7 @@ class RevisionRow(Row, frozen=True, kw_only=True):
 
 
 class DemonstrationRow(Row, frozen=True, kw_only=True):
-    """A response that a person wrote to show what is wanted; `revisions` holds all, oldest first, this one last."""
+    """A response that a person wrote to show what is wanted; `earlier_revisions`: how it stood before, oldest first."""
 
     demonstration_id: Uuid
     prompt_id: Uuid
@@ -120,7 +122,7 @@ class DemonstrationRow(Row, frozen=True, kw_only=True):
     schema_version: Positive
     revision: Positive
     submitted_at: UtcTime
-    revisions: list[RevisionRow]
+    earlier_revisions: list[RevisionRow]
     reviews: list[ReviewRow]
 
 
@@ -151,7 +153,7 @@ class RankedResponse(Row, frozen=True, kw_only=True):
 
 
 class RankingRevisionRow(Row, frozen=True, kw_only=True):
-    """A ranking as it stood at one revision."""
+    """A ranking as it stood at an earlier revision."""
 
     revision: Positive
     tiers: list[list[ResponseId]]
@@ -164,7 +166,10 @@ class RankingRevisionRow(Row, frozen=True, kw_only=True):
 
 
 class Ranking(Row, frozen=True, kw_only=True):
-    """One labeler's ranking: tiers, best first, ties within a tier; every response of the row stands in exactly one."""
+    """One labeler's ranking: tiers, best first, ties within a tier; every response of the row stands in exactly one.
+
+    `earlier_revisions`: how it stood before, oldest first.
+    """
 
     ranking_id: Uuid
     labeler: str | None
@@ -180,7 +185,7 @@ class Ranking(Row, frozen=True, kw_only=True):
     revision: Positive
     comment: str
     submitted_at: UtcTime
-    revisions: list[RankingRevisionRow]
+    earlier_revisions: list[RankingRevisionRow]
     reviews: list[ReviewRow]
 
 
@@ -235,7 +240,7 @@ class ExportManifest(Row, frozen=True, kw_only=True):
     """
 
     kind: Literal["heed-export"]
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     version: Positive
     name: Name
     created_at: UtcTime
@@ -398,6 +403,15 @@ def decode_row(kind: Kind[AnyRow], line: bytes, place: str) -> AnyRow:
     return row
 
 
+def _decode_written(kind: Kind[AnyRow], line: bytes, place: str, manifest: ExportManifest) -> AnyRow:
+    """The row of one line of an export with this manifest, whatever schema it was written in."""
+    if manifest.schema_version == 1:
+        from training import contract_schema1
+
+        line = contract_schema1.upgrade(kind, line, place)
+    return decode_row(kind, line, place)
+
+
 def _decode_checked(kind: Kind[AnyRow], line: bytes, place: str) -> AnyRow:
     """The row of a line, all checked but that the line is canonical."""
     try:
@@ -430,8 +444,6 @@ def _check_row(row: Row, place: str) -> None:
     elif isinstance(row, DemonstrationRow):
         _check_messages(row.messages, place)
         _check_revisions(row, place)
-        if row.revisions[-1].response != row.response:
-            raise ContractError(f"{place}: field revisions: the last revision differs from response")
     elif isinstance(row, RankingRow):
         _check_messages(row.messages, place)
         _check_ranking_row(row, place)
@@ -458,10 +470,11 @@ def _check_json_object(text: str, place: str) -> None:
 
 
 def _check_revisions(label: DemonstrationRow | Ranking, place: str) -> None:
-    """Every revision is there, oldest first, and the last is the label's own."""
-    numbers = [revision.revision for revision in label.revisions]
-    if numbers != list(range(1, label.revision + 1)):
-        raise ContractError(f"{place}: field revisions: expected 1 to {label.revision}, got {numbers}")
+    """Every revision before the label's own is there, oldest first."""
+    numbers = [revision.revision for revision in label.earlier_revisions]
+    if numbers != list(range(1, label.revision)):
+        wanted = list(range(1, label.revision))
+        raise ContractError(f"{place}: field earlier_revisions: expected {wanted}, got {numbers}")
 
 
 def _check_ranking_row(row: RankingRow, place: str) -> None:
@@ -471,48 +484,54 @@ def _check_ranking_row(row: RankingRow, place: str) -> None:
     if any(a >= b for a, b in pairwise(ids)):
         raise ContractError(f"{place}: field responses: not in order of response_id, or repeated")
     for response in row.responses:
-        _check_json_object(response.sampling, f"{place}: field responses: {response.response_id}: field sampling")
+        if response.sampling != "{}":
+            _check_json_object(response.sampling, f"{place}: field responses: {response.response_id}: field sampling")
     for number, ranking in enumerate(row.rankings):
-        where = f"{place}: field rankings[{number}]"
-        _check_revisions(ranking, where)
-        _check_same_ids([i for tier in ranking.tiers for i in tier], ids, f"{where}.tiers")
-        _check_same_ids(ranking.shown_order, ids, f"{where}.shown_order")
-        if any(not tier for tier in ranking.tiers):
-            raise ContractError(f"{where}.tiers: holds an empty tier")
-        _check_ratings(ranking.ratings, ids, f"{where}.ratings")
-        for revision in ranking.revisions:
-            inside = f"{where}.revisions[{revision.revision - 1}]"
-            _check_same_ids([i for tier in revision.tiers for i in tier], ids, f"{inside}.tiers")
-            _check_ratings(revision.ratings, ids, f"{inside}.ratings")
+        if ranking.revision != 1 or ranking.earlier_revisions:
+            _check_revisions(ranking, f"{place}: field rankings[{number}]")
+        if problem := _problem_of_ranking(ranking, ids):
+            raise ContractError(f"{place}: field rankings[{number}]{problem}")
 
 
-def _check_same_ids(given: list[str], wanted: list[str], place: str) -> None:
-    """`given` holds each of `wanted` exactly once, in any order."""
-    if sorted(given) == wanted:
-        return
-    missing, foreign = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    problem = (
-        f"leaves out {missing[0]}" if missing else f"holds foreign {foreign[0]}" if foreign else "repeats a response"
-    )
-    raise ContractError(f"{place}: {problem}")
+def _problem_of_ranking(ranking: Ranking, ids: list[str]) -> str | None:
+    """What is wrong with it beside responses of these ids (sorted), its field first, or None."""
+    if problem := _problem_of_order(ranking, ids):
+        return problem
+    if problem := _problem_of_ids(ranking.shown_order, ids):
+        return f".shown_order: {problem}"
+    if not all(ranking.tiers):
+        return ".tiers: holds an empty tier"
+    for revision in ranking.earlier_revisions:
+        if problem := _problem_of_order(revision, ids):
+            return f".earlier_revisions[{revision.revision - 1}]{problem}"
+    return None
 
 
-def _check_ratings(ratings: list[Rating], ids: list[str], place: str) -> None:
-    rated = [rating.response_id for rating in ratings]
+def _problem_of_order(said: Ranking | RankingRevisionRow, ids: list[str]) -> str | None:
+    if problem := _problem_of_ids([i for tier in said.tiers for i in tier], ids):
+        return f".tiers: {problem}"
+    rated = [rating.response_id for rating in said.ratings]
+    if rated == ids:  # nearly always
+        return None
     if foreign := set(rated) - set(ids):
-        raise ContractError(f"{place}: holds foreign {min(foreign)}")
-    if len(rated) != len(set(rated)):
-        raise ContractError(f"{place}: rates a response twice")
+        return f".ratings: holds foreign {min(foreign)}"
+    return ".ratings: rates a response twice" if len(rated) != len(set(rated)) else None
+
+
+def _problem_of_ids(given: list[str], wanted: list[str]) -> str | None:
+    """None if `given` holds each of `wanted` (sorted) exactly once, in any order."""
+    if sorted(given) == wanted:
+        return None
+    missing, foreign = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    return f"leaves out {missing[0]}" if missing else f"holds foreign {foreign[0]}" if foreign else "repeats a response"
 
 
 # ---- writing an export ----------------------------------------------------------------------------------------------
 
-GROUP_ROWS = 1000
-"""Rows of a Parquet row group at most."""
-GROUP_BYTES = 16 * 2**20
-"""A row group ends early past this many bytes of JSON, so that long texts keep memory flat too."""
-PIECE_BYTES = 2 * 2**20
-"""What is written at once: the next piece is made meanwhile."""
+PIECE_ROWS, PIECE_BYTES = 500, 4 * 2**20
+"""What is parsed and written at once, while the next is made: so many rows, or fewer of long texts."""
+GROUP_ROWS, GROUP_BYTES = 8000, 64 * 2**20
+"""When a row group of Parquet ends. Until the file ends its writer holds 0.1 MB of each group of rankings, and of a group its rows."""
 
 
 def write_export(
@@ -546,7 +565,7 @@ def write_export(
             files |= _write_pairs(folder, split)
         manifest = ExportManifest(
             kind="heed-export",
-            schema_version=SCHEMA_VERSION,
+            schema_version=EXPORT_SCHEMA,
             version=version,
             name=name or export_name(version),
             created_at=created_at or utc_now(),
@@ -627,11 +646,13 @@ def _pieces(lines: Iterator[bytes]) -> Iterator[tuple[bytes, int, bool]]:
     for line in lines:
         piece.append(line)
         size += len(line)
-        is_full = rows_in_group + len(piece) == GROUP_ROWS or bytes_in_group + size >= GROUP_BYTES
-        if is_full or size >= PIECE_BYTES:
+        if len(piece) == PIECE_ROWS or size >= PIECE_BYTES:
+            rows_in_group, bytes_in_group = rows_in_group + len(piece), bytes_in_group + size
+            is_full = rows_in_group >= GROUP_ROWS or bytes_in_group >= GROUP_BYTES
             yield b"".join(piece), len(piece), is_full
-            rows_in_group, bytes_in_group = (0, 0) if is_full else (rows_in_group + len(piece), bytes_in_group + size)
             piece, size = [], 0
+            if is_full:
+                rows_in_group = bytes_in_group = 0
     if piece or rows_in_group:
         yield b"".join(piece), len(piece), True
 
@@ -679,7 +700,7 @@ It never changes; `manifest.json` holds the SHA-256 of each file, and `data_sha2
 | file | one row is |
 |---|---|
 | `prompts` | a prompt: chat messages, kind, source, and the split of its author (an author is never in two splits) |
-| `demonstrations` | a response written by a person, with all its revisions and reviews |
+| `demonstrations` | a response written by a person, with its earlier revisions and its reviews |
 | `rankings` | the rankings of one task by one labeler group: tiers best first (ties share a tier), ratings 1–7, flags |
 {pairs}
 Each is there as JSON Lines and as Parquet with the same rows. People are pseudonyms, the same in every export of one
@@ -735,7 +756,7 @@ class Export:
         with (self.path / kind.jsonl).open("rb") as file:
             for count, line in enumerate(file, start=1):
                 place = f"{kind.jsonl} line {count}"
-                row = decode_row(kind, line, place)
+                row = _decode_written(kind, line, place, self.manifest)
                 last = _check_order(kind, row, last, place)
                 yield row
         if count != self.manifest.files[kind.jsonl].rows:
@@ -767,18 +788,18 @@ def _verify_export(folder: Path, manifest: ExportManifest) -> None:
     bad = {name for name, entry in manifest.files.items() if not _is_intact(folder / name, entry)}
     for kind in kinds_in(manifest.files):
         if kind.jsonl in bad or kind.parquet in bad:
-            raise ContractError(_locate_damage(folder, kind, bad))
+            raise ContractError(_locate_damage(folder, kind, bad, manifest))
     if bad:
         raise ContractError(f"{min(bad)}: does not match its checksum")
 
 
-def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str]) -> str:
+def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str], manifest: ExportManifest) -> str:
     """Say where a file was changed, by holding each line against its Parquet twin (of which one is still whole)."""
     damaged = kind.jsonl if kind.jsonl in bad else kind.parquet
     unknown = f"{damaged}: does not match its checksum"
     if not (folder / damaged).exists():
         return f"{damaged}: missing"
-    if damaged == kind.jsonl and (problem := _first_bad_line(folder, kind)):
+    if damaged == kind.jsonl and (problem := _first_bad_line(folder, kind, manifest)):
         return f"{problem} (the file does not match its checksum)"
     if {kind.jsonl, kind.parquet} <= bad:
         return unknown
@@ -795,11 +816,11 @@ def _locate_damage(folder: Path, kind: Kind[Any], bad: set[str]) -> str:
     return unknown
 
 
-def _first_bad_line(folder: Path, kind: Kind[Any]) -> str | None:
+def _first_bad_line(folder: Path, kind: Kind[Any], manifest: ExportManifest) -> str | None:
     with (folder / kind.jsonl).open("rb") as file:
         try:
             for number, line in enumerate(file, start=1):
-                decode_row(kind, line, f"{kind.jsonl} line {number}")
+                _decode_written(kind, line, f"{kind.jsonl} line {number}", manifest)
         except ContractError as error:
             return str(error)
     return None
@@ -830,7 +851,7 @@ def write_model_manifest(
     folder = Path(folder)
     manifest = ModelManifest(
         kind="heed-model",
-        schema_version=SCHEMA_VERSION,
+        schema_version=MODEL_SCHEMA,
         name=name,
         stage=stage,
         parents=parents,

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from pyarrow import json as arrow_json
 
+from training.folders import settle
+
 
 def table_of(chunk: bytes, schema: Any) -> Any:
     """Canonical JSON lines as an Arrow table, parsed in C++ and in one block so that no row is cut."""
@@ -30,18 +32,31 @@ def table_of(chunk: bytes, schema: Any) -> Any:
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer whose bytes depend on the rows alone (and on pyarrow's version)."""
-    return pq.ParquetWriter(path, schema, compression="zstd", store_schema=False, memory_pool=pa.system_memory_pool())
+    """A writer whose bytes depend on the rows alone (and on pyarrow's version).
+
+    Least and greatest values are kept of the columns that one filters by, not of texts: until the end the writer holds those of all
+    row groups, which can be as long as the texts. Values are written plainly: zstd finds repetitions better than dictionaries do.
+    """
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=[field.name for field in schema if not pa.types.is_nested(field.type)],
+        store_schema=False,
+        memory_pool=pa.system_memory_pool(),
+    )
 
 
 SWITCH_SECONDS = 0.0002
-PIECES_WAITING = 3
-"""Enough that a row group is written while the next one is begun."""
+SETTLE_BYTES = 8 * 2**20
+"""After so much JSON it is put on disk, which it has to be before an export is one."""
+PIECES_WAITING = 2
 
 
 class Twins:
-    """A JSON Lines file and its Parquet twin, which grow by pieces, some canonical lines each. Both are written in a thread, beside the
-    making of the next ones.
+    """A JSON Lines file and its Parquet twin, which grow by pieces, some canonical lines each. Both are written in a thread, beside
+    the making of the next ones.
 
     Use it in a `with` block; after it, `jsonl_sha256` and `jsonl_bytes` are those of the JSON Lines. What goes wrong in the
     thread is raised by the next `write`, or at the block's end.
@@ -51,9 +66,9 @@ class Twins:
         self.schema = schema
         self.jsonl_bytes = 0
         self._hash = hashlib.sha256()
-        self._group: list[pa.Table] = []  # of the row group that is growing
         self._jsonl = jsonl.open("wb")
         self._parquet = writer(path, schema)
+        self._group: list[pa.Table] = []  # of the row group that is growing
         self._pool = ThreadPoolExecutor(1)
         self._to_write: deque[Future[None]] = deque()
 
@@ -70,23 +85,24 @@ class Twins:
     def _write(self, piece: bytes, is_last_of_group: bool) -> None:
         self._jsonl.write(piece)
         self._hash.update(piece)
+        if self.jsonl_bytes // SETTLE_BYTES < (self.jsonl_bytes + len(piece)) // SETTLE_BYTES:
+            settle(self._jsonl)
         self.jsonl_bytes += len(piece)
         if piece:
             self._group.append(table_of(piece, self.schema))
         if is_last_of_group:
-            # In one block, as if it had been parsed at once: pages, and so bytes, must not tell of the pieces.
-            group = pa.concat_tables(self._group).combine_chunks(pa.system_memory_pool())
+            group = pa.concat_tables(self._group)
             self._group.clear()
             self._parquet.write_table(group)
             del group
-            pa.system_memory_pool().release_unused()  # what parsing and encoding leave behind is several times the group
+        pa.system_memory_pool().release_unused()  # what parsing and encoding leave behind is several times the piece
 
     def _wait(self, most: int = 0) -> None:
         while len(self._to_write) > most:
             self._to_write.popleft().result()
 
     def __enter__(self) -> "Twins":
-        # The thread asks for the interpreter a dozen times a piece, and would wait for it 5 ms each time: twice as long as its work.
+        # The thread asks for the interpreter a dozen times a piece, and would wait for it 5 ms each time: as long as its work.
         self._switch_seconds = sys.getswitchinterval()
         sys.setswitchinterval(min(self._switch_seconds, SWITCH_SECONDS))
         return self

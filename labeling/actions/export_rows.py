@@ -2,6 +2,7 @@
 
 import hmac
 import json
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 from msgspec import Struct, ValidationError
 from msgspec.json import Decoder
-from msgspec.structs import replace
+from msgspec.structs import astuple
 
 from labeling.actions.export_queries import (
     DEMONSTRATIONS,
@@ -25,7 +26,7 @@ from labeling.actions.export_queries import (
     Selection,
     parameters,
 )
-from labeling.models import LabelSchema, PseudonymKey
+from labeling.models import LabelSchema, ModelVersion, PseudonymKey
 from training.contract import (
     ContractError,
     DemonstrationRow,
@@ -42,7 +43,9 @@ from training.contract import (
     format_time,
 )
 
-FETCH_ROWS = 100
+FETCH_ROWS = 200
+FETCHES_AHEAD = 2
+"""So that the database need not wait where we take longer over some rows, nor we where it does."""
 
 
 class ExportRows:
@@ -55,6 +58,7 @@ class ExportRows:
         self.cursors = ExitStack()
         self.parameters = parameters(selection)
         self.schemas = {schema.pk: _Schema.of(schema) for schema in LabelSchema.objects.all()}
+        self.models = {str(pk): name for pk, name in ModelVersion.objects.values_list("pk", "name")}
         self.names = Pseudonyms(PseudonymKey.secret())
         self.agreed = self.compared = self.shared_tasks = 0
 
@@ -89,9 +93,9 @@ class ExportRows:
     def rankings(self) -> Iterator[RankingRow]:
         """The rankings of each task and labeler group."""
         for row in self._fetch(RANKINGS):
-            responses = [_canonical(response) for response in row["responses"]]
+            responses = [self._response(found) for found in _sorted(row["responses"])]
             ids = [response.response_id for response in responses]
-            rankings = [self._ranking(ranking, ids) for ranking in row["rankings"]]
+            rankings = [self._ranking(ranking, ids) for ranking in _sorted(row["rankings"])]
             self._compare(rankings, ids)
             yield RankingRow(
                 task_id=row["task_id"],
@@ -131,38 +135,40 @@ class ExportRows:
         cursor = self.cursors.enter_context(connection.chunked_cursor())
         pool = self.cursors.enter_context(ThreadPoolExecutor(1))  # ends before its cursor is closed
         cursor.execute(sql, self.parameters)
-        coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
-        while rows := coming.result():
-            coming = pool.submit(cursor.fetchmany, FETCH_ROWS)
+        coming = deque(pool.submit(cursor.fetchmany, FETCH_ROWS) for _ in range(FETCHES_AHEAD))
+        while rows := coming.popleft().result():
+            coming.append(pool.submit(cursor.fetchmany, FETCH_ROWS))
             names = [column.name for column in cursor.description]
+            in_json = [name for name in names if name in _READERS]
             for row in rows:
-                yield _loaded(dict(zip(names, row, strict=True)))
+                yield _loaded(dict(zip(names, row, strict=True)), in_json)
 
     def _demonstration(self, row: dict[str, Any]) -> DemonstrationRow:
-        revisions = row["revisions"]
+        *earlier, current = _sorted(row["revisions"])
         return DemonstrationRow(
             demonstration_id=row["uuid"],
             prompt_id=row["prompt_id"],
             split=row["split"],
             use_case=row["use_case"] or None,
             messages=row["messages"],
-            response=revisions[-1].text,
+            response=current.text,
             labeler=self.names.person(row["labeler_id"]),
             labeler_group=row["labeler_group"],
             origin=row["origin"],
             review=STATES[row["status"]],  # type: ignore[arg-type]
             is_surplus=row["is_surplus"],
             schema_version=self.schemas[row["schema_id"]].version,
-            revision=revisions[-1].number,
-            submitted_at=_time(revisions[-1].at),
-            revisions=[RevisionRow(revision=r.number, response=r.text, submitted_at=_time(r.at)) for r in revisions],
+            revision=current.number,
+            submitted_at=_time(current.at),
+            earlier_revisions=[
+                RevisionRow(revision=r.number, response=r.text, submitted_at=_time(r.at)) for r in earlier
+            ],
             reviews=self._reviews(row["reviews"]),
         )
 
     @staticmethod
     def _imported(row: dict[str, Any]) -> DemonstrationRow:
         """A demonstration that came with an import: by nobody known here, and reviewed by nobody."""
-        at = format_time(row["created_at"])
         return DemonstrationRow(
             demonstration_id=row["uuid"],
             prompt_id=row["prompt_id"],
@@ -177,15 +183,14 @@ class ExportRows:
             is_surplus=False,
             schema_version=1,
             revision=1,
-            submitted_at=at,
-            revisions=[RevisionRow(revision=1, response=row["text"], submitted_at=at)],
+            submitted_at=format_time(row["created_at"]),
+            earlier_revisions=[],
             reviews=[],
         )
 
     def _ranking(self, found: "_Label", ids: list[str]) -> Ranking:
         schema = self.schemas[found.schema]
-        revisions = [_ranking_revision(revision, schema, ids) for revision in found.revisions]
-        current = revisions[-1]
+        *earlier, current = _sorted(found.revisions)
         return Ranking(
             ranking_id=found.id,
             labeler=self.names.person(found.labeler),
@@ -194,27 +199,37 @@ class ExportRows:
             is_surplus=found.is_surplus,
             tiers=current.tiers,
             all_bad=current.all_bad,
-            ratings=current.ratings,
-            prompt_flags=current.prompt_flags,
+            ratings=_ratings(current, schema, ids),
+            prompt_flags=_flags(current.prompt_flags, schema.prompt_flags),
             shown_order=found.shown_order,
             schema_version=schema.version,
-            revision=current.revision,
+            revision=current.number,
             comment=current.comment,
-            submitted_at=current.submitted_at,
-            revisions=revisions,
+            submitted_at=_time(current.at),
+            earlier_revisions=[_ranking_revision(revision, schema, ids) for revision in earlier],
             reviews=self._reviews(found.reviews),
+        )
+
+    def _response(self, found: "_Response") -> RankedResponse:
+        return RankedResponse(
+            response_id=found.id,
+            text=found.text,
+            model=self.models[found.model] if found.model else None,
+            origin=found.origin,  # type: ignore[arg-type]
+            finish_reason=found.finish_reason or None,
+            sampling=_canonical_json(found.sampling),
         )
 
     def _reviews(self, reviews: "list[_Review] | None") -> list[ReviewRow]:
         return [
             ReviewRow(
                 revision=review.revision,
-                verdict=review.verdict,  # type: ignore[arg-type]
+                verdict=review.verdict,
                 comment=review.comment,
                 reviewer=self.names.person(review.reviewer),
                 reviewed_at=_time(review.at),
             )
-            for review in reviews or ()
+            for review in _sorted(reviews or [])
         ]
 
 
@@ -249,19 +264,14 @@ class Pseudonyms:
         return f"{prefix}-{hmac.digest(self.key, text.encode(), 'sha256').hex()[:16]}"
 
 
-class _Found(Struct, gc=False):
-    """What the queries say in JSON, read in one go; whether it makes sense the contract's writer says. Holds no cycles."""
+class _Found(Struct, gc=False, array_like=True):
+    """What the queries say in JSON, an array each, read in one go; whether it makes sense the contract's writer says. Holds no cycles."""
 
 
-class _TextRevision(_Found):
+class _Revision(_Found):
     number: int
-    text: str
-    at: str
-
-
-class _RankingRevision(_Found):
-    number: int
-    tiers: list[list[str]]
+    text: str | None
+    tiers: list[list[str]] | None
     all_bad: bool
     ratings: dict[str, dict[str, Any] | None]
     prompt_flags: dict[str, Any]
@@ -270,11 +280,12 @@ class _RankingRevision(_Found):
 
 
 class _Review(_Found):
+    at: str
+    key: int
     revision: int
     verdict: str
     comment: str
     reviewer: int
-    at: str
 
 
 class _Label(_Found):
@@ -285,25 +296,39 @@ class _Label(_Found):
     is_surplus: bool
     schema: int
     shown_order: list[str]
-    revisions: list[_RankingRevision]
+    revisions: list[_Revision]
     reviews: list[_Review] | None
+
+
+class _Response(_Found):
+    id: str
+    text: str
+    model: str | None
+    origin: str
+    finish_reason: str
+    sampling: str
 
 
 _READERS = {
     "messages": Decoder(list[Message]).decode,
-    "responses": Decoder(list[RankedResponse]).decode,
-    "revisions": Decoder(list[_TextRevision]).decode,
+    "responses": Decoder(list[_Response]).decode,
+    "revisions": Decoder(list[_Revision]).decode,
     "reviews": Decoder(list[_Review] | None).decode,
     "rankings": Decoder(list[_Label]).decode,
 }
 
 
-def _loaded(row: dict[str, Any]) -> dict[str, Any]:
+def _sorted(found: list[Any]) -> list[Any]:
+    """By what comes first in them: ids, numbers, times (of one form, so that they sort as texts)."""
+    return sorted(found, key=astuple) if len(found) > 1 else found
+
+
+def _loaded(row: dict[str, Any], in_json: list[str]) -> dict[str, Any]:
     """The row, with what its JSON says in place of the text."""
-    for name, read in _READERS.items():
-        if (text := row.get(name)) is not None:
+    for name in in_json:
+        if (text := row[name]) is not None:
             try:
-                row[name] = read(text)
+                row[name] = _READERS[name](text)
             except ValidationError as error:
                 raise ContractError(f"{name} of {next(iter(row.values()))}: {error}") from None
     return row
@@ -323,19 +348,12 @@ def _time(text: str) -> str:
     return format_time(datetime.fromisoformat(text))
 
 
-def _canonical(response: RankedResponse) -> RankedResponse:
-    if response.sampling == "{}":
-        return response
-    return replace(response, sampling=_canonical_json(response.sampling))
-
-
-def _ranking_revision(found: _RankingRevision, schema: "_Schema", ids: list[str]) -> RankingRevisionRow:
-    """A revision with a rating per response and every flag of its schema, unanswered ones as None."""
+def _ranking_revision(found: _Revision, schema: "_Schema", ids: list[str]) -> RankingRevisionRow:
     return RankingRevisionRow(
         revision=found.number,
-        tiers=found.tiers,
+        tiers=found.tiers,  # type: ignore[arg-type]
         all_bad=found.all_bad,
-        ratings=[_rating(i, found.ratings.get(i) or {}, schema) for i in ids],
+        ratings=_ratings(found, schema, ids),
         prompt_flags=_flags(found.prompt_flags, schema.prompt_flags),
         comment=found.comment,
         schema_version=schema.version,
@@ -343,27 +361,44 @@ def _ranking_revision(found: _RankingRevision, schema: "_Schema", ids: list[str]
     )
 
 
-def _rating(response_id: str, found: dict[str, Any], schema: "_Schema") -> Rating:
-    flags = _flags(found.get("flags") or {}, schema.response_flags)
-    return Rating(response_id=response_id, quality=found.get("quality"), flags=flags)
+def _ratings(found: _Revision, schema: "_Schema", ids: list[str]) -> list[Rating]:
+    """A rating per response, with every flag of the schema, unanswered ones as None."""
+    said = [(i, found.ratings.get(i) or {}) for i in ids]
+    return [
+        Rating(response_id=i, quality=one.get("quality"), flags=_flags(one.get("flags"), schema.response_flags))
+        for i, one in said
+    ]
+
+
+class _Questions(NamedTuple):
+    """The flags that a label schema asks for, and what it is to answer none of them."""
+
+    names: tuple[str, ...]
+    unanswered: list[Flag]
+
+    @classmethod
+    def of(cls, flags: list[dict[str, Any]]) -> "_Questions":
+        names = tuple(flag["name"] for flag in flags)
+        return cls(names, _answered(names, (None,) * len(names)))
 
 
 class _Schema(NamedTuple):
     """What a row needs of its label schema."""
 
     version: int
-    response_flags: tuple[str, ...]
-    prompt_flags: tuple[str, ...]
+    response_flags: _Questions
+    prompt_flags: _Questions
 
     @classmethod
     def of(cls, schema: LabelSchema) -> "_Schema":
-        asked = [tuple(flag["name"] for flag in flags) for flags in (schema.response_flags, schema.prompt_flags)]
-        return cls(schema.version, *asked)
+        return cls(schema.version, _Questions.of(schema.response_flags), _Questions.of(schema.prompt_flags))
 
 
-def _flags(answers: dict[str, bool | None], questions: tuple[str, ...]) -> list[Flag]:
+def _flags(answers: dict[str, bool | None] | None, questions: "_Questions") -> list[Flag]:
     """The schema's flags in its order, then answers to questions it does not have: nothing said is left out."""
-    names = (*questions, *sorted(answers.keys() - questions)) if answers else questions
+    if not answers:  # nearly always
+        return questions.unanswered
+    names = (*questions.names, *sorted(answers.keys() - questions.names))
     return _answered(names, tuple(map(answers.get, names)))
 
 

@@ -26,13 +26,12 @@ def prompt(number: int, **fields) -> c.PromptRow:
 def demonstration(number: int, **fields) -> c.DemonstrationRow:
     revisions = [
         c.RevisionRow(revision=1, response="First try", submitted_at=EARLY),
-        c.RevisionRow(revision=2, response="Better", submitted_at=LATE),
     ]
     review = c.ReviewRow(revision=1, verdict="returned", comment="Shorter", reviewer="r-1", reviewed_at=LATE)
     defaults = {
         "prompt_id": uid(1), "split": "train", "use_case": None, "messages": MESSAGES, "response": "Better",
         "labeler": "l-1", "labeler_group": "training", "origin": "person", "review": "unreviewed", "is_surplus": False,
-        "schema_version": 1, "revision": 2, "submitted_at": LATE, "revisions": revisions, "reviews": [review],
+        "schema_version": 1, "revision": 2, "submitted_at": LATE, "earlier_revisions": revisions, "reviews": [review],
     }  # fmt: skip
     return c.DemonstrationRow(demonstration_id=uid(number), **defaults | fields)
 
@@ -49,10 +48,9 @@ def ranking(number: int, tiers: list[list[str]], **fields) -> c.Ranking:
         "comment": "",
         "schema_version": 1,
     }
-    revision = c.RankingRevisionRow(revision=1, submitted_at=LATEST, **content)
     defaults = {
         "labeler": f"l-{number}", "origin": "person", "review": "accepted", "is_surplus": False,
-        "shown_order": ids[::-1], "revision": 1, "submitted_at": LATEST, "revisions": [revision], "reviews": [],
+        "shown_order": ids[::-1], "revision": 1, "submitted_at": LATEST, "earlier_revisions": [], "reviews": [],
     }  # fmt: skip
     return c.Ranking(ranking_id=uid(number), **defaults | content | fields)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from training.config import ConfigError, from_dict, from_flags, from_toml, option, require, to_dict, to_toml
+from training.config import ConfigError, FieldError, from_dict, from_flags, option, placed, require, to_dict
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,17 +32,15 @@ class Config:
 def test_defaults_file_and_flags_in_rising_order(tmp_path):
     file = tmp_path / "ppo.toml"
     file.write_text('export = "v1"\nsteps = 20\nkl_coef = 1\nresume = false\n')
-    assert from_toml(Config, file) == Config(export="v1", steps=20, kl_coef=1.0, resume=False)
+    assert from_flags(Config, ["--config", str(file)], "x") == Config(export="v1", steps=20, kl_coef=1.0, resume=False)
     flags = ["--config", str(file), "--steps=30", "--kl_coef", "0.5", "--models", "a,b", "--device", "cpu", "--resume"]
     expected = Config(export="v1", steps=30, kl_coef=0.5, models=("a", "b"), device="cpu")
     assert from_flags(Config, flags, "x") == expected
     assert from_flags(Config, [*flags, "--device", "none"], "x").device is None
 
 
-def test_a_config_survives_toml_and_dict(tmp_path):
+def test_a_config_survives_a_manifest():
     config = Config(export='a"\\\n\x7f\x01 “ü”', kl_coef=1e-5, models=("x", "y"), device="cuda", resume=False)
-    (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8")
-    assert from_toml(Config, tmp_path / "c.toml") == config
     assert from_dict(Config, to_dict(config), "manifest") == config
     assert to_dict(config)["models"] == ["x", "y"]
 
@@ -68,15 +66,38 @@ def test_a_wrong_file_is_refused_with_its_place(tmp_path, text, message):
     file = tmp_path / "ppo.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=rf"ppo\.toml: .*{message}"):
-        from_toml(Config, file)
+        from_flags(Config, ["--config", str(file)], "x")
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        (["--kl-coef", "-1"], "python -m training ppo: --kl-coef: must not be negative"),
+        (["--device", "tpu"], "python -m training ppo: --device: expected one of cpu, cuda, got 'tpu'"),
+        ([], "ppo.toml: field kl_coef: must not be negative"),
+    ],
+)
+def test_a_wrong_value_is_blamed_on_where_it_stands(tmp_path, flags, place):
+    file = tmp_path / "ppo.toml"
+    file.write_text(f'export = "v"\nkl_coef = {-1 if not flags else 1}\n')
+    with pytest.raises(ConfigError) as error:
+        from_flags(Config, ["--config", str(file), *flags], "python -m training ppo")
+    assert str(error.value).endswith(place)
+    assert flags == [] or "ppo.toml" not in str(error.value)
+    late = placed(
+        FieldError("kl_coef", "too much of it"), Config, ["--config", str(file), *flags], "ppo"
+    )  # as a run finds
+    assert str(late) == (
+        "ppo: --kl-coef: too much of it" if "--kl-coef" in flags else f"{file}: field kl_coef: too much of it"
+    )
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.toml: No such file"):
-        from_toml(Config, tmp_path / "none.toml")
+        from_flags(Config, ["--config", str(tmp_path / "none.toml")], "x")
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"b\.toml: .*utf-8"):
-        from_toml(Config, tmp_path / "b.toml")
+        from_flags(Config, ["--config", str(tmp_path / "b.toml")], "x")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.contract.conftest import (
 from training import contract as c
 
 GOLDEN = Path(__file__).parent / "golden" / "v0007"
+SCHEMA1 = Path(__file__).parent / "golden" / "schema1" / "v0007"
+"""As it was written before `earlier_revisions`."""
 
 
 def test_an_export_is_byte_for_byte_the_golden_one(export_folder):
@@ -41,6 +44,43 @@ def test_the_golden_export_reads_back_equal():
     assert list(export.demonstrations()) == rows["demonstrations"]
     assert list(export.rankings()) == rows["rankings"]
     assert export.ref == c.ExportRef(name="v0007", data_sha256=export.manifest.data_sha256)
+
+
+def test_an_export_of_schema_1_reads_as_the_same_rows():
+    export = c.read_export(SCHEMA1)
+    assert export.manifest.schema_version == 1
+    rows = example_rows()
+    assert list(export.prompts()) == rows["prompts"]
+    assert list(export.demonstrations()) == rows["demonstrations"]
+    assert list(export.rankings()) == rows["rankings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        (
+            "demonstrations",
+            b'"response":"Better","labeler"',
+            b'"response":"Bitter","labeler"',
+            "revisions: the last one differs",
+        ),
+        ("rankings", b'"revisions":[{', b'"revisions":[],"x":[{', "revisions: the last one differs"),
+        ("rankings", b'"revisions":', b'"revisions": ', "not in canonical form"),
+        ("rankings", b'"revisions":', b'"visions":', "revisions: missing"),
+        ("rankings", b'"batch":"first"', b'"batch":1', "field batch"),
+        ("prompts", b'"kind":"plain"', b'"kind":"plane"', "field kind"),
+        ("prompts", b'{"prompt_id"', b'"prompt_id"', "malformed"),
+    ],
+)
+def test_damage_in_an_export_of_schema_1_is_named(tmp_path, name, old, new, message):
+    shutil.copytree(SCHEMA1, tmp_path / "v0007")
+    path = tmp_path / "v0007" / f"{name}.jsonl"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(c.ContractError, match=rf"{name}\.jsonl line 1: .*{message}.*does not match its checksum"):
+        c.read_export(tmp_path / "v0007")
+    with pytest.raises(c.ContractError, match=rf"{name}\.jsonl line 1: .*{message}"):
+        list(getattr(c.read_export(tmp_path / "v0007", verify=False), name)())
 
 
 def test_parquet_holds_the_same_rows(export_folder):
@@ -122,7 +162,7 @@ def test_a_lost_or_added_line_is_refused(export_folder):
         (lambda row: row["rankings"][0]["shown_order"].pop(), "shown_order: leaves out"),
         (lambda row: row["rankings"][0].update(all_bad=None), "all_bad: expected `bool`, got `null`"),
         (lambda row: row["rankings"][0].update(submitted_at="yesterday"), "submitted_at"),
-        (lambda row: row["rankings"][0].update(revision=2), "revisions: expected 1 to 2"),
+        (lambda row: row["rankings"][0].update(revision=2), r"earlier_revisions: expected \[1\], got \[\]"),
         (lambda row: row["responses"].reverse(), "responses: not in order"),
         (lambda row: row["responses"][0].update(sampling="[]"), "sampling: expected a JSON object"),
         (lambda row: row.update(task_id="7"), "field task_id"),
@@ -157,7 +197,7 @@ def test_what_is_not_canonical_is_refused(export_folder):
         ({"prompts": [prompt(1, metadata="[]")]}, r"prompts\.jsonl line 1: field metadata: expected a JSON object"),
         ({"prompts": [prompt(1, external_id=5)]}, r"prompts\.jsonl line 1: field external_id"),
         ({"prompts": [prompt(1, use_case="\ud800")]}, r"prompts\.jsonl line 1: .*surrogates"),
-        ({"demonstrations": [demonstration(1, response="x")]}, r"demonstrations\.jsonl line 1: field revisions"),
+        ({"demonstrations": [demonstration(1, revision=1)]}, r"demonstrations\.jsonl line 1: field earlier_revisions"),
         ({"rankings": [ranking_row(1, [ranking(1, [[uid(100)]])])]}, r"rankings\.jsonl line 1: .*tiers: leaves out"),
         ({"rankings": [ranking_row(1, [], responses=[])]}, "at least 2"),
     ],
@@ -195,7 +235,7 @@ write_example({str(tmp_path / "v0001")!r}, prompts=rows())
     ("change", "message"),
     [
         (lambda m: m.update(kind="heed-model"), "field kind"),
-        (lambda m: m.update(schema_version=2), "field schema_version"),
+        (lambda m: m.update(schema_version=3), "field schema_version"),
         (lambda m: m.update(extra=1), "field extra: unknown"),
         (lambda m: m.pop("query"), "field query: missing"),
         (lambda m: m["files"].pop("prompts.parquet"), r"field files: .*prompts\.parquet"),
@@ -270,17 +310,18 @@ def test_any_row_survives_the_round_trip_in_both_formats(tmp_path_factory, rows)
 
 
 def test_many_rows_and_long_texts_pass_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(c, "GROUP_BYTES", 4000)
+    monkeypatch.setattr(c, "PIECE_BYTES", 4000)
+    monkeypatch.setattr(c, "GROUP_BYTES", 12_000)
     rows = [prompt(n, use_case="x" * (n % 900)) for n in range(1, 2500)]
     write_example(tmp_path / "v0001", prompts=iter(rows))
     assert list(c.read_export(tmp_path / "v0001").prompts()) == rows
     assert pq.read_table(tmp_path / "v0001" / "prompts.parquet")["prompt_id"].to_pylist() == [
         row.prompt_id for row in rows
     ]
-    monkeypatch.setattr(c, "PIECE_BYTES", 700)
-    write_example(tmp_path / "pieces", prompts=iter(rows))
-    for name in ("prompts.jsonl", "prompts.parquet"):
-        assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "v0001" / name).read_bytes()
+    with pq.ParquetFile(tmp_path / "v0001" / "prompts.parquet") as file:
+        rows_of = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert len(rows_of) > 50
+    assert max(rows_of) < 100
 
 
 def test_the_contract_needs_neither_torch_nor_django():

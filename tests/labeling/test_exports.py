@@ -87,7 +87,7 @@ def test_a_returned_demonstration_arrives_corrected_with_its_history(labeler, re
     decide(submission, "accepted", reviewer)
     (row,) = build().demonstrations()
     assert (row.response, row.revision, row.review) == ("First.", 2, "accepted")
-    assert [(r.revision, r.response) for r in row.revisions] == [(1, "Frist."), (2, "First.")]
+    assert [(r.revision, r.response) for r in row.earlier_revisions] == [(1, "Frist.")]
     assert [(r.revision, r.verdict, r.comment) for r in row.reviews] == [
         (1, "returned", "Spelling"),
         (2, "accepted", ""),

@@ -70,7 +70,7 @@ SMOKE = Scale(
         "pretrain": {"documents": 400, "valid_documents": 40, "steps": 30, "warmup_steps": 5},
         "sft": {"epochs": 1, "batch_size": 8},
         "rm": {"epochs": 1, "batch_size": 8, "warmup_steps": 0},
-        "ppo": {"iterations": 2, "episodes": 16, "minibatch": 8, "valid_episodes": 16},
+        "ppo": {"iterations": 2, "warmup_iterations": 1, "episodes": 16, "minibatch": 8, "valid_episodes": 16},
     },
 )
 

@@ -99,7 +99,7 @@ def demonstration_row(prompt: contract.PromptRow, seed: int) -> contract.Demonst
         schema_version=1,
         revision=1,
         submitted_at=NOW,
-        revisions=[contract.RevisionRow(revision=1, response=text, submitted_at=NOW)],
+        earlier_revisions=[],
         reviews=[],
     )
 
@@ -130,7 +130,6 @@ def ranking_row(
             for text, quality, flags in zip(ordered, judged.ratings, judged.flags, strict=True)
         ]
         content = {"tiers": tiers, "all_bad": judged.all_bad, "ratings": ratings, "prompt_flags": [], "comment": ""}
-        revision = contract.RankingRevisionRow(revision=1, schema_version=1, submitted_at=NOW, **content)
         rankings.append(
             contract.Ranking(
                 ranking_id=new_id("ranking", prompt.prompt_id, labeler.name),
@@ -142,7 +141,7 @@ def ranking_row(
                 schema_version=1,
                 revision=1,
                 submitted_at=NOW,
-                revisions=[revision],
+                earlier_revisions=[],
                 reviews=[],
                 **content,
             )

@@ -1,0 +1,38 @@
+"""Exports of schema 1, read as those of schema 2: a label's `revisions` ended with the label as it is, which stood there twice."""
+
+from typing import Any
+
+import msgspec
+
+from training.contract import DEMONSTRATIONS, RANKINGS, ContractError, Kind
+
+
+def upgrade(kind: Kind[Any], line: bytes, place: str) -> bytes:
+    """A canonical line of schema 1 as one of schema 2.
+
+    Raises ContractError where it is not canonical, or its last revision not the label's own. What else may be wrong with it the
+    reader of schema 2 says.
+    """
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ContractError(f"{place}: {error}") from None
+    if msgspec.json.encode(row) + b"\n" != line:
+        raise ContractError(f"{place}: not in canonical form (spaces, repeated keys or a missing newline)")
+    if kind == DEMONSTRATIONS:
+        row = _without_last(row, place)
+    elif kind == RANKINGS and isinstance(row, dict) and isinstance(row.get("rankings"), list):
+        row["rankings"] = [_without_last(ranking, place) for ranking in row["rankings"]]
+    return msgspec.json.encode(row) + b"\n"
+
+
+def _without_last(label: Any, place: str) -> Any:
+    """The label with `earlier_revisions` in the place of `revisions`."""
+    revisions = label.get("revisions") if isinstance(label, dict) else None
+    if not isinstance(revisions, list):
+        raise ContractError(f"{place}: field revisions: missing, or no list")
+    last = revisions[-1] if revisions and isinstance(revisions[-1], dict) else {"revision": None}
+    if any(label.get(name) != value for name, value in last.items()):
+        raise ContractError(f"{place}: field revisions: the last one differs from the label")
+    earlier = {"revisions": ("earlier_revisions", revisions[:-1])}
+    return dict(earlier.get(name, (name, value)) for name, value in label.items())
