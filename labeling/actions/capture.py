@@ -70,7 +70,7 @@ def capture(*, messages: list[dict[str, str]], asker: Asker, metadata: dict[str,
         item.messages,
         author=author,
         organization=item.organization,
-        metadata=item.metadata,
+        metadata=metadata or {},
         source=Prompt.Source.PLAYGROUND,
         original=item.original,
     )

@@ -1,6 +1,7 @@
 """One row of an import, checked: a prompt, with the responses and demonstrations that came with it."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.utils.translation import gettext as _
-from msgspec import Struct, field
+from msgspec import Struct
 
 from labeling.actions.import_formats import what_fits
 from labeling.models import Prompt, Split
@@ -39,6 +40,7 @@ FINISH_REASONS = ("", "stop", "length")
 PLAIN = Prompt.Kind.PLAIN.value
 MAX_MESSAGES = 1000
 MAX_JSON_BYTES = 100_000
+ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # after an odd number of backslashes
 
 Complain = Callable[[str, str], None]
 """Takes (field, message) of something wrong with the row."""
@@ -46,14 +48,14 @@ Check = Callable[[Any], Any]
 """A value in, the value as it is stored out; ValueError says what is wrong."""
 
 
-class ResponseItem(Struct, frozen=True):
-    """A response as it came in. `model` None: written by a person, a demonstration."""
+class ResponseItem(Struct, frozen=True, gc=False):
+    """A response as it came in. `model` None: written by a person, a demonstration. `sampling` is JSON."""
 
     model: str | None
     text: str
     external_id: str | None = None
     finish_reason: str = ""
-    sampling: dict[str, Any] = field(default_factory=dict)
+    sampling: str = "{}"
 
     @property
     def text_sha256(self) -> str:
@@ -61,8 +63,8 @@ class ResponseItem(Struct, frozen=True):
         return text_digest(self.text)
 
 
-class PromptItem(Struct, frozen=True):
-    """A prompt as it came in: either its UUID, when it is here already, or its messages."""
+class PromptItem(Struct, frozen=True, gc=False):
+    """A prompt as it came in: either its UUID, when it is here already, or its messages. `metadata` is JSON."""
 
     prompt_id: uuid.UUID | None
     messages: list[dict[str, str]]
@@ -73,7 +75,7 @@ class PromptItem(Struct, frozen=True):
     author: str | None = None
     organization: str = ""
     split: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: str = "{}"
     original: list[dict[str, str]] | None = None
     responses: tuple[ResponseItem, ...] = ()
 
@@ -260,7 +262,7 @@ def _too_long(length: int, most: int) -> ValueError:
 def _text(max_chars: int, *, may_be_empty: bool = False) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _clean(value)
-        if not normalise(text).strip() and not may_be_empty:
+        if not text[:1].isalnum() and not normalise(text).strip() and not may_be_empty:
             raise ValueError(_("empty"))
         if len(text) > max_chars:
             raise _too_long(len(text), max_chars)
@@ -329,7 +331,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _json_object(value: Any) -> dict[str, Any]:
+def _json_object(value: Any) -> str:
+    """A JSON object, as the text that a column of type jsonb takes."""
     value = _from_json(value)
     if not isinstance(value, dict):
         raise ValueError(_("expected a JSON object, got %s") % _kind_of(value))
@@ -337,13 +340,13 @@ def _json_object(value: Any) -> dict[str, Any]:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(_("cannot be stored as JSON: %s") % error) from None
-    if "\\u0000" in text:
+    if ESCAPED_NUL.search(text):
         raise ValueError(_("holds a NUL character, which cannot be stored"))
     _clean(text)
     if len(text) > MAX_JSON_BYTES:
         said = _("%(n)s characters of JSON; %(most)s at most")
         raise ValueError(said % {"n": f"{len(text):,}", "most": f"{MAX_JSON_BYTES:,}"})
-    return value
+    return text
 
 
 def _messages(value: Any) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """What an import read, on its way in: checked rows stream by COPY into a temporary table of the transaction, in flat memory."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -66,12 +65,10 @@ class Staging:
         for name in OPTIONAL_FIELDS:
             if getattr(item, name) is not None:
                 self.fields.add(name)
-        messages = _encode(item.messages).decode() if item.messages else None
-        original = _encode(item.original).decode() if item.original else None
-        own_split = None if item.split or not messages else split_of(item.author or item.content_sha256)
         return (
-            self.rows, 0, place, item.prompt_id, messages, original, item.content_sha256, item.external_id, item.kind,
-            item.use_case, item.author, item.organization, item.split, own_split, _json(item.metadata),
+            self.rows, 0, place, item.prompt_id, messages_json(item.messages), messages_json(item.original), item.content_sha256,
+            item.external_id, item.kind, item.use_case, item.author, item.organization, item.split, own_split(item),
+            item.metadata,
             None, None, None, None, None, None,
         )  # fmt: skip
 
@@ -88,9 +85,15 @@ class Staging:
             model = self.models.setdefault(response.model, len(self.models) + 1)
         return (
             self.rows, part, *NOTHING, model, response.text, response.text_sha256, response.finish_reason,
-            _json(response.sampling), response.external_id,
+            response.sampling, response.external_id,
         )  # fmt: skip
 
 
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) if value else "{}"
+def messages_json(messages: list[dict[str, str]] | None) -> str | None:
+    """Messages as a column of type jsonb takes them; None for none."""
+    return _encode(messages).decode() if messages else None
+
+
+def own_split(item: PromptItem) -> str | None:
+    """The split where the prompt goes if nobody says otherwise; None for one that is here already."""
+    return None if item.split or not item.messages else split_of(item.author or item.content_sha256)

@@ -5,20 +5,22 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.utils.translation import gettext as _
+from psycopg.errors import DeadlockDetected
 
 from labeling import locks
-from labeling.actions import intake
+from labeling.actions import import_direct, intake
 from labeling.actions.import_files import FORMATS, Columns, data_files, read_rows
 from labeling.actions.import_formats import of_field
 from labeling.actions.import_rows import PROMPT_FIELDS, RESPONSE_FIELDS, PromptItem, check_row
 from labeling.actions.import_staging import Staging
-from labeling.actions.import_store import Progress, Store
+from labeling.actions.import_store import Made, Progress, Store
 from labeling.errors import Conflict, Invalid
 from labeling.models import Import, User
 
@@ -40,8 +42,7 @@ def import_prompts(
     """Store a file's prompts, and the demonstrations beside them. Rows that are here already are counted as present.
 
     `file_name` is what errors call the file; `form` one of import_files.FORMATS. Raises Invalid with every error found
-    (100 at most); then nothing was stored. `progress` is told which share of the work is done, 0 to 1: the first half
-    is reading and checking, the second storing.
+    (100 at most); then nothing was stored. `progress` is told which share of the work is done, 0 to 1.
     """
     return _import_file(Import.Kind.PROMPTS, Path(path), file_name, form, columns, progress, by)
 
@@ -75,7 +76,30 @@ def import_rows(*, kind: str, rows: Iterable[dict[str, Any]], name: str = "rows"
     checked = _checked(((f"{name}[{i}]", row) for i, row in enumerate(rows)), kind, NO_COLUMNS, found)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     record = Import(kind=kind, file_name="API", file_sha256=digest, created_by=by)
-    return _store(checked, found, record, lambda done: None).counts
+    return _store(checked, found, record, Steps(lambda done: None), keeps_empty=False).counts
+
+
+class Steps:
+    """The steps of an import as one progress: while rows are stored as they are read, reading is all of it, then half of the rest."""
+
+    def __init__(self, tell: Progress):
+        self.tell = tell
+        self._read = 0.0
+        self._directly = 1.0  # until which share rows were stored as they were read
+
+    def read(self, share: float) -> None:
+        """So much of the file was read."""
+        self._read = share
+        self.tell((min(self._directly, share) + share) / 2)
+
+    def compare(self) -> None:
+        """From here on rows are read first, and stored when all of them are there."""
+        self._directly = self._read
+
+    def store(self, share: float) -> None:
+        """So much of what was read first is stored."""
+        half = (self._directly + 1) / 2
+        self.tell(half + (1 - half) * share)
 
 
 class Problems:
@@ -135,12 +159,12 @@ def _import_file(
     _check_columns(columns, _fields(kind))
     found = Problems()
     left_out: Counter[str] = Counter()
-    told = progress or (lambda done: None)
+    steps = Steps(progress or (lambda done: None))
     files = data_files(path)
     size = max(sum(file.stat().st_size for file in files), 1)
     rows = read_rows(
         path, file_name, form, kind == Import.Kind.RESPONSES, found.add, lambda why: left_out.update((f"left_out_{why}",)),
-        lambda read: told(0.5 * min(read / size, 1)),
+        lambda read: steps.read(min(read / size, 1)),
     )  # fmt: skip
     record = Import(
         kind=kind,
@@ -150,8 +174,8 @@ def _import_file(
         counts=left_out,
         created_by=by,
     )
-    made = _store(_checked(rows, kind, columns, found), found, record, lambda done: told(0.5 + 0.5 * done))
-    told(1)
+    made = _store(_checked(rows, kind, columns, found), found, record, steps)
+    steps.tell(1)
     return made
 
 
@@ -207,44 +231,68 @@ def _checked(
             yield place, item
 
 
-def _store(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> Import:
-    """Write what was checked, in one transaction; once something is wrong only checking goes on."""
+def _store(
+    items: Iterator[tuple[str, PromptItem]],
+    found: Problems,
+    record: Import,
+    steps: Steps,
+    *,
+    keeps_empty: bool = True,
+) -> Import:
+    """Write what was checked, in one transaction; once something is wrong only checking goes on.
+
+    `keeps_empty`: the import is listed even if it added nothing.
+    """
     try:
-        _store_whole(items, found, record, progress)
+        _store_whole(items, found, record, steps, keeps_empty)
     except IntegrityError as error:  # another door made one of these prompts while we did
         said = _("%(file)s: rows were added meanwhile by others; try again (%(error)s)")
         raise Conflict(said % {"file": record.file_name, "error": error}) from error
+    except OperationalError as error:
+        if not isinstance(error.__cause__, DeadlockDetected):
+            raise
+        said = _("%(file)s: others stored some of these prompts meanwhile, in another order; try again")
+        raise Conflict(said % {"file": record.file_name}) from error
     intake.after_import(record=record)
     return record
 
 
 @transaction.atomic
-def _store_whole(items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, progress: Progress) -> None:
+def _store_whole(
+    items: Iterator[tuple[str, PromptItem]], found: Problems, record: Import, steps: Steps, keeps_empty: bool
+) -> None:
+    record.save(force_insert=True)  # prompts name it; what it has to say of them comes last
+    made = Made(record)
+    left = import_direct.store(items, made, lambda: bool(found.errors))
+    if first := next(left, None):
+        _compare_and_store(chain((first,), left), found, made, steps)
+    found.refuse()
+    if not made.counts["rows"]:
+        raise Invalid(_("%s: there are no rows in it") % record.file_name)
+    record.counts = {**made.as_counts(), **record.counts}  # and what was left out
+    if not keeps_empty and not any(count for name, count in record.counts.items() if name.endswith("_new")):
+        transaction.set_rollback(True)  # nothing was made but the record
+    else:
+        record.save(update_fields=["counts"])
+
+
+def _compare_and_store(items: Iterator[tuple[str, PromptItem]], found: Problems, made: Made, steps: Steps) -> None:
+    """Rows that may meet others, in the file or in the database."""
+    steps.compare()
     staged = Staging()
     staged.fill(items)
+    made.counts["rows"] += staged.rows
     locks.hold("import")  # one at a time: two of the same file would else both find its rows missing
-    record.pk = _next_key()  # prompts name it; its row comes last, when the counts are known, or not at all
-    store = Store(staged, found.add, progress, record=record)
+    store = Store(staged, found.add, steps.store, made)
     store.check()
     if found.errors:
         store.check_splits()
     found.refuse()
-    if not staged.rows:
-        raise Invalid(_("%s: there are no rows in it") % record.file_name)
     store.write_prompts()
     store.check_splits()
     found.refuse()
     store.write_responses()
     store.drop()
-    record.counts = {**store.counts, **record.counts}  # and what was left out
-    if record.file_name != "API" or any(count for name, count in record.counts.items() if name.endswith("_new")):
-        record.save(force_insert=True)
-
-
-def _next_key() -> int:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT nextval(pg_get_serial_sequence('labeling_import', 'id'))")
-        return cursor.fetchone()[0]
 
 
 def _sha256(path: Path, files: list[Path]) -> str:

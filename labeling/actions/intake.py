@@ -60,7 +60,7 @@ def after_import(*, record: Import) -> None:
                 pass
         except Exception:
             log.exception("import %s: its prompts could not be checked now; the worker tries again", record.pk)
-    record.refresh_from_db(fields=["checked", "held"])
+        record.refresh_from_db(fields=["checked", "held"])
     counts = {"prompts_held": record.held, "prompts_waiting": new - record.checked}
     record.counts = record.counts | {name: count for name, count in counts.items() if count}
     if record.checked < new:

@@ -77,6 +77,9 @@ class ImportCommand(BaseCommand):
                 raise CommandError("\n".join([*lines, f"{path.name}: refused; nothing of it was stored."])) from None
             except HeedError as error:
                 raise CommandError(str(error)) from None
+            except KeyboardInterrupt:
+                said = f"{path.name}: interrupted; an import is stored whole or not at all. Give the command again."
+                raise CommandError(said, returncode=130) from None
             if not options["later"] and done.counts.get("prompts_waiting", CHECKED_HERE + 1) <= CHECKED_HERE:
                 self._check(done)
             counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.counts.items())

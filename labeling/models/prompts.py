@@ -117,7 +117,13 @@ class Prompt(models.Model):
         null=True, blank=True, editable=False, help_text="The messages as they came, where intake normalised them"
     )
     imported_in = models.ForeignKey(
-        "Import", on_delete=models.PROTECT, null=True, blank=True, related_name="prompts", db_index=False
+        "Import",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="prompts",
+        db_index=False,
+        db_constraint=False,  # the trigger prompt_import looks once for all prompts of a statement
     )
 
     objects = PromptQuerySet.as_manager()

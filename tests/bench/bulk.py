@@ -1,8 +1,9 @@
 """Imports and exports of many rows, beside the raw limit (COPY of the same rows into the same tables, COPY of the same query out) and
 beside Label Studio where one runs (label_studio.py).
 
-Each of ours runs in a process of its own, which says how long it took (its start left out) and how much memory it ever had. What is
-timed of an import ends when its rows are stored; intake's checks of new prompts follow as jobs and hold the prompts back until then.
+All runs of a size are done by one process of ours, as by a worker, which says how long each took and how much memory it ever had; a
+small import or export goes before, as Label Studio's processes have long begun, too. What is timed of an import ends when its rows are
+stored; intake's checks of new prompts follow as jobs and hold the prompts back until then.
 
     python -m tests.bench.bulk rows FOLDER 3 1000 10000 100000
 """
@@ -10,11 +11,13 @@ timed of an import ends when its rows are stored; intake's checks of new prompts
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.bench.label_studio import LabelStudio, peak_mb
@@ -55,19 +58,21 @@ def import_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
             file = write_rows(folder / f"{kind}-{size}.jsonl", kind, size)
             tasks = [json.loads(line) for line in file.open()] if peer and size <= PEER_ROWS else []
             made, raw, theirs = [], [], []
-            for _ in range(runs):  # interleaved
-                made.append(ours("import", kind, str(file)))
-                raw.append(raw_copy_in(folder, TABLES[kind]))
-                theirs += [peer.import_tasks(tasks)[1]] if peer and tasks else []
+            with Worker() as worker:
+                for _ in range(runs):  # interleaved
+                    made.append(worker.do("import", kind, str(file)))
+                    raw.append(raw_copy_in(folder, TABLES[kind]))
+                    theirs += [peer.import_tasks(tasks)[1]] if peer and tasks else []
             took = [one["seconds"] for one in made]
             yield from rows_of(f"import of {kind}", {"rows": size}, size, took, raw, theirs)
-            peak = statistics.median(one["peak_mb"] for one in made)
+            peak = max(one["peak_mb"] for one in made)
             yield row(f"import of {kind}, peak memory", {"rows": size}, "MB", peak, None, runs)
             file.unlink()
 
 
 def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | None = None) -> Iterator[dict]:
     """Exports of so many rankings, each of a task of its own: speed, share of COPY's speed, memory; the peer's beside."""
+    from django.conf import settings
     from django.db import connection
 
     from tests.bench.assignment import empty, lay_out, rank_all
@@ -84,15 +89,16 @@ def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
             tasks = write_rows(folder / "peer.jsonl", "responses", size * K)
             project, _seconds = peer.import_tasks([json.loads(line) for line in tasks.open()], are_labeled=True)
         made, raw, theirs = [], [], []
-        for number_of_run in range(runs):
-            made.append(
-                ours("export", f"1970-01-{1 + number_of_run:02}")
-            )  # a selection of its own: none is there already
-            raw.append(raw_copy_out(folder))
-            theirs += [peer.export(project)] if peer and project else []
+        with Worker() as worker:
+            for number_of_run in range(runs):
+                # A selection of its own: none is there already.
+                made.append(worker.do("export", f"1970-01-{1 + number_of_run:02}"))
+                shutil.rmtree(settings.EXPORT_DIR)  # as COPY's file gives way to the next
+                raw.append(raw_copy_out(folder))
+                theirs += [peer.export(project)] if peer and project else []
         params = {"rankings": size}
         yield from rows_of("export of rankings", params, size, [one["seconds"] for one in made], raw, theirs)
-        peak = statistics.median(one["peak_mb"] for one in made)
+        peak = max(one["peak_mb"] for one in made)
         high = peer.peak_mb() if peer and project else None
         beside = {"peer": high, "shares": [high / peak]} if high else None
         yield row("export of rankings, peak memory", params, "MB", peak, beside, runs)
@@ -146,11 +152,31 @@ def write_rows(path: Path, kind: str, rows: int, seed: int = 0) -> Path:
     return path
 
 
-def ours(*arguments: str) -> dict:
-    """What a process of ours says of its work: {"seconds", "peak_mb"}."""
-    command = [sys.executable, "-m", "tests.bench.bulk", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+class Worker:
+    """A process of ours that imports and exports one after the other. Use it in a `with` block."""
+
+    def __enter__(self) -> "Worker":
+        command = [sys.executable, "-m", "tests.bench.bulk", "worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ, text=True, **pipes)
+        self.has_begun = False
+        return self
+
+    def do(self, *arguments: str) -> dict:
+        """What it says of some work: {"seconds", "peak_mb"}."""
+        if not self.has_begun:
+            self._ask(*arguments, "few")
+            self.has_begun = True
+        return self._ask(*arguments)
+
+    def _ask(self, *arguments: str) -> dict:
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __exit__(self, *_exception: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -206,27 +232,38 @@ def copy_out(sql: str, path: Path) -> Path:
     return path
 
 
-def work(what: str, *arguments: str) -> dict:
-    """One import or export in this process."""
+def work() -> None:
+    """Do what stdin asks for, a line each, and answer on stdout."""
     import django
 
     django.setup()
     from django.db import connection
 
-    from labeling.actions import exports, imports, intake
+    from labeling.actions import intake
 
     intake.INLINE = 0  # its checks are timed apart
     connection.ensure_connection()  # as the raw side's is open already
-    if what == "import":
-        action = {"prompts": imports.import_prompts, "responses": imports.import_responses}[arguments[0]]
-        seconds = timed(lambda: action(path=arguments[1], by=None))
-    else:
-        seconds = timed(lambda: exports.build(query={"since": arguments[0]}, by=None))
-    return {"seconds": seconds, "peak_mb": peak_mb(os.getpid())}
+    for line in sys.stdin:
+        seconds = timed(partial(_do, *json.loads(line)))
+        print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(os.getpid())}), flush=True)
+
+
+def _do(what: str, *arguments: str) -> None:
+    from labeling.actions import exports, imports
+
+    if what == "export":
+        since, *few = arguments
+        exports.build(query={"since": since, "splits": ["test"] if few else []}, by=None)  # there are none of test
+        return
+    kind, file, *few = arguments
+    action = {"prompts": imports.import_prompts, "responses": imports.import_responses}[kind]
+    if few:
+        file = str(write_rows(Path(file).with_name("few.jsonl"), kind, 2 * K, seed=1))
+    action(path=file, by=None)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "rows":
         print(json.dumps(list(measure(Path(sys.argv[2]), [int(size) for size in sys.argv[4:]], int(sys.argv[3])))))
     else:
-        print(json.dumps(work(*sys.argv[1:])))
+        work()

@@ -3,17 +3,21 @@
 import gzip
 import json
 import os
+import random
 from pathlib import Path
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import DeadlockDetected
 
-from labeling.actions import import_store, imports
+from labeling.actions import import_direct, import_rows, import_store, imports
 from labeling.actions.import_files import Columns
-from labeling.errors import Invalid
+from labeling.errors import Conflict, Invalid
 from labeling.models import Author, Import, ModelVersion, Prompt, Response
 
 pytestmark = pytest.mark.django_db
@@ -294,6 +298,160 @@ def test_chunks_do_not_matter(tmp_path, monkeypatch):
         "rows": 9, "authors_new": 2, "prompts_new": 3, "prompts_present": 0, "models_new": 1,
         "responses_new": 9, "responses_present": 0,
     }  # fmt: skip
+
+
+def some_rows(rng: random.Random) -> list[dict]:
+    """Rows of few prompts, models and texts, so that they meet each other in many ways; the later, the more of them do."""
+    rows = []
+    for number in range(rng.randint(1, 14)):
+        prompt = f"new {number}" if rng.random() < 0.8 - 0.05 * number else f"P{rng.randint(0, 3)}"
+        row = {"prompt": prompt, "responses": []}
+        for _ in range(rng.randint(1, 4)):
+            response = {"model": rng.choice("ab"), "text": rng.choice("xyz")}
+            row["responses"].append(response | rng.choice([{}, {}, {"external_id": rng.choice("12")}]))
+        row |= rng.choice([{}, {}, {}, {"demonstration": rng.choice([["d"], ["d", "d", "e"]])}])
+        if rng.random() < 0.05 * number:
+            row |= rng.choice([{"author": "A"}, {"split": "valid"}, {"external_id": rng.choice("12")}])
+        rows.append(row)
+    return rows
+
+
+def stored() -> list:
+    """All prompts and responses, in the order of their making, without what chance gave them."""
+    prompts = Prompt.objects.order_by("id").values_list(
+        "messages", "content_sha256", "kind", "source", "use_case", "organization", "split", "external_id", "metadata",
+        "original", "author__key", "imported_in__counts",
+    )  # fmt: skip
+    responses = Response.objects.order_by("id").values_list(
+        "prompt__content_sha256", "text", "text_sha256", "origin", "model_version__name", "sampling", "finish_reason",
+        "external_id",
+    )  # fmt: skip
+    return [*prompts, *responses]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_it_does_not_matter_how_many_rows_go_in_directly(tmp_path, monkeypatch, seed):
+    rows, store, seen = some_rows(random.Random(seed)), imports.import_responses, []
+    if seed % 2:
+        rows, store = [{name: row[name] for name in row if name != "responses"} for row in rows], imports.import_prompts
+    path = write(tmp_path / "r.jsonl", rows)
+    for first in (0, 1, 2, 250):
+        with transaction.atomic():
+            if first:
+                monkeypatch.setattr(import_direct, "FIRST_ROWS", first)
+                monkeypatch.setattr(import_direct, "MOST_ROWS", max(first, 2))
+            else:
+                monkeypatch.setattr(import_direct, "_is_plain", lambda chunk: False)
+            try:
+                store(path=path, by=None)
+                said = store(path=path, by=None).counts
+                assert not any(count for name, count in said.items() if name.endswith("_new"))
+            except Invalid as error:
+                said = str(error)
+            seen.append((said, stored()))
+            transaction.set_rollback(True)
+        monkeypatch.undo()
+    assert seen[0][1] or "field" in seen[0][0]
+    assert seen == [seen[0]] * 4
+
+
+def test_what_most_files_hold_goes_in_directly_and_progress_never_goes_back(tmp_path, monkeypatch):
+    plain = [
+        {"prompt": f"{n} {'long ' * 30}", "responses": [{"model": "m", "text": "same"}] * 3, "demonstration": "d"}
+        for n in range(6000)
+    ]
+    told = []
+    with monkeypatch.context() as patch:
+        patch.setattr(imports, "Staging", None)
+        made = imports.import_responses(path=write(tmp_path / "p.jsonl", plain), progress=told.append, by=None)
+    assert made.counts == {
+        "rows": 6000, "prompts_new": 6000, "prompts_present": 0, "models_new": 1,
+        "responses_new": 18000, "responses_present": 0, "demonstrations_new": 6000, "demonstrations_present": 0,
+        "prompts_waiting": 6000,
+    }  # fmt: skip
+    assert Response.objects.filter(origin="model").values("external_id").distinct().count() == 3
+    assert told == sorted(told) and told[-1] == 1 and told[0] == pytest.approx(1 / 6, rel=0.01)
+    told.clear()
+    mixed = [row | {"prompt": row["prompt"] + "!"} for row in plain[:3000]] + [plain[0]] * 3000
+    imports.import_responses(path=write(tmp_path / "m.jsonl", mixed), progress=told.append, by=None)
+    assert told == sorted(told) and told[-1] == 1 and len([share for share in told if 0.4 < share < 0.6]) >= 2
+
+
+def test_long_rows_make_short_chunks(tmp_path):
+    """So that memory stays flat, wherever a row is long."""
+    many, long = [{"role": "user", "content": "x"}] * 999, json.dumps({"text": "x" * 90_000})
+    response = import_rows.ResponseItem(model="m", text="x", sampling=long)
+    for about in ({"metadata": long}, {"messages": many}, {"responses": (response,)}):
+        item = import_rows.PromptItem(**{"prompt_id": None, "messages": many[:1], "content_sha256": "d"} | about)
+        items = iter([("place", item)] * 100)
+        assert len(import_direct._take(items, 2000)) < 50 and next(items)
+
+
+def test_ids_like_ours_stay_what_they_are(tmp_path):
+    named = {"prompt": "P", "model": "m", "response": "same", "response_external_id": "text:abc"}
+    others = [{"prompt": f"other {n}", "model": "m", "response": "r"} for n in range(120)]
+    path = write(tmp_path / "r.jsonl", [named, *others, {"prompt": "P", "model": "m", "response": "same"}])
+    seen = [imports.import_responses(path=path, by=None).counts for _ in range(2)]
+    assert [(one["responses_new"], one["responses_present"]) for one in seen] == [(122, 0), (0, 122)]
+
+
+def test_an_import_that_adds_nothing_is_listed_whatever_its_file_is_called(tmp_path):
+    path = write(tmp_path / "API", [{"prompt": "P"}])
+    for _ in range(2):
+        imports.import_prompts(path=path, form="jsonl", by=None)
+    imports.import_rows(kind="prompts", rows=[{"prompt": "P"}], by=None)
+    assert Import.objects.count() == 2
+
+
+def test_a_backslash_before_u0000_is_no_nul(tmp_path):
+    rows = [{"prompt": "P", "metadata": {"a": "\\u0000"}}, {"prompt": "Q", "metadata": {"a": "\\\0"}}]
+    assert "line 2: field metadata: holds a NUL" in refused("import_prompts", write(tmp_path / "p.jsonl", rows))
+    call_command("import_prompts", str(write(tmp_path / "p.jsonl", rows[:1])))
+    assert Prompt.objects.get().metadata == {"a": "\\u0000"}
+
+
+def test_a_deadlock_says_try_again(tmp_path, monkeypatch):
+    def locked(*_arguments) -> None:
+        raise OperationalError from DeadlockDetected()
+
+    monkeypatch.setattr(imports, "_store_whole", locked)
+    with pytest.raises(Conflict, match="try again"):
+        imports.import_prompts(path=write(tmp_path / "p.jsonl", [{"prompt": "P"}]), by=None)
+
+
+def test_an_interrupted_command_says_so(tmp_path, monkeypatch):
+    def interrupted(*_arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(imports, "_store_whole", interrupted)
+    with pytest.raises(CommandError, match="stored whole or not at all") as error:
+        call_command("import_prompts", str(write(tmp_path / "p.jsonl", [{"prompt": "P"}])))
+    assert error.value.returncode == 130
+
+
+@pytest.mark.django_db(transaction=True)
+def test_statistics_taken_in_the_middle_of_an_import_do_not_slow_the_next(tmp_path):
+    """Vacuum, coming while nothing is committed, notes that the tables are empty; joins planned by that would take minutes."""
+    path = write(tmp_path / "p.jsonl", [{"prompt": f"P{n}"} for n in range(30_000)])
+
+    def vacuum(done: float) -> None:
+        if 0.8 < done < 1:
+            with psycopg.connect(connection.connection.info.dsn, autocommit=True) as other:
+                other.execute("VACUUM ANALYZE labeling_prompt")
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "ALTER TABLE labeling_prompt SET (autovacuum_enabled = false)"
+        )  # it might come in between, and mend it
+        try:
+            imports.import_prompts(path=path, progress=vacuum, by=None)
+            cursor.execute("SELECT reltuples FROM pg_class WHERE relname = 'labeling_prompt'")
+            assert cursor.fetchone()[0] == 0, "the test has lost its subject"
+            with transaction.atomic():
+                cursor.execute("SET LOCAL statement_timeout = '6s'")
+                assert imports.import_prompts(path=path, by=None).counts["prompts_present"] == 30_000
+        finally:
+            cursor.execute("ALTER TABLE labeling_prompt RESET (autovacuum_enabled)")
 
 
 def test_constants_and_bars(tmp_path):

@@ -132,12 +132,13 @@ def test_a_bookmark_does_not_pass_a_seat_that_is_just_being_opened(make_user):
 def test_a_claim_reads_no_more_pages_of_a_long_line_than_of_a_short_one(make_user):
     """What an index alone is asked shows in pages, not in rows: a bound that the index cannot stop at reads the line to its end."""
     pages = []
+    assignment.empty()  # no dead rows of earlier tests; and its locks keep autovacuum away, which would note that tables are empty
     for priority, tasks_laid_out in enumerate((500, 20_000)):
         assignment.lay_out(tasks=tasks_laid_out, overlap=1, words=1, priority=priority)
         with connection.cursor() as cursor:
-            cursor.execute("ANALYZE labeling_slot")
+            cursor.execute("ANALYZE labeling_slot, labeling_task, labeling_prompt, labeling_batch, labeling_user")
         people = [make_user(f"{tasks_laid_out}-{i}@example.org", "labeler") for i in range(3)]
         spent = [assignment.cost(lambda by=person: tasks.claim_next(by=by)) for person in people]
         assert all(slot for *_, slot in spent)
         pages.append(min(read for _ms, _rows, read, _slot in spent))
-    assert pages[1] < pages[0] + 30  # a level more of each index; 100 more if it is read to its end
+    assert pages[1] < pages[0] + 150  # levels of indexes and a seat's own pages, 64; 260 if a line is read to its end

@@ -13,6 +13,7 @@ from labeling.models import (
     Draft,
     Evaluation,
     Export,
+    Import,
     Invitation,
     LabelSchema,
     ModelVersion,
@@ -149,6 +150,16 @@ def test_a_response_has_a_prompt_and_a_model_and_they_stay():
     for row in (prompt, model):  # before anything refers to them, too
         refused("rows are kept", row.delete)
         refused("rows are kept", lambda kept=row: type(kept).objects.filter(pk=kept.pk).update(id=kept.pk + 1))
+
+
+def test_a_prompts_import_is_there_and_both_stay():
+    record, other = (Import.objects.create(kind="prompts", file_name="f", file_sha256="") for _ in range(2))
+    nowhere = [Prompt(messages=[], content_sha256=f"d{pk}", split="test", imported_in_id=pk) for pk in (record.pk, 0)]
+    refused("there is no import", lambda: Prompt.objects.bulk_create(nowhere))
+    kept = Prompt.objects.create(messages=[], content_sha256="d", split="test", imported_in=record)
+    refused("kept as they were", lambda: Prompt.objects.filter(pk=kept.pk).update(imported_in=other))
+    refused("rows are kept", lambda: Import.objects.filter(pk=record.pk)._raw_delete("default"))
+    refused("rows are kept", other.delete)
 
 
 def test_one_model_serves():
