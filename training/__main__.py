@@ -1,11 +1,15 @@
 """Heed's training command: `python -m training STAGE --config FILE.toml --field value`."""
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import os
 import sys
+import time
 from collections.abc import Sequence
 
-from training.config import ConfigError, from_flags
+from training.config import ConfigError, FieldError, from_flags, placed
 from training.contract import ContractError
 from training.errors import DryRun, StageError
 
@@ -33,6 +37,10 @@ KINDS = {
 """Stages that have further kinds, named after the stage: by module. Without such a word the stage itself runs."""
 
 
+WAIT_SECONDS = 5.0
+"""How long a process that is not its machine's first keeps an error to itself: a launcher ends it sooner where the first failed too."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage. Returns the exit status: 0 well, 1 failed, 2 misused, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -54,12 +62,14 @@ def _run(stage: str, arguments: list[str]) -> int:
         name, stage = KINDS[stage][kind][0], f"{stage} {kind}"
     module = importlib.import_module(f"training.{name}")  # only this one: torch takes seconds to load
     try:
-        config = from_flags(module.Config, arguments, f"python -m training {stage}")
+        config = _config(module.Config, arguments, stage)
         result = module.run(config)
     except DryRun as plan:
         if _is_main():
             print(plan)
         return 0
+    except FieldError as error:  # one that shows only beside the data
+        return _complain(str(placed(error, module.Config, arguments, f"python -m training {stage}")), 2)
     except ConfigError as error:
         return _complain(str(error), 2)
     except (ContractError, StageError, OSError) as error:
@@ -69,6 +79,25 @@ def _run(stage: str, arguments: list[str]) -> int:
     if result is not None and _is_main():
         print(result)
     return 0
+
+
+def _config(config_type, arguments: list[str], stage: str):
+    """The stage's config; what its flags' parser says (usage, help) is said once per machine."""
+    if _is_first_here():
+        return from_flags(config_type, arguments, f"python -m training {stage}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return from_flags(config_type, arguments, f"python -m training {stage}")
+    except SystemExit as end:
+        if end.code:
+            _complain(said.getvalue().rstrip(), int(end.code))
+        raise
+
+
+def _is_first_here() -> bool:
+    """Whether this is the only process of the run on this machine, or the first of several."""
+    return "RANK" not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _is_main() -> bool:
@@ -97,6 +126,10 @@ def _place(name: str) -> int:
 
 
 def _complain(message: str, status: int) -> int:
+    """Say it once per machine. What befell a later process alone it says too, when the first has not failed in the meantime."""
+    if not _is_first_here():
+        time.sleep(WAIT_SECONDS)
+        message = f"process {os.environ['RANK']}: {message}"
     print(message, file=sys.stderr)
     return status
 

@@ -27,7 +27,7 @@ import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from training.contract import read_model_manifest
+from training.contract import hash_file, read_model_manifest
 from training.errors import StageError
 from training.optimizers import apply_step
 
@@ -98,16 +98,27 @@ def attach(
     if is_adapter(base) and not settings.merge:
         raise AdapterError(f"{base} is itself an adapter, and peft stacks none on another: set merge")
     config = _peft_config(settings, steps, is_scalar=stage == "rm")
-    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).exists() else str(base)
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(), _without_noise():
         warnings.simplefilter("ignore", UserWarning)  # that GPT-2's Conv1D stores its weights transposed
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft asks for
         torch.manual_seed(seed)
         try:
             wrapper = get_peft_model(model, config)
         except ValueError as error:
             raise AdapterError(f"adapter {settings.method}: {error}") from None
+    # After peft, which puts there by what name the model was loaded: one that may be true in this working directory alone.
+    config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).exists() else str(base)
     return Adapter(model, wrapper, settings)
+
+
+@contextmanager
+def _without_noise():
+    """Without what peft warns of and no user can do anything about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft asks for
+        # AdaLoRA's rank_pattern is kept by parameter (…lora_E), and peft holds it against names of modules, as LoRA's is kept. It is
+        # not ignored, as that warning says: it cuts the matrices when the weights come in.
+        warnings.filterwarnings("ignore", r"The following rank_pattern keys did not match", RuntimeWarning)
+        yield
 
 
 def _peft_config(settings: AdapterSettings, steps: int, is_scalar: bool) -> PeftConfig:
@@ -175,7 +186,7 @@ class Adapter:
         if self.method == "adalora":
             ranks = self.wrapper.base_model.rankallocator
             state["adalora"] = {name: getattr(ranks, name) for name in IMPORTANCES}
-            state["rank_pattern"] = self.wrapper.peft_config["default"].rank_pattern
+            state["rank_pattern"] = self.ranks
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,7 +198,17 @@ class Adapter:
             ranks = self.wrapper.base_model.rankallocator
             for name in IMPORTANCES:
                 setattr(ranks, name, {key: value.to(p.device) for key, value in state["adalora"][name].items()})
-            self.wrapper.peft_config["default"].rank_pattern = state["rank_pattern"]
+            self.ranks = state["rank_pattern"]
+
+    @property
+    def ranks(self) -> Any:
+        """Which of each matrix's ranks AdaLoRA has kept, None before it cut any; None of other methods. Saved weights are cut by it."""
+        return getattr(self.wrapper.peft_config["default"], "rank_pattern", None)
+
+    @ranks.setter
+    def ranks(self, kept: Any) -> None:
+        if self.method == "adalora":
+            self.wrapper.peft_config["default"].rank_pattern = kept
 
     def _trained(self):
         return [(name, p) for name, p in self.wrapper.named_parameters() if p.requires_grad]
@@ -252,12 +273,19 @@ def is_adapter(folder: str | os.PathLike[str]) -> bool:
 
 
 def base_of(folder: str | os.PathLike[str]) -> str:
-    """The folder or name of the model that an adapter stands on."""
-    return json.loads((Path(folder) / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    """The folder or name of the model that an adapter stands on; where it is not there any more, that model beside the adapter."""
+    base = json.loads((Path(folder) / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    beside = Path(folder).resolve().parent / Path(base).name
+    is_sure = Path(base).is_absolute() and Path(base).exists()
+    if is_sure or not (beside / "manifest.json").is_file() or not (Path(folder) / "manifest.json").is_file():
+        return base
+    parents = read_model_manifest(folder, verify=False).parents.values()
+    is_it = hash_file(beside / "manifest.json") in {parent.manifest_sha256 for parent in parents}
+    return str(beside) if is_it else base
 
 
 def load_merged(folder: str | os.PathLike[str]) -> Any:
-    """A plain causal model in float32: the adapter's base with the adapter merged in.
+    """A plain causal model in float32, all of it trainable: the adapter's base with the adapter merged in.
 
     Raises AdapterError for an adapter that cannot be merged, and when the base is not the one it was trained on.
     """
@@ -269,8 +297,9 @@ def load_merged(folder: str | os.PathLike[str]) -> Any:
     base = base_of(folder)
     _check_base(folder, base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    adapted: Any = PeftModel.from_pretrained(model, str(folder))
-    return adapted.merge_and_unload()
+    with _without_noise():
+        adapted: Any = PeftModel.from_pretrained(model, str(folder))
+    return adapted.merge_and_unload().requires_grad_(True)  # peft froze the base, and a stage trains what it is given
 
 
 def _check_base(folder: str | os.PathLike[str], base: str) -> None:

@@ -17,7 +17,7 @@ from training.contract import Export, read_model_manifest
 from training.data import LengthLimits, encode_prompt
 from training.errors import StageError
 from training.generation import sample_texts
-from training.sample import read_rows
+from training.prompt_files import read_rows
 from training.writers import digest, with_prefix
 
 Messages = list[dict[str, str]]
@@ -108,21 +108,19 @@ def read_answers(path: str, prompts: Sequence[Messages]) -> Answers:
     found: dict[str, dict[str, Any]] = {}
     names: set[str] = set()
     for number, row in enumerate(read_rows(path), start=1):
-        try:
-            names.add(row["model"])
-            found.setdefault(digest(row["messages"]), row)
-            row["response"], row["finish_reason"]
-        except (KeyError, TypeError) as error:
-            raise StageError(
-                f"{path} line {number}: needs messages, model, response and finish_reason ({error!r})"
-            ) from None
+        is_whole = row.keys() >= {"messages", "model", "response", "finish_reason"}
+        if not (is_whole and isinstance(row["model"], str) and isinstance(row["response"], str)):
+            raise StageError(f"{path} line {number}: needs messages, model, response (a text) and finish_reason")
+        names.add(row["model"])
+        found.setdefault(digest(row["messages"]), row)
     if len(names) != 1:
         raise StageError(f"{path}: answers of {len(names)} models, expected those of one")
     missing = sum(digest(prompt) not in found for prompt in prompts)
     if missing:
         raise StageError(f"{path}: no answer to {missing} of {len(prompts)} prompts")
     rows = [found[digest(prompt)] for prompt in prompts]
-    chosen_by = frozenset(str(row.get("sampling", {}).get("reward_model") or "") for row in rows) - {""}
+    sampled = [row["sampling"] for row in rows if isinstance(row.get("sampling"), dict)]
+    chosen_by = frozenset(str(sampling.get("reward_model") or "") for sampling in sampled) - {""}
     return Answers(
         names.pop(), [r["response"] for r in rows], [r["finish_reason"] != "length" for r in rows], chosen_by
     )

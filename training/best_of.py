@@ -6,6 +6,7 @@ Raises the reward without training; the policy that it amounts to is at most log
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ class BestOfWriter:
         rewards = self.rewards([(asks[place], answer) for place, answer in candidates])
         best: list[Answer | None] = [None] * len(asks)
         for (place, answer), reward in zip(candidates, rewards, strict=True):
+            if not math.isfinite(reward):  # compares with nothing
+                raise StageError(f"{asks[place].name}: the reward model {self.judge.name} scores a response {reward}")
             held = best[place]
             if held is None or held.reward is None or reward > held.reward:
                 best[place] = answer._replace(reward=reward)

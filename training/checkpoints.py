@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import hashlib
 import json
 import os
@@ -21,20 +20,66 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from training import parallel, processes
-from training.contract import ContractError, ExportRef, ParentRef, hash_file, read_model_manifest, write_atomically
+from training import adapters, parallel, processes
+from training.contract import (
+    KINDS,
+    ContractError,
+    ExportRef,
+    ParentRef,
+    hash_file,
+    read_model_manifest,
+    write_atomically,
+)
 from training.errors import StageError
-from training.folders import sync_folder
+from training.folders import hold, remove_half_built, settle_replaced, sync_folder
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before it in case the newest is damaged."""
 
 FREE_FIELDS = {"out", "device", "threads", "checkpoint_every", "overwrite", "track", "dry_run", "parallel"}
 """Config fields that decide how a run is carried out, not what comes of it; a resumed run may change them."""
+
+PLACES = {"base_model", "sft_model", "policy", "reward_model", "export", "text", "pretraining_text", "ptx_text"}
+"""Config fields that say where data lie. A run is told apart by what is there (parents, export, text), wherever it is called from."""
+
+
+LATER = {"pretraining_valid_documents": 200}
+"""Config fields that came later, and what was done before: with that value a run is told apart as if there were no such field, so
+that what was begun before may go on."""
+
+
+def _counting(config: dict) -> dict[str, Any]:
+    """Of a config the fields that decide what comes of a run."""
+    return {name: value for name, value in config.items() if name not in FREE_FIELDS and LATER.get(name, ...) != value}
+
+
+def _settings(config: dict) -> dict[str, Any]:
+    """Of a config what tells a run apart; of a place only whether there is one."""
+    return {name: value is not None if name in PLACES else value for name, value in _counting(config).items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _lineage(parents: dict[str, ParentRef]) -> dict[str, str]:
+    return {role: ref.manifest_sha256 for role, ref in sorted(parents.items())}
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder is a model's, be it damaged: by its manifest's kind or, where that cannot be read, for want of an export's files."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return False
+    try:
+        fields = json.loads(manifest.read_bytes())
+    except ValueError:
+        return not any((folder / name).exists() for kind in KINDS for name in (kind.jsonl, kind.parquet))
+    return isinstance(fields, dict) and fields.get("kind") == "heed-model"
 
 
 class CheckpointError(StageError):
@@ -56,30 +101,34 @@ class RunState:
         """`text`: a file of text that is trained on, if there is one; its contents belong to the run as an export's do."""
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".run")
-        kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
-        lineage = {role: ref.manifest_sha256 for role, ref in sorted(parents.items())}
         self.text_facts = {"text_sha256": hash_file(text)} if text else {}
-        identity = [stage, kept, lineage, export.data_sha256 if export else None, *self.text_facts.values()]
-        self.fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        self.config = kept
+        data = [_lineage(parents), export.data_sha256 if export else None, *self.text_facts.values()]
+        self.settings, as_given = _settings(config), _counting(config)
+        # The second is how a run was told apart while places counted: what was begun then may end.
+        self.fingerprints = [_digest([stage, kept, *data]) for kept in (self.settings, as_given)]
         self.parents = parents
         self.export = export
+        self._held: BinaryIO | None = None
+        self.places = {name: Path(value) for name, value in config.items() if name in PLACES and value}
 
     def is_published(self, overwrite: bool = False) -> bool:
         """True when this very run is already done. Raises CheckpointError when the output is of another run.
 
-        With `overwrite` another run's output is removed instead; what holds no model manifest is left alone all the same.
+        With `overwrite` another run's output may be there, and gives way when this one's model is whole; but nothing that is no
+        model's, nor what this run reads.
         """
         return processes.from_main(lambda: self._is_published(overwrite))
 
     def _is_published(self, overwrite: bool) -> bool:
+        settle_replaced(self.out)
         if not self.out.exists():
             return False
         try:
             manifest = read_model_manifest(self.out)
-            same = {k: v for k, v in manifest.config.items() if k not in FREE_FIELDS} == self.config
-            same &= manifest.parents == self.parents and manifest.export == self.export
-            if same and self.text_facts.items() <= manifest.metrics.items() and not overwrite:
+            same = _settings(manifest.config) == self.settings and _lineage(manifest.parents) == _lineage(self.parents)
+            same &= manifest.export == self.export
+            same &= manifest.metrics.get("text_sha256") == self.text_facts.get("text_sha256")
+            if same and not overwrite:
                 return True
         except ContractError as error:
             if not overwrite:
@@ -88,33 +137,56 @@ class RunState:
             raise CheckpointError(
                 f"{self.out} exists with other settings or parents, or of other data; choose another out, or set overwrite"
             )
-        if not (self.out / "manifest.json").is_file():
-            raise CheckpointError(f"{self.out} is no model folder, so overwrite leaves it alone; choose another out")
-        shutil.rmtree(self.out)
+        self._check_gives_way()
         return False
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, or None. A damaged one is named on stderr and the one before it used.
+    def _check_gives_way(self) -> None:
+        """Raise CheckpointError unless what is there is a model, be it damaged, that this run does without."""
+        if not _holds_model(self.out):
+            raise CheckpointError(f"{self.out} is no model folder, so overwrite leaves it alone; choose another out")
+        if hash_file(self.out / "manifest.json") in {parent.manifest_sha256 for parent in self.parents.values()}:
+            raise CheckpointError(f"{self.out} is a model that this run starts from; choose another out")
+        bases = {
+            f"{name}'s base": Path(adapters.base_of(at)) for name, at in self.places.items() if adapters.is_adapter(at)
+        }
+        out = self.out.resolve()
+        for name, place in (self.places | bases).items():
+            at = place.resolve()
+            if place.exists() and (out == at or out in at.parents or at in out.parents):
+                raise CheckpointError(
+                    f"{self.out} is, holds or lies in what this run reads ({name}: {place}); choose another out"
+                )
 
-        Raises CheckpointError when another process is at this run, or when the checkpoints belong to a run with other
-        settings, parents or data.
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None where there is none yet. A damaged one is named on stderr, the one before used.
+
+        Raises CheckpointError when another process is at this run, when the checkpoints belong to a run with other settings,
+        parents or data, or when all of them are damaged: hours of work must not be begun anew unasked.
         """
         return processes.from_main(self._load)
 
     def _load(self) -> dict[str, Any] | None:
         self._lock()
-        for path in sorted(self.folder.glob("checkpoint-*.pt"), reverse=True):
+        found = sorted(self.folder.glob("checkpoint-*.pt"), reverse=True)
+        for path in found:
             digest = path.with_name(path.name + ".sha256")
             if not digest.exists() or digest.read_text().strip() != hash_file(path):
-                print(f"{path}: does not match its checksum; trying the checkpoint before it", file=sys.stderr)
+                print(f"{path}: does not match its checksum", file=sys.stderr)
                 continue
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved["fingerprint"] != self.fingerprint:
+            if saved["fingerprint"] not in self.fingerprints:
                 raise CheckpointError(
                     f"{path} belongs to a run with other settings, parents or data; "
                     f"remove {self.folder} to start over, or choose another out"
                 )
+            if path != found[0]:
+                print(f"going on from the checkpoint before it, {path.name}", file=sys.stderr)
             return saved["state"]
+        if found:
+            names = " and ".join(path.name for path in found)
+            raise CheckpointError(
+                f"{self.folder}: {names}: damaged, and no other checkpoint to go on from; remove {self.folder} to start over"
+            )
         return None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -130,7 +202,7 @@ class RunState:
         writing = self.folder / "writing"  # one name, so that a killed run leaves at most one
         with writing.open("wb") as file:
             try:
-                torch.save({"fingerprint": self.fingerprint, "state": state}, file)
+                torch.save({"fingerprint": self.fingerprints[0], "state": state}, file)
             except RuntimeError as error:  # torch speaks of positions in its archive; why is in what it met
                 if not isinstance(error.__context__, OSError):
                     raise
@@ -148,19 +220,18 @@ class RunState:
 
     def _lock(self) -> None:
         """Hold this run until the process ends, however it ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._held = open(self.folder / "lock", "w")  # noqa: SIM115 held until the process ends
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{self.folder}: another process is working on this run") from None
+        if self._held:
+            self._held.close()
+        self._held = hold(self.folder)
+        remove_half_built(self.out.parent, self.out.name)
 
     def part(self, name: str) -> RunState:
         """A run within this one, such as a fold: checkpoints of its own under this one's folder, and gone with it."""
         part = copy.copy(self)
+        part._held = None
         part.out = self.folder / name
         part.folder = self.folder / f"{name}.run"
-        part.fingerprint = hashlib.sha256(f"{self.fingerprint} {name}".encode()).hexdigest()
+        part.fingerprints = [hashlib.sha256(f"{own} {name}".encode()).hexdigest() for own in self.fingerprints]
         return part
 
     def read_result(self) -> Any:
@@ -175,14 +246,14 @@ class RunState:
             print(f"{path}: does not match its checksum; doing it again", file=sys.stderr)
             return None
         saved = json.loads(path.read_bytes())
-        return saved["result"] if saved["fingerprint"] == self.fingerprint else None
+        return saved["result"] if saved["fingerprint"] in self.fingerprints else None
 
     def write_result(self, result: Any) -> None:
         """Keep what this part came to; its checkpoints have done their work and go."""
         if not processes.is_main():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"fingerprint": self.fingerprint, "result": result})
+        content = json.dumps({"fingerprint": self.fingerprints[0], "result": result})
         path = self.folder / "result.json"
         path.unlink(missing_ok=True)
         write_atomically(

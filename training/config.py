@@ -10,13 +10,12 @@
 
 Field types: str, int, float, bool, Literal of those, `X | None`, `tuple[X, ...]`. Flags win over the file, the file
 over the defaults. Whatever is wrong raises `ConfigError`, which names the place, e.g.
-"ppo.toml: field kl_coef: expected a number, got 'x'".
+"ppo.toml: field kl_coef: expected a number, got 'x'" or "python -m training ppo: --kl-coef: must not be negative".
 """
 
 import argparse
 import dataclasses
 import difflib
-import json
 import math
 import tomllib
 import types
@@ -32,6 +31,14 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names file or flag, and the field."""
 
 
+class FieldError(ConfigError):
+    """A value of the field `name` that cannot be used, and why."""
+
+    def __init__(self, name: str, problem: str):
+        super().__init__(f"field {name}: {problem}")
+        self.name, self.problem = name, problem
+
+
 def option(default: Any = dataclasses.MISSING, *, help: str, is_settings: bool = False) -> Any:
     """A config field. `help` says what it is, with its unit; without a default it must be given.
 
@@ -41,24 +48,56 @@ def option(default: Any = dataclasses.MISSING, *, help: str, is_settings: bool =
 
 
 def require(condition: bool, name: str, problem: str) -> None:
-    """For `validate()`: raise ConfigError about the field `name` unless `condition` holds."""
+    """For `validate()`: raise FieldError about the field `name` unless `condition` holds."""
     if not condition:
-        raise ConfigError(f"field {name}: {problem}")
+        raise FieldError(name, problem)
 
 
-def from_dict(config_type: type[AnyConfig], values: Mapping[str, Any], place: str) -> AnyConfig:
-    """A validated config from plain values (lists for tuples); `place` begins the message of any ConfigError."""
+def require_warmup(config: Any, name: str, steps: int, whose: str = "the run's") -> None:
+    """Raise FieldError about the field `name` for a warm-up that a run of so many steps would end in, below its learning rate."""
+    warmup, fewest = getattr(config, name), max(1, steps)
+    is_default = warmup == next(field.default for field in dataclasses.fields(config) if field.name == name)
+    problem = f"{warmup} are not fewer than {whose} {steps}, so its learning rate would never be reached: give {_flag(name)} below {fewest}"
+    require(warmup < fewest, name, f"{problem}; {warmup} is its default" if is_default else problem)
+
+
+def require_out(out: str, kind: Literal["file", "folder"]) -> None:
+    """For `validate()`: raise FieldError unless `out` names what is to be written; a file's name may not be a folder's."""
+    require(Path(out).name not in ("", ".."), "out", f"must end in the name of the {kind} to write")
+    require(kind == "folder" or not Path(out).is_dir(), "out", "is a folder: give the name of the file to write")
+
+
+def require_seed(seed: int) -> None:
+    """For `validate()`: raise ConfigError unless all random generators take the seed, and what is counted on from it."""
+    require(0 <= seed < 2**31, "seed", "must be from 0 to 2147483647")
+
+
+def from_dict(
+    config_type: type[AnyConfig], values: Mapping[str, Any], place: str, flags: Mapping[str, str] | None = None
+) -> AnyConfig:
+    """A validated config from plain values (lists for tuples).
+
+    `place` begins the message of any ConfigError; for fields among `flags`, what these say.
+    """
     hints = get_type_hints(config_type)
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    places = {name: f"{place}: field {name}" for name in (*fields, *values)} | dict(flags or {})
     for name in values:
         if name not in fields:
-            raise ConfigError(f"{place}: field {name}: unknown{_suggest(name, fields)}")
-    checked = {name: _check(value, hints[name], f"{place}: field {name}") for name, value in values.items()}
+            raise ConfigError(f"{places[name]}: unknown{_suggest(name, fields)}")
+    checked = {name: _check(value, hints[name], places[name]) for name, value in values.items()}
     missing = [field.name for field in fields.values() if _is_required(field) and field.name not in checked]
     if missing:
-        raise ConfigError(f"{place}: field {missing[0]}: missing ({fields[missing[0]].metadata.get('help', '')})")
+        raise ConfigError(f"{places[missing[0]]}: missing ({fields[missing[0]].metadata.get('help', '')})")
     config = config_type(**checked)
-    return _validated(config, place)
+    try:
+        if validate := getattr(config, "validate", None):
+            validate()
+    except FieldError as error:
+        raise ConfigError(f"{places.get(error.name, place)}: {error.problem}") from None
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -76,27 +115,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def from_toml(config_type: type[AnyConfig], path: str | Path) -> AnyConfig:
-    """A validated config from a TOML file."""
-    return from_dict(config_type, read_toml(path), str(path))
-
-
-def to_toml(config: Any) -> str:
-    """A config as TOML that reads back equal; fields that are None are left out, as TOML has no null."""
-    lines = (f"{name} = {_toml(value)}\n" for name, value in to_dict(config).items() if value is not None)
-    return "".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value)  # int and float: repr is TOML, inf and nan included
-
-
 # ---- command line ---------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +129,19 @@ def add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
 
 def from_flags(config_type: type[AnyConfig], arguments: Sequence[str], prog: str) -> AnyConfig:
     """A validated config from command-line arguments. Exits like argparse on bad usage; raises ConfigError else."""
+    return from_dict(config_type, *_read_flags(config_type, arguments, prog))
+
+
+def placed(error: FieldError, config_type: type, arguments: Sequence[str], prog: str) -> ConfigError:
+    """What `from_flags` would have raised of a field in whose value only the run itself found a fault: with the place it came from."""
+    _, place, flags = _read_flags(config_type, arguments, prog)
+    return ConfigError(f"{flags.get(error.name, f'{place}: field {error.name}')}: {error.problem}")
+
+
+def _read_flags(
+    config_type: type, arguments: Sequence[str], prog: str
+) -> tuple[dict[str, Any], str, Mapping[str, str]]:
+    """(values, where they stand, those given as flags by what these say), of file and flags."""
     description = (config_type.__doc__ or "").strip()
     if description.startswith(f"{config_type.__name__}("):  # what dataclass makes up where nothing is written
         description = ""
@@ -120,7 +151,7 @@ def from_flags(config_type: type[AnyConfig], arguments: Sequence[str], prog: str
     path = given.pop("config")
     flags = {name: value for name, value in given.items() if value is not _UNSET}
     values = (_beside(config_type, read_toml(path), Path(path).parent) if path else {}) | flags
-    return from_dict(config_type, values, path or prog)
+    return values, path or prog, {name: f"{prog}: {_flag(name)}" for name in flags}
 
 
 def _beside(config_type: type, values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -135,8 +166,12 @@ def _beside(config_type: type, values: dict[str, Any], folder: Path) -> dict[str
 _UNSET: Any = object()
 
 
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, annotation: Any) -> None:
-    flag, kind = "--" + field.name.replace("_", "-"), _without_none(annotation)
+    flag, kind = _flag(field.name), _without_none(annotation)
     note = "required" if _is_required(field) else f"default: {_shown(field.default)}"
     help_text = f"{field.metadata.get('help', '')} ({note})".strip().replace("%", "%%")
     common = {"dest": field.name, "default": _UNSET, "help": help_text}
@@ -232,15 +267,6 @@ def _without_none(annotation: Any) -> Any:
 
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _validated(config: AnyConfig, place: str) -> AnyConfig:
-    if validate := getattr(config, "validate", None):
-        try:
-            validate()
-        except ValueError as error:
-            raise ConfigError(f"{place}: {error}") from None
-    return config
 
 
 def _suggest(name: str, known: Mapping[str, Any]) -> str:

@@ -10,17 +10,18 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from training import packing, processes, tinyworld
-from training.data import LengthLimits, OnTooLong, batch_at
+from training.data import TOO_LONG, OnTooLong, TooLongError, batch_at
 from training.errors import StageError
 from training.precision import in_precision
 from training.unembedding import CHUNK_LOGITS, loss_sum_at
@@ -47,15 +48,23 @@ def load(
     seed: int = 0,
     on_too_long: OnTooLong = "raise",
     counts: Counter[str] | None = None,
+    prefix: str = "",
 ) -> Corpus:
     """The corpus of a JSONL file of {"text"} or {"messages"} rows, or, without one, `documents` of the tiny world.
 
-    The first `valid_documents` are held out (of the tiny world they come on top). `counts` gets what was dropped.
+    The first `valid_documents` are held out (of the tiny world they come on top). The rest is `build`'s.
     """
     found = list(read_documents(path, documents + valid_documents, seed))
     counts = Counter() if counts is None else counts
     return build(
-        tokenizer, found, row_tokens=row_tokens, valid_documents=valid_documents, on_too_long=on_too_long, counts=counts
+        tokenizer,
+        found,
+        row_tokens=row_tokens,
+        valid_documents=valid_documents,
+        on_too_long=on_too_long,
+        counts=counts,
+        path=path,
+        prefix=prefix,
     )
 
 
@@ -67,32 +76,91 @@ def build(
     valid_documents: int,
     on_too_long: OnTooLong,
     counts: Counter[str],
+    path: str | None = None,
+    prefix: str = "",
 ) -> Corpus:
-    """Documents as packed rows, the first `valid_documents` of those kept apart. Raises StageError when none are left."""
-    encoded = encode_documents(tokenizer, documents, row_tokens, on_too_long, counts)
+    """Documents as packed rows, the first `valid_documents` of those kept apart. Raises StageError when none are left, or nothing in
+    either part can be predicted.
+
+    What is dropped is counted in `counts`. Of a text beside what a stage trains on, `prefix` is how its settings begin ("ptx_"), and
+    it is counted as the text's. `path` is where the documents were read, for messages.
+    """
+    encoded = encode_documents(tokenizer, documents, row_tokens, on_too_long, counts, path=path, prefix=prefix)
+    place, setting = f"{path}: " if path else "", f"{prefix}valid_documents"
     if len(encoded) <= valid_documents:
-        raise StageError(f"{len(encoded)} documents of text, of which {valid_documents} are held out: none to train on")
+        raise StageError(
+            f"{place}{len(encoded)} documents of text, of which {valid_documents} are held out: none to train on; lower {setting}"
+        )
+    for part, what in (
+        (encoded[:valid_documents], f"held out ({setting})"),
+        (encoded[valid_documents:], "to train on"),
+    ):
+        if not any(len(ids) > 1 for ids in part):
+            raise StageError(f"{place}the {len(part)} documents {what} are of one token each: nothing to predict")
     valid = packing.pack(encoded[:valid_documents], row_tokens, tokenizer.pad_token_id)
     train = packing.pack(encoded[valid_documents:], row_tokens, tokenizer.pad_token_id)
     return Corpus(train, valid, len(encoded))
 
 
-def read_documents(path: str | None, count: int, seed: int) -> Iterator[Document]:
-    """All documents of a JSONL file, or `count` of the tiny world. Raises StageError naming file and line."""
+def read_documents(path: str | None, count: int, seed: int, *, allow_empty: bool = False) -> Iterator[Document]:
+    """All documents of a JSONL file, or `count` of the tiny world. Raises StageError naming file and line, also where one or the whole
+    file is empty, unless that is allowed."""
     if path is None:
         yield from tinyworld.documents(count, seed)
         return
+    number = 0
+    for number, line in _lines(path):
+        try:
+            document = _document(json.loads(line.decode("utf-8-sig")))
+            if not (document or allow_empty):
+                raise ValueError("field text: empty")
+            yield document
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise StageError(f"{path} line {number}: not JSON: {error}") from None
+        except ValueError as error:
+            raise StageError(f"{path} line {number}: {error}") from None
+    if not (number or allow_empty):
+        raise StageError(f"{path}: holds no text")
+
+
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, each with its number among all."""
     with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                yield (
-                    row["text"]
-                    if "text" in row
-                    else [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise StageError(f"{path} line {number}: needs text or messages ({error!r})") from None
+        yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+
+
+def _document(row: Any) -> Document:
+    """The document of a row. Raises ValueError saying what is wrong with it."""
+    if isinstance(row, dict) and "text" in row:
+        return _checked(row["text"], "text")
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not (isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages)):
+        raise ValueError("needs text or messages: a text, or a list of {role, content}")
+    return [
+        {name: _checked(message.get(name), f"messages[{number}].{name}") for name in ("role", "content")}
+        for number, message in enumerate(messages)
+    ]
+
+
+def _checked(value: Any, field: str) -> str:
+    """The value if it is a text that can be encoded; JSON lets half of a surrogate pair through."""
+    if not isinstance(value, str):
+        raise ValueError(f"field {field}: expected text, got {json.dumps(value)[:40]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"field {field}: half of a surrogate pair at character {error.start}, which is no text"
+        ) from None
+    return value
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file. Raises StageError where it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def plain_texts(documents: Iterable[Document]) -> Iterator[str]:
@@ -102,17 +170,35 @@ def plain_texts(documents: Iterable[Document]) -> Iterator[str]:
 
 
 def encode_documents(
-    tokenizer, documents: Sequence[Document], row_tokens: int, on_too_long: OnTooLong, counts: Counter[str]
+    tokenizer,
+    documents: Sequence[Document],
+    row_tokens: int,
+    on_too_long: OnTooLong,
+    counts: Counter[str],
+    *,
+    path: str | None = None,
+    prefix: str = "",
 ) -> list[list[int]]:
-    """Token ids, each ending in EOS, dialogues by the chat template; documents longer than a row raise or are dropped."""
+    """Token ids, each ending in EOS, dialogues by the chat template; documents longer than a row raise or are dropped and counted."""
     texts = [d if isinstance(d, str) else tokenizer.apply_chat_template(d, tokenize=False) for d in documents]
-    limits = LengthLimits(prompt_tokens=0, response_tokens=row_tokens, on_too_long=on_too_long)
     encoded = []
     for number, ids in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"], start=1):
         ids = ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
-        if limits.admits(f"document {number}", 0, len(ids), counts):
+        if len(ids) <= row_tokens:
             encoded.append(ids)
+        elif on_too_long == "drop":
+            counts[f"text_{TOO_LONG}" if prefix else TOO_LONG] += 1
+        else:
+            place = f"{path} line {_line_of(path, number)}" if path else f"document {number}"
+            raise TooLongError(
+                f"{place}: {len(ids)} tokens, more than a row's {row_tokens}; raise {prefix}row_tokens or set on_too_long to drop"
+            )
     return encoded
+
+
+def _line_of(path: str, number: int) -> int:
+    """Where the file's document of this number stands, blank lines counted too."""
+    return next(itertools.islice(_lines(path), number - 1, None))[0]
 
 
 def rows_at(count: int, batch: int, seed: int, step: int) -> list[int]:

@@ -21,6 +21,9 @@ from training.errors import StageError
 
 OnTooLong = Literal["raise", "drop"]
 
+TOO_LONG = "dropped_too_long"
+"""What records are counted as that are dropped for their length and would have been trained on; others get a name that says which."""
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -43,16 +46,18 @@ class LengthLimits:
     response_tokens: int
     on_too_long: OnTooLong = "raise"
 
-    def admits(self, place: str, prompt_tokens: int, response_tokens: int, counts: Counter[str]) -> bool:
+    def admits(
+        self, place: str, prompt_tokens: int, response_tokens: int, counts: Counter[str], counted_as: str = TOO_LONG
+    ) -> bool:
         """True when the record fits. Else counts it as dropped, or raises TooLongError naming `place`."""
         if prompt_tokens <= self.prompt_tokens and response_tokens <= self.response_tokens:
             return True
         if self.on_too_long == "raise":
             raise TooLongError(
                 f"{place}: {prompt_tokens} prompt + {response_tokens} response tokens, more than the limit of "
-                f"{self.prompt_tokens} + {self.response_tokens}; raise the limits or set on_too_long to drop"
+                f"{self.prompt_tokens} + {self.response_tokens}; raise prompt_tokens or response_tokens, or set on_too_long to drop"
             )
-        counts["dropped_too_long"] += 1
+        counts[counted_as] += 1
         return False
 
 
@@ -150,8 +155,8 @@ def pad_left(
 
 
 def optimizer_steps(count: int, epochs: int, batch: int) -> int:
-    """Steps of `epochs` passes over `count` records; at least one."""
-    return max(1, count * epochs // batch)
+    """Steps of `epochs` passes over `count` records, in batches of `batch` or, where there are fewer records, of all of them."""
+    return count * epochs // min(batch, count)
 
 
 def check_some(records: Sequence[object], what: str, counts: Counter[str]) -> None:
@@ -166,10 +171,14 @@ def longest(examples: Iterable[Example]) -> int:
     return max((len(example.ids) for example in examples), default=0)
 
 
-def left_over(count: int, epochs: int, batch: int) -> dict[str, int]:
-    """`skipped_incomplete_batch`: records that the last of `optimizer_steps` would leave for one more, smaller batch; {} for none."""
-    skipped = count * epochs - optimizer_steps(count, epochs, batch) * batch
-    return {"skipped_incomplete_batch": skipped} if skipped > 0 else {}
+def batch_facts(count: int, epochs: int, batch: int) -> dict[str, int]:
+    """What a run's report says of its batches, where there is something to say.
+
+    `batch_size_lowered_to`: all records, where they are fewer than a batch. `skipped_incomplete_batch`: records that the last of
+    `optimizer_steps` leaves for one more, smaller batch.
+    """
+    facts = {"batch_size_lowered_to": min(batch, count), "skipped_incomplete_batch": count * epochs % min(batch, count)}
+    return {name: number for name, number in facts.items() if number not in (0, batch)}
 
 
 def shuffled_batches(count: int, batch: int, seed: int) -> Iterator[list[int]]:
@@ -222,14 +231,14 @@ def read_demonstrations(export: Export, split: str, counts: Counter[str]) -> lis
 
 
 def encode_demonstrations(
-    tokenizer, rows: Iterable[DemonstrationRow], limits: LengthLimits, counts: Counter[str]
+    tokenizer, rows: Iterable[DemonstrationRow], limits: LengthLimits, counts: Counter[str], counted_as: str = TOO_LONG
 ) -> list[Example]:
     """Demonstrations as examples; those over the limits raise or are dropped and counted."""
     examples = []
     for row in rows:
         example = encode_dialogue(tokenizer, row.messages, row.response)
         place = f"demonstration {row.demonstration_id}"
-        if limits.admits(place, example.prompt_tokens, example.response_tokens, counts):
+        if limits.admits(place, example.prompt_tokens, example.response_tokens, counts, counted_as):
             examples.append(example)
     return examples
 
@@ -331,22 +340,19 @@ def read_measured(export: Export, tokenizer, limits: LengthLimits, counts: Count
     for split in ("train", "valid", "test"):
         dropped: Counter[str] = Counter()
         measured[split] = read_comparisons(export, tokenizer, split, limits, dropped, for_training=False)
-        count_dropped(counts, dropped, split)
+        if dropped[TOO_LONG]:  # what else is counted is not of records to train on
+            counts[f"{TOO_LONG}_{split}"] += dropped[TOO_LONG]
     return measured
 
 
-def count_dropped(counts: Counter[str], dropped: Counter[str], what: str) -> None:
-    """Add to `counts`, as `dropped_too_long_WHAT`, what was dropped of records that are measured on and not trained on."""
-    if number := dropped["dropped_too_long"]:
-        counts[f"dropped_too_long_{what}"] += number
-
-
-def read_prompts(export: Export, tokenizer, split: str, limits: LengthLimits, counts: Counter[str]) -> list[list[int]]:
+def read_prompts(
+    export: Export, tokenizer, split: str, limits: LengthLimits, counts: Counter[str], counted_as: str = TOO_LONG
+) -> list[list[int]]:
     """Token ids of the split's prompts; those over the limit raise or are dropped and counted."""
     prompts = []
     for row in export.prompts():
         if row.split == split:
             ids = encode_prompt(tokenizer, row.messages)
-            if limits.admits(f"prompt {row.prompt_id}", len(ids), 0, counts):
+            if limits.admits(f"prompt {row.prompt_id}", len(ids), 0, counts, counted_as):
                 prompts.append(ids)
     return prompts

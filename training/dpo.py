@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,14 @@ from training import generation, models, parallel, plan, processes, rankings
 from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.advantages import kl_estimates
 from training.checkpoints import RunState, capture, restore, stop_request
-from training.config import option, require, to_dict
+from training.config import option, require, require_warmup, to_dict
 from training.contract import read_export
 from training.data import (
     Comparison,
     LengthLimits,
     OnTooLong,
+    batch_facts,
     check_some,
-    count_dropped,
-    left_over,
     longest,
     optimizer_steps,
     read_comparisons,
@@ -115,10 +113,10 @@ def run(config: Config) -> Path:
     train = read_comparisons(export, tokenizer, "train", config.limits, counts, for_training=True)
     check_some(train, "rankings", counts)
     measured = read_measured(export, tokenizer, config.limits, counts)
-    dropped: Counter[str] = Counter()
-    prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
-    count_dropped(counts, dropped, "prompts")
-    counts.update(left_over(len(train), config.epochs, config.batch_size))
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, counts, "dropped_too_long_prompts")
+    counts.update(batch_facts(len(train), config.epochs, config.batch_size))
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
+    require_warmup(config, "warmup_steps", steps)
     ranked = [e for rows in (train, *measured.values()) for comparison in rows for e in comparison.examples]
     models.check_context(config.policy, longest(ranked), "the longest response with its prompt")
     tokens = max(map(len, prompts), default=0) + config.response_tokens
@@ -132,6 +130,7 @@ def run(config: Config) -> Path:
         reference_logprobs = logprobs_of(reference, train, config.batch_size)
         kept.write_result(reference_logprobs)
     runner, adapter = start_policy(config, len(train), tokenizer.pad_token_id, device)
+    ran = rankings.what_runs(runner, train)
     parallel.spread(runner.model, config.parallel)
     log = train_policy(config, state, saved, runner, train, reference_logprobs, adapter)
     runner = dataclasses.replace(runner, model=parallel.collect(runner.model))
@@ -141,7 +140,7 @@ def run(config: Config) -> Path:
         "beta": config.beta,
         "rankings": len(train),
         "pairs": sum(len(comparison.pairs) for comparison in train),
-        "encoding": runner.encoding,
+        **ran,
         **counts,
     }
     lineage: dict[str, Any] = {
@@ -215,7 +214,9 @@ def train_policy(
     parts = {"model": adapter or model, "optimizer": optimizer}
     first, log = restore(saved, **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
-    batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
+    batches = itertools.islice(
+        shuffled_batches(len(train), min(config.batch_size, len(train)), config.seed), first, None
+    )
     with (
         stop_request() as stop,
         tqdm(total=steps, initial=first, desc="dpo", unit="step", disable=processes.bar_is_off()) as bar,
@@ -226,11 +227,10 @@ def train_policy(
             with parallel.step(model):
                 figures = backward_mean(runner, batch, reference, config.beta, config.parts)
             figures = processes.total(figures)
-            if not math.isfinite(figures["loss"]):
-                raise StageError(f"step {step}: the loss is {figures['loss']}; the checkpoint before it still stands")
+            check_finite(f"step {step}", figures)
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
             norm = apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
-            check_finite(step, norm)
+            check_finite(f"step {step}", {"the gradients' norm": norm})
             if step % config.log_every == 0 or step == steps - 1:
                 log.append({"step": step, **figures, "gradient_norm": norm})
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", accuracy=f"{figures['accuracy']:.2f}")

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from training import advantages, cpu, degeneration, models, response_loss, rm
-from training.config import option, require, to_dict
+from training.config import option, require, require_out, require_seed, to_dict
 from training.contract import Export, read_export, write_atomically
 from training.data import (
     LengthLimits,
@@ -55,6 +55,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        require_out(self.out, "file")
+        require_seed(self.seed)
         require(bool(self.policy or self.reward_model), "policy", "give a policy, a reward_model, or both")
         require(self.reference is None or self.policy is not None, "reference", "needs a policy to compare with it")
         require(self.split in ("train", "valid", "test"), "split", "must be train, valid or test")
@@ -124,7 +126,7 @@ def measure_policy(
     figures |= {"prompts": len(prompts), "distinct_responses": len(set(texts)) / max(1, len(texts))}
     if texts:
         figures |= degeneration.figures(texts)
-    if "reward" in columns:
+    if len(columns.get("reward", ())) > 1:
         figures["reward_std"] = float(torch.tensor(columns["reward"]).std())
     return figures
 

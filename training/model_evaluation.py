@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from training import answers, cpu, intervals, models, rm
+from training import answers, corpus, cpu, intervals, models, rm
 from training.answers import Answers, Messages
 from training.client import HeedClient
-from training.config import option, require, to_dict
+from training.config import option, require, require_out, require_seed, to_dict
 from training.contract import Export, read_export, write_atomically
 from training.data import LengthLimits, OnTooLong, encode_dialogue
 from training.errors import StageError
@@ -80,6 +80,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        require_out(self.out, "file")
+        require_seed(self.seed)
         require(bool(self.reward_model or self.judge), "judge", "give a reward_model, a judge, or both")
         asks_people = self.people_export is not None or self.people_batch is not None
         require(bool(self.against) or asks_people, "against", "name another model, or people's rankings to agree with")
@@ -178,7 +180,7 @@ def _check_lineage(config: Config) -> list[str]:
 def _judge(config: Config) -> Judge | None:
     if config.judge is None:
         return None
-    template = Path(config.judge_prompt).read_text(encoding="utf-8") if config.judge_prompt else None
+    template = corpus.read_text(config.judge_prompt) if config.judge_prompt else None
     server = OpenAIServer.connect(config.judge, config.judge_model)
     kept = Kept(config.out + ".verdicts.jsonl")
     return Judge(server, kept, template=template, tries=config.judge_tries, max_tokens=config.judge_tokens)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -31,7 +32,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from training import adapters, processes
+from training import adapters, hub, processes
+from training.config import FieldError
 from training.contract import (
     ExportRef,
     ParentRef,
@@ -49,7 +51,7 @@ from training.data import CHAT_TEMPLATE
 from training.errors import StageError
 from training.model_card import model_card
 from training.precision import in_precision
-from training.report import Sample, write_report
+from training.report import Samples, write_report
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 ROLE_TOKENS = ["<|user|>", "<|assistant|>", "<|system|>"]
@@ -123,10 +125,12 @@ def new_model(
 def reward_model_from(policy_folder: str | os.PathLike[str], seed: int):
     """A reward model on a policy's body, with a fresh scalar head: normal, standard deviation 1/√(d+1).
 
-    Source of the deviation: Stiennon et al. 2020, appendix B.1 (as in lm-human-preferences).
+    Source of the deviation: Stiennon et al. 2020, appendix B.1 (as in lm-human-preferences). Raises StageError for a reward model's
+    folder: its head would be lost.
     """
     with adapters.whole_model(policy_folder) as folder:
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    _check_policy(model, policy_folder)
     generator = torch.Generator().manual_seed(seed)
     weight = head_of(model).weight
     with torch.no_grad():
@@ -139,7 +143,7 @@ def reward_model_from(policy_folder: str | os.PathLike[str], seed: int):
 
 
 def check_is_there(model: str | os.PathLike[str]) -> None:
-    """Raise StageError when `model` can only mean a folder and there is none; "gpt2" or "org/name" may be on a hub."""
+    """Raise StageError when there is no such folder, and nothing to be had by that name: "gpt2" or "org/name" may be on the hub."""
     name = os.fspath(model)
     if Path(name).is_dir():
         return
@@ -147,6 +151,18 @@ def check_is_there(model: str | os.PathLike[str]) -> None:
         raise StageError(f"{name}: not a folder")
     if not isinstance(model, str) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise StageError(f"{name}: there is no such folder")
+    if reason := hub.why_not(name):
+        raise StageError(f"{name}: there is no such folder, and {reason}")
+
+
+def check_given(config: Any) -> None:
+    """`check_is_there` for each model that a stage's config names. Raises FieldError, which names the setting."""
+    for name in ("base_model", "sft_model", "policy", "reward_model"):
+        if folder := getattr(config, name, None):
+            try:
+                check_is_there(folder)
+            except StageError as error:
+                raise FieldError(name, str(error)) from None
 
 
 def load_tokenizer(folder: str | os.PathLike[str]):
@@ -178,9 +194,13 @@ def load_policy(folder: str | os.PathLike[str], device: torch.device | str = "cp
         model = adapters.load_merged(folder)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    _check_policy(model, folder)
+    return model.to(device).eval()
+
+
+def _check_policy(model, folder: str | os.PathLike[str]) -> None:
     if getattr(model.config, "reward_bias", None) is not None:
         raise StageError(f"{folder}: a reward model, where a policy is needed")
-    return model.to(device).eval()
 
 
 def load_reward_model(folder: str | os.PathLike[str], device: torch.device | str = "cpu"):
@@ -282,10 +302,11 @@ def publish(
     metrics: dict[str, Any],
     log: list[dict[str, Any]],
     seed: int,
-    samples: Sequence[Sample] = (),
+    samples: Samples = (),
 ) -> Path:
     """Write a model folder whole or not at all, manifest last. `log` becomes training_log.jsonl, `samples`, where there are any,
-    samples.json; report.html shows both. Raises FileExistsError. Of several processes only the main one writes; the others wait.
+    samples.json; report.html shows both. Raises FileExistsError, unless `config` says overwrite: then what is there gives way. Of
+    several processes only the main one writes; the others wait.
     """
     facts: dict[str, Any] = {
         "name": Path(folder).name,
@@ -302,10 +323,10 @@ def publish(
     return Path(folder)
 
 
-def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], samples: Sequence[Sample], facts) -> None:
+def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], samples: Samples, facts) -> None:
     import msgspec
 
-    with atomic_folder(folder) as building:
+    with atomic_folder(folder, overwrite=bool(facts["config"].get("overwrite"))) as building:
         is_policy = hasattr(model, "lm_head") or model.can_generate()
         if is_policy:
             # transformers serve ignores a request's temperature unless do_sample stands here: K equal responses
@@ -315,7 +336,10 @@ def _write_folder(folder: Path, model, tokenizer, log: list[dict[str, Any]], sam
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        model.save_pretrained(building)
+        try:
+            model.save_pretrained(building)
+        except SafetensorError as error:  # such as a full disk
+            raise StageError(f"{folder}: {error}; the run's last checkpoint, if any, still stands") from error
         tokenizer.save_pretrained(building)
         (building / "training_log.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in log))
         if samples:

@@ -13,7 +13,7 @@ from training.contract import write_atomically
 from training.errors import StageError
 from training.night_state import Night
 from training.night_work import Waiting, Work, fetched, settings_path
-from training.sample import read_rows
+from training.prompt_files import read_rows
 
 
 def evaluate(work: Work) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from training.contract import ContractError, GateVerdict, read_export, write_ato
 from training.errors import StageError
 from training.night_labels import count_labels, new_labels, too_few
 from training.night_work import Damaged, Work, fetched, named, pin
-from training.sample import deal, read_rows
+from training.prompt_files import read_rows
+from training.sample import deal
 
 if TYPE_CHECKING:
     from training.nightly import Config

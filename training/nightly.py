@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from training import night_report, night_steps, night_work
 from training.children import OutOfTime
 from training.client import HeedClient
-from training.config import ConfigError, option, require
+from training.config import ConfigError, option, require, require_seed
 from training.contract import ContractError
 from training.errors import StageError
 from training.night_labels import last_decided, new_labels, too_few
@@ -122,6 +122,7 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        require_seed(self.seed)
         require(bool(self.name) and "/" not in self.name and len(self.name) <= 80, "name", "1 to 80 characters, no /")
         for name in (
             "min_rankings",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,10 +11,10 @@ from training import parallel
 from training.errors import StageError
 
 
-def cosine_schedule(step: int, steps: int, *, warmup_steps: int = 0, floor: float = 0.1, start: float = 0.0) -> float:
-    """Factor on the learning rate: linear from `start` to 1 over the warm-up, then cosine to `floor` at the last step."""
+def cosine_schedule(step: int, steps: int, *, warmup_steps: int = 0, floor: float = 0.1) -> float:
+    """Factor on the learning rate: linear from 0 to 1 over the warm-up, then cosine to `floor` at the last step."""
     if step < warmup_steps:
-        return start + (1 - start) * (step + 1) / warmup_steps
+        return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -54,9 +54,13 @@ def apply_step(
     return parallel.number(norm)
 
 
-def check_finite(step: int, gradient_norm: float) -> None:
-    """Raise StageError where a step's gradients are no finite numbers: such weights must never be saved or published."""
-    if not math.isfinite(gradient_norm):
+def check_finite(place: str, figures: Mapping[str, float]) -> None:
+    """Raise StageError that names what is not a finite number: such weights must never be saved or published.
+
+    `place` ("step 3") begins the message.
+    """
+    lost = [name for name, value in figures.items() if not math.isfinite(value)]
+    if lost:
         raise StageError(
-            f"step {step}: not a finite number: the gradients' norm; the last checkpoint, if any, still stands"
+            f"{place}: not a finite number: {', '.join(lost)}; nothing was published, and the last checkpoint, if any, still stands"
         )

@@ -51,11 +51,8 @@ def read_texts(path: str, documents: int, seed: int = 1) -> list[str]:
 
 def _texts_of(file: Path):
     if file.suffix == ".jsonl":
-        return corpus.plain_texts(corpus.read_documents(str(file), 0, 0))
-    try:
-        return [file.read_text(encoding="utf-8")]
-    except UnicodeDecodeError as error:
-        raise StageError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        return corpus.plain_texts(corpus.read_documents(str(file), 0, 0, allow_empty=True))
+    return [corpus.read_text(file)]
 
 
 def windows(length: int, context: int) -> list[tuple[int, int, int]]:

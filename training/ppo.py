@@ -21,16 +21,16 @@ from tqdm import tqdm
 from training import compiling, corpus, models, parallel, plan, processes, ptx
 from training.adapters import Adapter, AdapterSettings, Method, attach
 from training.checkpoints import RunState, capture, restore, stop_request
-from training.config import option, require, to_dict
+from training.config import option, require, require_warmup, to_dict
 from training.contract import read_export
-from training.data import LengthLimits, OnTooLong, check_some, count_dropped, read_prompts, shuffled_batches
+from training.data import LengthLimits, OnTooLong, check_some, read_prompts, shuffled_batches
 from training.ema import WeightAverage
 from training.experience import Experience, Shaping, gain_experience
 from training.generation import side_by_side, transcripts
 from training.kl_control import KlController
-from training.optimizers import adamw, apply_step
+from training.optimizers import adamw, apply_step, check_finite
 from training.players import Players, load_players, share_frozen_weights
-from training.ppo_checks import check_finite, check_kl_is_zero, check_ratio_is_one
+from training.ppo_checks import check_kl_is_zero, check_ratio_is_one
 from training.ppo_gradients import add_gradients, minibatches
 from training.report import SAMPLES
 from training.rollouts import answers_to, measure, respond
@@ -113,8 +113,10 @@ class Config(RunSettings):
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.parts <= self.minibatch, "parts", "must not exceed minibatch")
         require(self.episodes % self.minibatch == 0, "episodes", "must be a multiple of minibatch")
+        require(self.valid_episodes != 1, "valid_episodes", "must be 0, or at least 2: one reward has no deviation")
         require(self.kl_coef >= 0, "kl_coef", "must not be negative")
         require(self.temperature > 0, "temperature", "must be positive")
+        require_warmup(self, "warmup_iterations", self.iterations)
         require(0 < self.clip < 1, "clip", "must lie between 0 and 1")
         require(0 < self.discount <= 1, "discount", "must lie above 0 and at most at 1")
         require(0 <= self.gae_lambda <= 1, "gae_lambda", "must lie between 0 and 1")
@@ -183,9 +185,8 @@ def run(config: Config) -> Path:
     counts: Counter[str] = Counter()
     train = read_prompts(export, players.tokenizer, "train", config.limits, counts)
     check_some(train, "prompts", counts)
-    dropped: Counter[str] = Counter()
-    valid = read_prompts(export, players.tokenizer, "valid", config.limits, dropped)[: config.valid_episodes]
-    count_dropped(counts, dropped, "valid")
+    valid = read_prompts(export, players.tokenizer, "valid", config.limits, counts, "dropped_too_long_valid")
+    valid = valid[: config.valid_episodes]
     tokens = max(map(len, [*train, *valid])) + config.response_tokens
     for folder in (config.policy, config.reward_model):
         models.check_context(folder, tokens, "the longest prompt and response_tokens")
@@ -204,12 +205,13 @@ def run(config: Config) -> Path:
         "kl_coef": config.kl_coef,
         "episodes": config.iterations * config.episodes,
         "prompts": len(train),
+        "epochs": 0 if config.ptx_only else round(config.iterations * config.episodes / len(train), 3),
         **state.text_facts,
         **counts,
     }
     if config.kl_target is not None:
         metrics["kl_coef_after"] = log[-1]["kl_coef"]
-    if "reward_std_before" in before:
+    if before.get("reward_std_before"):
         metrics["kl_coef_per_reward_std"] = config.kl_coef / before["reward_std_before"]
     lineage: dict[str, Any] = {
         "stage": "ppo",
@@ -238,6 +240,7 @@ def load_text(config: Config, tokenizer, counts: Counter[str]) -> corpus.Corpus 
         seed=config.seed,
         on_too_long=config.on_too_long,
         counts=counts,
+        prefix="ptx_",
     )
 
 
@@ -273,20 +276,21 @@ def train_policy(
             chosen = [prompts[i] for i in next(queries)]
             with parallel.whole(players.policy, players.critic):
                 experience, stats = collect(config, players, chosen, generator, control.coef, iteration)
-            order = minibatches(config, generator)
+            order, checked = minibatches(config, generator), {}
             for number, rows in enumerate(order):
                 losses = add_gradients(config, players, experience, rows, extra, iteration * len(order) + number)
-                check_finite(iteration, losses)
+                check_finite(f"iteration {iteration}", losses)
                 if number == 0 and experience is not None:
                     check_ratio_is_one(losses, iteration)
+                    checked = {f"first_{name}": losses[name] for name in ("ratio", "ratio_gap")}
                 factor = min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup_iterations))
                 rate, value_rate = config.learning_rate * factor, config.value_learning_rate * factor
                 losses["gradient_norm"] = apply_step(policy_adam, players.policy, rate, config.clip_norm)
                 losses["value_gradient_norm"] = apply_step(critic_adam, players.critic, value_rate, config.clip_norm)
-                check_finite(iteration, losses)
+                check_finite(f"iteration {iteration}", losses)
                 if average:
                     average.update(players.policy)
-            log.append({"iteration": iteration, "kl_coef": control.coef, **stats, **losses})
+            log.append({"iteration": iteration, "kl_coef": control.coef, **stats, **checked, **losses})
             if stats:
                 control.update(stats["kl"])
                 bar.set_postfix(score=f"{stats['score']:.2f}", kl=f"{stats['kl']:.2f}")
@@ -358,7 +362,7 @@ def collect(
         keep_graph=config.is_one_step and processes.count() == 1,
     )
     values = {"values": experience.values_BR.sum().item(), "advantages": experience.advantages_BR.sum().item()}
-    check_finite(iteration, stats | values)
+    check_finite(f"iteration {iteration}", stats | values)
     if iteration == 0:
         check_kl_is_zero(stats)
     samples = transcripts(players.tokenizer, rollout, config.log_samples)

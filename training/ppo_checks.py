@@ -1,8 +1,6 @@
-"""What stops a PPO run: a first ratio that is not 1, a first KL that is not 0, a figure that is not a finite number."""
+"""What stops a PPO run beside a figure that is not a finite number: a first ratio that is not 1, a first KL that is not 0."""
 
 from __future__ import annotations
-
-import math
 
 from training import precision
 from training.errors import StageError
@@ -19,15 +17,6 @@ KL_TOLERANCE = 1e-3
 
 class PpoCheckError(StageError):
     """The first minibatch's ratio is not 1, or the KL at step 0 is not 0: what is trained is not what was sampled."""
-
-
-def check_finite(iteration: int, figures: dict[str, float]) -> None:
-    """Raise StageError that names what is not a finite number: the weights would be lost one step later."""
-    lost = [name for name, value in figures.items() if not math.isfinite(value)]
-    if lost:
-        raise StageError(
-            f"iteration {iteration}: not a finite number: {', '.join(lost)}; the last checkpoint still stands"
-        )
 
 
 def check_kl_is_zero(stats: dict[str, float]) -> None:

@@ -6,7 +6,9 @@ gradient clipping at 1, cosine to 10 % after a warm-up (GPT-3, appendix B).
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,16 @@ from tqdm import tqdm
 
 from training import compiling, corpus, models, packing, parallel, plan, processes
 from training.checkpoints import RunState, capture, restore, stop_request
-from training.config import option, require, to_dict
-from training.data import OnTooLong
+from training.config import option, require, require_warmup, to_dict
+from training.data import OnTooLong, encode_prompt
+from training.generation import sample_texts, side_by_side
 from training.optimizers import adamw, apply_step, check_finite, cosine_schedule
+from training.report import SAMPLES
 from training.run_settings import RunSettings
 from training.trackers import open_log
+
+CONTINUED_TOKENS = 64
+"""Tokens of a continuation in the report, at most, and of the plain text before it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class Config(RunSettings):
         super().validate()
         for name in (
             "documents",
+            "width",
+            "layers",
+            "heads",
+            "mlp_width",
+            "init_std",
             "steps",
             "batch_rows",
             "row_tokens",
@@ -68,10 +80,14 @@ class Config(RunSettings):
         ):
             require(getattr(self, name) > 0, name, "must be positive")
         require(self.vocab_size >= 300, "vocab_size", "must hold the 256 bytes and the special tokens: at least 300")
-        require(self.width % self.heads == 0, "width", "must be a multiple of heads")
+        require(
+            self.width % (2 * self.heads) == 0,
+            "width",
+            "must be an even multiple of heads: rotary positions pair a head's numbers",
+        )
         require(self.row_tokens <= self.max_tokens, "row_tokens", "must not exceed max_tokens")
         require(self.learning_rate > 0, "learning_rate", "must be positive")
-        require(0 <= self.warmup_steps < self.steps, "warmup_steps", "must be less than steps")
+        require_warmup(self, "warmup_steps", self.steps)
 
 
 def run(config: Config) -> Path:
@@ -90,6 +106,7 @@ def run(config: Config) -> Path:
         valid_documents=config.valid_documents,
         on_too_long=config.on_too_long,
         counts=counts,
+        path=config.text,
     )
     torch.manual_seed(config.seed)
     sizes = {"width": config.width, "layers": config.layers, "heads": config.heads, "mlp_width": config.mlp_width}
@@ -100,6 +117,7 @@ def run(config: Config) -> Path:
     if config.compile:
         compiling.compile_layers(model)
     if config.dry_run:
+        rows = corpus.rows_at(len(text.train.ids_BT), config.batch_rows, config.seed, 0)
         plan.show_and_stop(
             "pretrain",
             counts={"documents": text.documents, "packed_rows": len(text.train.ids_BT), **counts},
@@ -107,9 +125,13 @@ def run(config: Config) -> Path:
             unit="step",
             models={"model": model},
             trained=["model"],
-            step=lambda: corpus.backward_mean(model, text.train, list(range(config.batch_rows)), device),
+            step=lambda: corpus.backward_mean(model, text.train, rows, device),
             device=device,
         )
+    looked_at = beginnings(tokenizer, documents[: config.valid_documents], longest=config.max_tokens // 2)
+    tokens = min(CONTINUED_TOKENS, config.max_tokens // 2)
+    sampling: dict[str, Any] = {"max_new_tokens": tokens, "temperature": 1.0, "seed": config.seed}
+    before = sample_texts(model, tokenizer, looked_at, **sampling)[0]  # a resumed run comes by here too
     parallel.spread(model, config.parallel)
     log = train_model(config, state, model, text.train, device)
     model = parallel.collect(model)
@@ -128,9 +150,25 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    after = sample_texts(model, tokenizer, looked_at, **sampling)[0]
+    samples = side_by_side(tokenizer, looked_at, before, after)
+    models.publish(config.out, model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
+
+
+def beginnings(tokenizer, held_out: Sequence[corpus.Document], longest: int) -> list[list[int]]:
+    """What the report shows the model go on from: of the first held-out documents that are not too long, dialogues up to their last
+    message, plain texts up to their middle, or less."""
+    found = (_beginning(tokenizer, document) for document in held_out)
+    return list(itertools.islice((ids for ids in found if 0 < len(ids) <= longest), SAMPLES))
+
+
+def _beginning(tokenizer, document: corpus.Document) -> list[int]:
+    if not isinstance(document, str):
+        return encode_prompt(tokenizer, document[:-1]) if len(document) > 1 else []
+    ids = tokenizer.encode(document, add_special_tokens=False)
+    return ids[: min(len(ids) // 2, CONTINUED_TOKENS)]
 
 
 def train_model(config: Config, state: RunState, model, train: packing.PackedRows, device: torch.device) -> list[dict]:
@@ -151,7 +189,8 @@ def train_model(config: Config, state: RunState, model, train: packing.PackedRow
             with parallel.step(model):
                 loss = corpus.backward_mean(model, train, rows, device)
             factor = cosine_schedule(step, config.steps, warmup_steps=config.warmup_steps)
-            check_finite(step, apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm))
+            norm = apply_step(optimizer, model, config.learning_rate * factor, config.clip_norm)
+            check_finite(f"step {step}", {"the gradients' norm": norm})
             if step % config.log_every == 0 or step == config.steps - 1:
                 row = processes.total({"loss": loss.item()})
                 log.append({"step": step, **row})

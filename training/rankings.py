@@ -68,7 +68,7 @@ class Runner:
     def rows(self, examples: Sequence[Example]) -> Iterator[Rows]:
         """The examples, each in exactly one row, group by group; equal examples each in a row of their own."""
         families = families_of(examples)
-        shared = [family for family in families if self._shares([examples[i] for i in family])]
+        shared = [family for family in families if self.shares([examples[i] for i in family])]
         single = sorted(set(range(len(examples))).difference(*shared))
         for group in groups_by_length([len(examples[i].ids) for i in single]):
             chosen = [single[i] for i in group]
@@ -76,7 +76,8 @@ class Runner:
         for group in groups_by_length([examples[family[0]].prompt_tokens for family in shared]):
             yield from self._run_shared(examples, [shared[i] for i in group])
 
-    def _shares(self, family: Sequence[Example]) -> bool:
+    def shares(self, family: Sequence[Example]) -> bool:
+        """Whether these responses to one prompt run after one pass over it."""
         prompt = family[0].prompt_tokens
         if prompt < 2 or self.encoding in ("pairs", "responses"):
             return False
@@ -183,6 +184,21 @@ def runner_for(model: Any, encoding: Encoding, pad_id: int) -> Runner:
             raise StageError(f"encoding shared: {reason}; use responses")
         encoding = "responses"
     return Runner(model, encoding, pad_id)
+
+
+def what_runs(runner: Runner, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """`encoding`: what these rankings run as, pairs, responses or shared; where `auto` shares the prompts of some alone it is mixed, and
+    `rankings_shared` counts those.
+
+    Each ranking is looked at by itself: further rankings of its prompt in a batch only make sharing pay more. To be asked of the
+    model that training starts with.
+    """
+    if runner.encoding != "auto":
+        return {"encoding": runner.encoding}
+    shared = sum(runner.shares(_distinct(comparison.examples)[0]) for comparison in comparisons)
+    if 0 < shared < len(comparisons):
+        return {"encoding": "mixed", "rankings_shared": shared}
+    return {"encoding": "shared" if shared else "responses"}
 
 
 def sharing_pays(model: Any, prompt: int, responses: Sequence[int]) -> bool:

@@ -20,18 +20,45 @@ STEP_NAMES = ("step", "iteration", "epoch")
 WIDTH, HEIGHT = 320, 130  # of a curve, in SVG units
 MOST_POINTS = 400  # of a curve: more would only thicken the line
 SAMPLES = 6
-"""Prompts that a stage shows the answers to, before and after."""
+"""Prompts that a stage shows the answers to, before and after; and rankings that a reward model's report shows."""
+CANDIDATES = 64
+"""Rankings of the validation split that those are chosen from: the first, so that scoring them before training costs little."""
+CLIP = 600  # characters of a text in a ranking: K long responses each would bury the rest of the page
 DROPPED = ("dropped_", "skipped_")
 """What is in the names of metrics that count what was left out."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model said to one prompt before and after training; for a reward model, how it scored one response."""
+    """What a model said to one prompt before and after training; of pretraining, how it went on from one beginning."""
 
     prompt: str
     before: str
     after: str
+
+
+@dataclass(frozen=True)
+class ScoredResponse:
+    """A response, the labeler's rank of it (1 is best, equal ranks tie) and its reward before and after training."""
+
+    text: str
+    rank: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class RankingSample:
+    """A ranking, best response first, and of its pairs without ties how many rewards ordered as the labeler did."""
+
+    prompt: str
+    responses: list[ScoredResponse]
+    pairs: int
+    right_before: int
+    right_after: int
+
+
+Samples = Sequence[Sample] | Sequence[RankingSample]
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,7 @@ class Curve:
 
 
 def write_report(
-    path: Path, *, facts: Mapping[str, Any], log: Sequence[Mapping[str, Any]], samples: Sequence[Sample] = ()
+    path: Path, *, facts: Mapping[str, Any], log: Sequence[Mapping[str, Any]], samples: Samples = ()
 ) -> None:
     """Write the page. `facts` are the manifest's fields as plain values, without its files, which hold this page too."""
     template = environment().get_template("report.html")
@@ -59,7 +86,11 @@ def write_report(
     page = template.render(
         facts=facts,
         curves=curves(log),
-        samples=samples,
+        samples=[sample for sample in samples if isinstance(sample, Sample)],
+        rankings=[_ranking(sample) for sample in samples if isinstance(sample, RankingSample)],
+        first=SAMPLES // 2,
+        candidates=CANDIDATES,
+        clip=CLIP,
         left_out={name: shown(value) for name, value in sorted(left_out.items())},
         metrics={name: shown(value) for name, value in sorted(metrics.items()) if name not in left_out | tables},
         tables={name: table(rows) for name, rows in sorted(tables.items())},
@@ -68,7 +99,30 @@ def write_report(
         width=WIDTH,
         height=HEIGHT,
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page.translate(CONTROLS), encoding="utf-8")
+
+
+def _ranking(sample: RankingSample) -> dict[str, Any]:
+    """A ranking as the page shows it: each reward with the place that it gives among its ranking's."""
+    before, after = ([getattr(one, name) for one in sample.responses] for name in ("before", "after"))
+    lines = [
+        (one.rank, _placed(one.before, before), _placed(one.after, after), clipped(one.text))
+        for one in sample.responses
+    ]
+    return {"prompt": clipped(sample.prompt), "lines": lines, "sample": sample}
+
+
+def _placed(reward: float, rewards: Sequence[float]) -> str:
+    return f"{reward:.3g} ({1 + sum(other > reward for other in rewards)})"
+
+
+def clipped(text: str) -> str:
+    """The first CLIP characters, with a sign that there are more."""
+    return text if len(text) <= CLIP else f"{text[:CLIP].rstrip()} …"
+
+
+CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
+"""Control characters, which an untrained model writes and HTML forbids, as the signs that stand for them."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +277,17 @@ def _curve(name: str, points: list[tuple[float, float]]) -> Curve:
     left, right = points[0][0], points[-1][0]
     values = [value for _, value in points]
     low, high = min(values), max(values)
-    across, up = right - left or 1.0, high - low or 1.0
+    if low == high:  # a constant, which is neither high nor low
+        low, high = low - 1, high + 1
+    across, up = right - left or 1.0, high - low
     drawn = " ".join(f"{(at - left) / across * WIDTH:.1f},{(high - value) / up * HEIGHT:.1f}" for at, value in kept)
-    ends = (values[0], values[-1], low, high, left, right)
-    return Curve(name, drawn, *(shown(value) for value in ends))
+    figures = [_brief(value) for value in (values[0], values[-1], min(values), max(values))]
+    return Curve(name, drawn, *[*figures, shown(round(left)), shown(round(right))])
+
+
+def _brief(value: float) -> str:
+    """A figure of a curve, in three digits; those before the point are all there, up to a million."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 10**6 else f"{value:.3g}"
 
 
 def shown(value: object) -> str:

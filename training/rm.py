@@ -21,17 +21,16 @@ from tqdm import tqdm
 from training import models, parallel, plan, processes, rankings
 from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
-from training.config import option, require, to_dict
+from training.config import option, require, require_warmup, to_dict
 from training.contract import Export, read_export
 from training.data import (
     Comparison,
     Example,
     LengthLimits,
     OnTooLong,
+    batch_facts,
     check_some,
-    count_dropped,
     encode_demonstrations,
-    left_over,
     longest,
     optimizer_steps,
     read_comparisons,
@@ -44,7 +43,9 @@ from training.losses import IndexedRanking, ranking_loss
 from training.optimizers import adamw, check_finite, cosine_schedule
 from training.precision import in_precision
 from training.ranking_metrics import Tally, fold_labelers, summarize_folds
+from training.ranking_samples import ranking_samples
 from training.rankings import Runner
+from training.report import CANDIDATES
 from training.run_settings import RunSettings
 from training.trackers import open_log
 
@@ -133,15 +134,22 @@ def run(config: Config) -> Path:
     demonstrations = {
         split: own_demonstrations(export, split, tokenizer, config.limits, counts) for split in ("train", "valid")
     }
-    counts.update(left_over(len(train), config.epochs, config.batch_size))
+    counts.update(batch_facts(len(train), config.epochs, config.batch_size))
+    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
+    require_warmup(config, "warmup_steps", steps)
+    labelers = check_folds(config, train)
     ranked = [e for rows in (train, *measured.values()) for comparison in rows for e in comparison.examples]
     tokens = longest([*ranked, *demonstrations["train"], *demonstrations["valid"]])
     models.check_context(config.sft_model, tokens, "the longest response or demonstration with its prompt")
     if config.dry_run:
         show_plan(config, train, counts, tokenizer.pad_token_id, device)
     saved = state.load()
-    folds = train_folds(config, state, train, tokenizer.pad_token_id, device) if config.labeler_folds else {}
-    runner, log = train_model(config, state, saved, train, tokenizer.pad_token_id, device)
+    folds = train_folds(config, state, train, labelers, tokenizer.pad_token_id, device) if labelers else {}
+    looked_at = measured["valid"][:CANDIDATES]
+    runner, adapter = start_runner(config, len(train), tokenizer.pad_token_id, device)
+    ran = rankings.what_runs(runner, train)
+    before = score_rankings(runner, looked_at, config.batch_size)  # a resumed run comes by here too
+    runner, log = train_model(config, state, saved, runner, adapter, train)
     centre = demonstration_mean(runner, demonstrations["train"], config.batch_size)
     runner.model.config.reward_bias -= centre or 0.0
     metrics = {
@@ -150,7 +158,7 @@ def run(config: Config) -> Path:
         "pairs": sum(len(comparison.pairs) for comparison in train),
         "ties": sum(len(comparison.ties) for comparison in train),
         "demonstrations_valid_mean": demonstration_mean(runner, demonstrations["valid"], config.batch_size),
-        "encoding": runner.encoding,
+        **ran,
         **folds,
         **counts,
     }
@@ -161,7 +169,8 @@ def run(config: Config) -> Path:
         "config": to_dict(config),
         "seed": config.seed,
     }
-    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, **lineage)
+    samples = ranking_samples(tokenizer, looked_at, before, score_rankings(runner, looked_at, config.batch_size))
+    models.publish(config.out, runner.model.cpu(), tokenizer, metrics=metrics, log=log, samples=samples, **lineage)
     state.clear()
     return Path(config.out)
 
@@ -170,47 +179,43 @@ def show_plan(
     config: Config, train: list[Comparison], counts: Counter[str], pad_id: int, device: torch.device
 ) -> NoReturn:
     """Raise DryRun with what this run would train."""
-    model, _ = start_model(config, len(train), device)
-    runner = rankings.runner_for(model, config.encoding, pad_id)
+    runner, _ = start_runner(config, len(train), pad_id, device)
     batch = train[: config.batch_size]
-    if config.labeler_folds:
-        fold_labelers(train, config.labeler_folds, config.seed)  # raises where they are too few
     plan.show_and_stop(
         "rm",
         counts={"rankings": len(train), "pairs": sum(len(comparison.pairs) for comparison in train), **counts},
         steps=optimizer_steps(len(train), config.epochs, config.batch_size) * (1 + config.labeler_folds),
         unit="step",
-        models={"reward model": model},
+        models={"reward model": runner.model},
         trained=["reward model"],
         step=lambda: backward_mean(runner, batch, config.parts, with_ties=config.ties == "equal"),
         device=device,
     )
 
 
-def start_model(config: Config, count: int, device: torch.device) -> tuple[Any, Adapter | None]:
+def start_runner(config: Config, count: int, pad_id: int, device: torch.device) -> tuple[Runner, Adapter | None]:
     """The reward model that a run over `count` rankings begins with, and its adapter, if it has one."""
+    torch.manual_seed(config.seed)
     model = models.reward_model_from(config.sft_model, config.seed).to(device)
     settings = AdapterSettings(config.adapter, config.adapter_rank, config.adapter_alpha, merge=True)
     steps = optimizer_steps(count, config.epochs, config.batch_size)
     adapter = attach(model, settings, stage="rm", steps=steps, seed=config.seed, base=config.sft_model)
     models.head_of(model).requires_grad_(True)  # the head is new: it is trained whole, whatever the body's adapter
-    return model, adapter
+    return rankings.runner_for(model, config.encoding, pad_id), adapter
 
 
 def train_model(
     config: Config,
     state: RunState,
     saved: dict[str, Any] | None,
+    runner: Runner,
+    adapter: Adapter | None,
     train: list[Comparison],
-    pad_id: int,
-    device: torch.device,
     name: str = "rm",
 ) -> tuple[Runner, list[dict]]:
     """The loop: one batch of rankings a step, from the checkpoint `saved` if there is one. Returns the trained model and the log."""
-    torch.manual_seed(config.seed)
-    model, adapter = start_model(config, len(train), device)
+    model = runner.model
     steps = optimizer_steps(len(train), config.epochs, config.batch_size)
-    runner = rankings.runner_for(model, config.encoding, pad_id)
     parallel.spread(model, config.parallel)
     optimizer = adamw(
         model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, epsilon=config.adam_epsilon
@@ -219,7 +224,9 @@ def train_model(
     first, log = restore(saved, **parts)
     if name == "rm":
         log = open_log(log, config.track, config.out, to_dict(config))
-    batches = itertools.islice(shuffled_batches(len(train), config.batch_size, config.seed), first, None)
+    batches = itertools.islice(
+        shuffled_batches(len(train), min(config.batch_size, len(train)), config.seed), first, None
+    )
     model.train()
     with (
         stop_request() as stop,
@@ -231,7 +238,8 @@ def train_model(
             with parallel.step(model):
                 loss, accuracy = backward_mean(runner, chosen, config.parts, with_ties=config.ties == "equal")
             rate = config.learning_rate * cosine_schedule(step, steps, warmup_steps=config.warmup_steps)
-            check_finite(step, apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step))
+            norm = apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
+            check_finite(f"step {step}", {"the gradients' norm": norm})
             if step % config.log_every == 0 or step == steps - 1:
                 row = processes.total({"loss": loss, "accuracy": accuracy})
                 log.append({"step": step, **row})
@@ -247,28 +255,48 @@ def train_model(
     return runner, log
 
 
-def train_folds(config: Config, state: RunState, train: list[Comparison], pad_id: int, device: torch.device) -> dict:
+def check_folds(config: Config, train: list[Comparison]) -> list[set[str | None]]:
+    """The labelers in shares; none unless asked for. Raises StageError or FieldError where not each can be left out and measured on."""
+    if not config.labeler_folds:
+        return []
+    folds = fold_labelers(train, config.labeler_folds, config.seed)
+    fewest = min(sum(comparison.labeler not in labelers for comparison in train) for labelers in folds)
+    steps = optimizer_steps(fewest, config.epochs, config.batch_size)
+    require_warmup(config, "warmup_steps", steps, "a labeler fold's")
+    for number, labelers in enumerate(folds, start=1):
+        if not any(comparison.pairs for comparison in train if comparison.labeler in labelers):
+            raise StageError(f"labeler fold {number}: its labelers ordered nothing, so it would have no accuracy")
+    return folds
+
+
+def train_folds(
+    config: Config,
+    state: RunState,
+    train: list[Comparison],
+    folds: list[set[str | None]],
+    pad_id: int,
+    device: torch.device,
+) -> dict:
     """One model per share of the labelers, trained on the others' rankings and measured on theirs (section 3.5).
 
     The models are not kept. Each fold's accuracy is, in OUT.run/, so that a killed run goes on with the fold it was at, and in that
     from its own checkpoint.
     """
     figures = []
-    for number, labelers in enumerate(fold_labelers(train, config.labeler_folds, config.seed), start=1):
+    for number, labelers in enumerate(folds, start=1):
         fold = state.part(f"fold-{number}")
         if (done := fold.read_result()) is None:
             kept = [comparison for comparison in train if comparison.labeler not in labelers]
             held_out = [comparison for comparison in train if comparison.labeler in labelers]
             title = f"rm, fold {number} of {config.labeler_folds}"
-            runner, _ = train_model(config, fold, fold.load(), kept, pad_id, device, title)
+            saved, start = fold.load(), start_runner(config, len(kept), pad_id, device)
+            runner, _ = train_model(config, fold, saved, *start, kept, title)
             tally = Tally("fold")
             for comparison, rewards_K in zip(
                 held_out, score_rankings(runner, held_out, config.batch_size), strict=True
             ):
                 tally.add(comparison, rewards_K)
-            done = tally.metrics().get("accuracy_fold")
-            if done is None:
-                raise StageError(f"labeler fold {number}: its labelers ordered nothing, so it has no accuracy")
+            done = tally.metrics()["accuracy_fold"]
             fold.write_result(done)
         figures.append(done)
     return summarize_folds(figures)
@@ -349,10 +377,8 @@ def own_demonstrations(
     export: Export, split: str, tokenizer, limits: LengthLimits, counts: Counter[str]
 ) -> list[Example]:
     """The split's demonstrations by training labelers, to centre and measure on; those dropped are counted as such."""
-    dropped: Counter[str] = Counter()
-    examples = encode_demonstrations(tokenizer, read_demonstrations(export, split, Counter()), limits, dropped)
-    count_dropped(counts, dropped, "demonstrations")
-    return examples
+    rows = read_demonstrations(export, split, Counter())
+    return encode_demonstrations(tokenizer, rows, limits, counts, "dropped_too_long_demonstrations")
 
 
 def demonstration_mean(runner: Runner, examples: Sequence[Example], batch: int) -> float | None:

@@ -58,5 +58,7 @@ def measure(
             figures[name] = figures.get(name, 0.0) + stats[name] * share
     if rewards:
         reward = torch.cat(rewards)
-        figures |= {"reward_mean": float(reward.mean()), "reward_std": float(reward.std())}
+        figures["reward_mean"] = float(reward.mean())
+        if len(reward) > 1:
+            figures["reward_std"] = float(reward.std())
     return {f"{name}_{when}": value for name, value in figures.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from training import cpu, models, precision
-from training.config import option, require
+from training.config import option, require, require_out, require_seed
 from training.parallel import Parallel
 from training.precision import Precision
 from training.trackers import Track
@@ -31,9 +31,13 @@ class RunSettings:
             require(getattr(self, name, 1) > 0, name, "must be positive")
         for name in ("threads", "weight_decay", "warmup_steps", "warmup_iterations", "valid_episodes", "log_samples"):
             require(getattr(self, name, 0) >= 0, name, "must not be negative")
+        require_out(getattr(self, "out", "out"), "folder")
+        require_seed(getattr(self, "seed", 0))
 
     def set_up(self) -> torch.device:
-        """Threads, memory and precision of this process as the run wants them; returns the device."""
+        """Threads, memory and precision of this process as the run wants them; returns the device. Raises FieldError for a model that is
+        nowhere."""
+        models.check_given(self)
         cpu.use(self.threads)
         device = models.pick_device(self.device)
         precision.use(self.dtype, device)

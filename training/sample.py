@@ -1,8 +1,9 @@
 """Write K responses per prompt, to be ranked: from model folders in batches, or from any OpenAI-compatible server.
 
 Prompts come from a file or from the web half; responses go to a JSON Lines file and, with --push, back to the web half.
-A killed run goes on where it stopped and ends with the same file. A repeated run adds nothing: a response's external id is
-a hash of what decides it (model, prompt, seed, temperature, length, number).
+A killed run goes on where it stopped and ends with the same file. A repeated run adds nothing: it is told by its settings and by
+what its models and prompts hold, and a response's external id is a hash of what decides it (model, prompt, seed, temperature, length,
+number).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,13 @@ import msgspec
 from tqdm import tqdm
 
 from training.client import HeedClient
-from training.config import option, require, to_dict
-from training.contract import hash_file, read_model_manifest, write_atomically
+from training.config import option, require, require_out, to_dict
+from training.contract import hash_file, parent_ref, read_model_manifest, write_atomically
 from training.errors import StageError
+from training.folders import hold
 from training.openai_server import OpenAIServer
-from training.writers import Answer, Ask, FolderWriter, ServerWriter, Writer, digest, prompt_hash
+from training.prompt_files import read_prompts, read_rows, to_answer
+from training.writers import Answer, Ask, FolderWriter, PromptEncoder, ServerWriter, Writer, digest, prompt_hash
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Config:
     def validate(self) -> None:
         """Raise ConfigError for settings that cannot go together."""
         sources = [bool(self.model), self.policies > 0, self.server is not None]
+        require_out(self.out, "file")
         require(sum(sources) == 1, "model", "give exactly one of model, policies, server")
         require(self.server is not None or not self.token_ids, "token_ids", "goes with a server")
         require((self.prompts is not None) != self.from_server, "prompts", "give either prompts or from_server")
@@ -108,18 +112,41 @@ def run(config: Config) -> Path:
     out, work = Path(config.out), Path(config.out + ".run")
     client = HeedClient.from_environment() if config.push or config.from_server or config.policies else None
     server = _server(config) if config.server else None
-    if not _is_done(out, config):
-        work.mkdir(parents=True, exist_ok=True)
-        sources = _pinned_sources(config, work, client, server)
-        prompts = _pinned_prompts(config, work, client)
-        judge = _pinned_judge(config, work)
-        _finish(config, out, _sample_all(config, work, sources, prompts, server, judge), len(prompts))
-        shutil.rmtree(work)
+    given = _given_prompts(config)
+    inputs = _inputs(config, given)
+    if not _is_done(out, config, inputs):
+        with hold(work):
+            if not _is_done(out, config, inputs):  # by one that held it until now
+                _sample(config, out, work, client, server, given, inputs)
+            shutil.rmtree(work, ignore_errors=True)
     if config.push and client:
         rows = ({name: value for name, value in row.items() if name != "tokens"} for row in read_rows(out))
         counts = client.bring_responses(rows)
         print(f"pushed to {client.url}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), file=sys.stderr)
     return out
+
+
+def _sample(
+    config: Config,
+    out: Path,
+    work: Path,
+    client: HeedClient | None,
+    server: OpenAIServer | None,
+    given: list[dict[str, Any]] | None,
+    inputs: dict[str, Any],
+) -> None:
+    try:
+        _begin(work)
+        sources = _pinned_sources(config, work, client, server)
+        prompts = _pinned_prompts(config, work, client, given)
+        judge = _pinned_judge(config, work)
+        if not _has_parts(work):
+            _check_lengths(config, sources, prompts)
+        _finish(config, out, _sample_all(config, work, sources, prompts, server, judge), len(prompts), inputs)
+    except BaseException:
+        if not _has_parts(work):  # a start that failed must not stand in the way of the corrected command
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _server(config: Config) -> OpenAIServer:
@@ -133,6 +160,8 @@ SHAPING_FIELDS = ("model", "policies", "server", "server_model", "prompts", "fro
                   "without_tasks", "limit", "k", "temperature", "max_new_tokens", "seed", "batch", "on_too_long",
                   "best_of", "reward_model", "token_ids")  # fmt: skip
 BEST_OF_FIELDS = ("best_of", "reward_model")
+PLACES = ("model", "prompts", "reward_model")
+"""Settings that say where data lie: a run is told by what is there."""
 
 
 def _shaping(config: Config) -> dict[str, Any]:
@@ -142,19 +171,48 @@ def _shaping(config: Config) -> dict[str, Any]:
     return {name: value for name, value in to_dict(config).items() if name in SHAPING_FIELDS and name not in skipped}
 
 
+def _settings(shaping: dict[str, Any]) -> dict[str, Any]:
+    """Of the shaping settings what tells a run apart; of a place only whether there is one."""
+    return {name: bool(value) if name in PLACES else value for name, value in shaping.items()}
+
+
+def _inputs(config: Config, prompts: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """What lies at the places that the settings name, as hashes. What the web half or a server is asked for is theirs to say anew."""
+    inputs: dict[str, Any] = {"models": [parent_ref(folder).manifest_sha256 for folder in config.model]}
+    inputs["prompts"] = None if prompts is None else digest(prompts)
+    inputs["reward_model"] = parent_ref(config.reward_model).manifest_sha256 if config.reward_model else None
+    return inputs
+
+
 def _report_path(out: Path) -> Path:
     return out.with_name(out.name + ".report.json")
 
 
-def _is_done(out: Path, config: Config) -> bool:
+def _is_done(out: Path, config: Config, inputs: dict[str, Any]) -> bool:
     """True when `out` is this very run's. Raises StageError when it is another's: nothing is overwritten."""
     if not out.exists():
         return False
     report = _report_path(out)
     saved = json.loads(report.read_bytes()) if report.exists() else {}
-    if saved.get("config") == _shaping(config) and saved.get("sha256") == hash_file(out):
+    same = saved.get("config") == _shaping(config)  # all that was kept of a run before there were inputs
+    if "inputs" in saved:
+        same = _settings(saved["config"]) == _settings(_shaping(config)) and saved["inputs"] == inputs
+    if same and saved.get("sha256") == hash_file(out):
         return True
-    raise StageError(f"{out} exists and is not of this run; choose another out, or remove it")
+    raise StageError(
+        f"{out} exists and is not of this run (settings, models, prompts); choose another out, or remove it"
+    )
+
+
+def _has_parts(work: Path) -> bool:
+    return any(work.glob("part-*"))
+
+
+def _begin(work: Path) -> None:
+    """What a killed start left there, before its first part, holds nobody to its settings."""
+    if not _has_parts(work):
+        for pinned in work.glob("*.json"):
+            pinned.unlink()
 
 
 def _pinned(path: Path, make: Any) -> Any:
@@ -166,11 +224,11 @@ def _pinned(path: Path, make: Any) -> Any:
 
 def _pinned_sources(config: Config, work: Path, client: HeedClient | None, server: OpenAIServer | None) -> list[Source]:
     saved = _pinned(work / "config.json", lambda: _shaping(config))
-    if saved != _shaping(config):
+    if _settings(saved) != _settings(_shaping(config)):
         raise StageError(f"{work} belongs to a run with other settings; remove it, or choose another out")
     if server:
         return [Source(server.model, f"{server.url} {server.model}", None)]
-    folders = _pinned(work / "models.json", lambda: list(config.model) or _policy_folders(config.policies, client))
+    folders = config.model or _pinned(work / "models.json", lambda: _policy_folders(config.policies, client))
     sources = [_source(Path(folder)) for folder in folders]
     known = _pinned(work / "identities.json", lambda: [source.identity for source in sources])
     if known != [source.identity for source in sources]:
@@ -206,55 +264,35 @@ def _source(folder: Path) -> Source:
     return Source(manifest.name, hash_file(folder / "manifest.json"), folder, manifest.few_shot_prefix)
 
 
-def _pinned_prompts(config: Config, work: Path, client: HeedClient | None) -> list[dict[str, Any]]:
-    def load() -> list[dict[str, Any]]:
-        if config.prompts:
-            rows: Iterable[dict[str, Any]] = read_prompts(config.prompts)
-        else:
-            assert client is not None  # noqa: S101 from_server made one
-            filters = {"split": config.split, "use_case": config.use_case, "without_tasks": config.without_tasks}
-            rows = (_to_answer(row) for row in client.prompts(limit=config.limit, **filters))
-        return list(rows)[: config.limit]
+def _given_prompts(config: Config) -> list[dict[str, Any]] | None:
+    """The prompts of the file; None where the web half is asked for them."""
+    return list(read_prompts(config.prompts))[: config.limit] if config.prompts else None
 
-    prompts = _pinned(work / "prompts.json", load)
+
+def _pinned_prompts(
+    config: Config, work: Path, client: HeedClient | None, given: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    def ask() -> list[dict[str, Any]]:
+        assert client is not None  # noqa: S101 from_server made one
+        filters = {"split": config.split, "use_case": config.use_case, "without_tasks": config.without_tasks}
+        return [to_answer(row) for row in client.prompts(limit=config.limit, **filters)][: config.limit]
+
+    prompts = _pinned(work / "prompts.json", ask if given is None else lambda: given)
+    if given is not None and digest(prompts) != digest(given):
+        raise StageError(f"{work}: the prompts have changed since this run began; remove {work} to start over")
     if not prompts:
         raise StageError("there are no such prompts")
     return prompts
 
 
-def read_prompts(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Rows {messages, prompt_id?, external_id?} of a JSON Lines file. Raises StageError naming file, line and field."""
-    for number, row in enumerate(read_rows(path), start=1):
-        place = f"{path} line {number}"
-        prompt, messages = row.get("prompt"), row.get("messages")
-        if isinstance(prompt, str) and messages is None:
-            row["messages"] = [{"role": "user", "content": prompt}]
-        elif not (isinstance(messages, list) and messages and all(_is_message(message) for message in messages)):
-            raise StageError(f"{place}: field messages: expected a list of {{role, content}}, or prompt: text")
-        yield _to_answer(row)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def _to_answer(row: dict[str, Any]) -> dict[str, Any]:
-    """What sampling needs of a prompt, and what its responses name it by."""
-    named = {name: row[name] for name in ("prompt_id", "external_id") if row.get(name)}
-    return named | {"messages": [{"role": m["role"], "content": m["content"]} for m in row["messages"]]}
-
-
-def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file, one by one. Raises StageError naming file and line."""
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise StageError(f"{path} line {number}: {error}") from None
-            if not isinstance(row, dict):
-                raise StageError(f"{path} line {number}: expected an object")
-            yield row
+def _check_lengths(config: Config, sources: Sequence[Source], prompts: Sequence[dict[str, Any]]) -> None:
+    """Raise StageError for a prompt that a model cannot answer, before any is answered: the last one as well as the first."""
+    if config.on_too_long == "raise":
+        for source in sources:
+            if source.folder is not None:
+                encoder = PromptEncoder(config, source)
+                for prompt in prompts:
+                    encoder.encode(Ask(prompt, 0))
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -336,7 +374,7 @@ def _rows(
         }
 
 
-def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int) -> None:
+def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int, inputs: dict[str, Any]) -> None:
     """Put the parts together, report first: an `out` without its report would look like another run's."""
     reasons, texts, checksum, with_nul = Counter[str](), set[str](), hashlib.sha256(), 0
     joined = out.with_name(out.name + ".run") / "joined.jsonl"
@@ -355,6 +393,7 @@ def _finish(config: Config, out: Path, parts: Sequence[Path], prompt_count: int)
     counts = {"prompts": prompt_count, "responses": reasons.total(), "dropped_too_long": dropped}
     report = {
         "config": _shaping(config),
+        "inputs": inputs,
         "sha256": checksum.hexdigest(),
         "counts": counts | {"distinct_responses": len(texts), "with_replaced_nul": with_nul},
         "finish_reasons": dict(sorted(reasons.items())),

@@ -5,12 +5,15 @@ Validation loss overfits after one epoch while the score still rises, so the pap
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from training import models, parallel, processes
+from training.adapters import Adapter
 from training.errors import StageError
 from training.generation import end_scores, sample
 
@@ -64,14 +67,19 @@ class Judge:
             )
             total += float(end_scores(self.reward_model, rollout).sum())
         policy.train(was_training)
-        return processes.total({"score": total})["score"] / len(self.prompts)
+        mean = processes.total({"score": total})["score"] / len(self.prompts)
+        if not math.isfinite(mean):  # compares with nothing
+            raise StageError(f"the reward model scores the sampled responses {mean}: no epoch can be chosen by it")
+        return mean
 
 
 class Best:
-    """The weights that scored best so far; with them the epoch and the score. Goes into checkpoints like any other part."""
+    """The weights that scored best so far; with them epoch, score and AdaLoRA's ranks. Goes into checkpoints like any other part."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, adapter: Adapter | None = None):
         self.model = model
+        self.adapter = adapter
+        self.ranks: Any = None
         self.score: float | None = None
         self.epoch = 0
         self.weights: dict[str, torch.Tensor] = {}
@@ -81,20 +89,24 @@ class Best:
         if self.score is None or score > self.score:
             self.score, self.epoch = score, epoch
             self.weights = {name: p.detach().cpu().clone() for name, p in self._trained()}
+            self.ranks = copy.deepcopy(self.adapter.ranks) if self.adapter else None
 
     def put_back(self) -> None:
         """Give the model the kept weights; none kept, none changed."""
         with torch.no_grad():
             for name, p in self._trained() if self.weights else ():
                 parallel.put(p, self.weights[name])
+        if self.adapter and self.weights:
+            self.adapter.ranks = self.ranks  # by which weights are cut when they are saved
 
     def state_dict(self) -> dict[str, Any]:
         """All that is kept."""
-        return {"score": self.score, "epoch": self.epoch, "weights": self.weights}
+        return {"score": self.score, "epoch": self.epoch, "weights": self.weights, "ranks": self.ranks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.score, self.epoch, self.weights = state["score"], state["epoch"], state["weights"]
+        self.ranks = state.get("ranks")
 
     def _trained(self):
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]

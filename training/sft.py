@@ -15,7 +15,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from training import compiling, corpus, models, parallel, plan, processes
-from training.adapters import Adapter, AdapterSettings, Method, attach
+from training.adapters import Adapter, AdapterSettings, Method, apply_adapter_step, attach
 from training.checkpoints import RunState, capture, restore, stop_request
 from training.config import option, require, to_dict
 from training.contract import Export, read_export
@@ -32,10 +31,9 @@ from training.data import (
     LengthLimits,
     OnTooLong,
     batch_at,
+    batch_facts,
     check_some,
-    count_dropped,
     encode_demonstrations,
-    left_over,
     longest,
     optimizer_steps,
     read_demonstrations,
@@ -43,7 +41,7 @@ from training.data import (
 )
 from training.dropout import residual_dropout
 from training.generation import sample_texts, side_by_side
-from training.optimizers import adamw, apply_step, check_finite, cosine_schedule
+from training.optimizers import adamw, check_finite, cosine_schedule
 from training.report import SAMPLES
 from training.response_loss import backward_mean, mean_loss
 from training.run_settings import RunSettings
@@ -78,6 +76,7 @@ class Config(RunSettings):
         None, help='JSONL of {"text"} rows for the mix; none: the tiny world writes it'
     )
     pretraining_documents: int = option(40_000, help="documents of the tiny world to write for the mix")
+    pretraining_valid_documents: int = option(200, help="documents of the mix's text held out, to measure on")
     pretraining_row_tokens: int = option(256, help="tokens per packed row of the mix; longer documents: on_too_long")
     reward_model: str | None = option(None, help="reward model folder to choose the epoch by; none: the last is kept")
     selection_prompts: int = option(256, help="validation prompts answered and scored after each epoch, at most")
@@ -107,6 +106,7 @@ class Config(RunSettings):
         require(self.learning_rate > 0, "learning_rate", "must be positive")
         require(0 <= (self.residual_dropout or 0) < 1, "residual_dropout", "must lie from 0 to below 1")
         require(0 <= self.pretraining_mix < 1, "pretraining_mix", "must lie from 0 to below 1")
+        require(self.pretraining_valid_documents > 0, "pretraining_valid_documents", "must be positive")
         require(self.pretraining_row_tokens > 1, "pretraining_row_tokens", "must be more than 1")
         require(self.adapter_rank > 0, "adapter_rank", "must be positive")
         require(self.adapter != "none" or not self.merge, "merge", "needs an adapter")
@@ -144,10 +144,9 @@ def run(config: Config) -> Path:
     counts: Counter[str] = Counter()
     train = encode_demonstrations(tokenizer, read_demonstrations(export, "train", counts), config.limits, counts)
     check_some(train, "demonstrations", counts)
-    dropped: Counter[str] = Counter()
-    valid = encode_demonstrations(tokenizer, read_demonstrations(export, "valid", Counter()), config.limits, dropped)
-    count_dropped(counts, dropped, "valid")
-    counts.update(left_over(len(train), config.epochs, config.batch_size))
+    rows = read_demonstrations(export, "valid", Counter())
+    valid = encode_demonstrations(tokenizer, rows, config.limits, counts, "dropped_too_long_valid")
+    counts.update(batch_facts(len(train), config.epochs, config.batch_size))
     models.check_context(config.base_model, longest([*train, *valid]), "the longest demonstration with its prompt")
     mix = make_mix(config, tokenizer, train, counts)
     judge = make_judge(config, export, tokenizer, counts, device)
@@ -158,7 +157,7 @@ def run(config: Config) -> Path:
     if config.compile:
         compiling.compile_layers(model)
     if config.dry_run:
-        first = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, 0)]
+        first = [train[i] for i in batch_at(len(train), min(config.batch_size, len(train)), config.seed, 0)]
         plan.show_and_stop(
             "sft",
             counts={"demonstrations": len(train), **counts},
@@ -227,20 +226,20 @@ def make_mix(config: Config, tokenizer, train: list[Example], counts: Counter[st
     share = config.pretraining_mix
     if not share:
         return None
-    dropped: Counter[str] = Counter()
     text = corpus.load(
         tokenizer,
         config.pretraining_text,
         row_tokens=config.pretraining_row_tokens,
-        valid_documents=200,
+        valid_documents=config.pretraining_valid_documents,
         documents=config.pretraining_documents,
         seed=config.seed,
         on_too_long=config.on_too_long,
-        counts=dropped,
+        counts=counts,
+        prefix="pretraining_",
     )
-    responses = config.batch_size * sum(example.response_tokens for example in train) / len(train)
+    responses = min(config.batch_size, len(train)) * sum(e.response_tokens for e in train) / len(train)
     rows = max(1, round(share / (1 - share) * responses / config.pretraining_row_tokens))
-    counts.update({"text_rows_per_step": rows} | {f"text_{name}": number for name, number in dropped.items()})
+    counts["text_rows_per_step"] = rows
     return Mix(text, rows, share)
 
 
@@ -248,9 +247,7 @@ def make_judge(config: Config, export: Export, tokenizer, counts: Counter[str], 
     """Who chooses the epoch; None without a reward model. Its prompts are the first of the export's validation split."""
     if config.reward_model is None:
         return None
-    dropped: Counter[str] = Counter()
-    prompts = read_prompts(export, tokenizer, "valid", config.limits, dropped)
-    counts.update({f"selection_{name}": number for name, number in dropped.items()})
+    prompts = read_prompts(export, tokenizer, "valid", config.limits, counts, "selection_dropped_too_long")
     prompts = prompts[: config.selection_prompts]
     tokens = max(map(len, prompts), default=0) + config.response_tokens
     for folder in (config.base_model, config.reward_model):
@@ -286,8 +283,8 @@ def train_model(
         epsilon=config.adam_epsilon,
         fused=True,
     )
-    steps = optimizer_steps(len(train), config.epochs, config.batch_size)
-    best = Best(model)
+    size, steps = min(config.batch_size, len(train)), optimizer_steps(len(train), config.epochs, config.batch_size)
+    best = Best(model, adapter)
     parts = {"model": adapter or model, "optimizer": optimizer, "best": best}
     first, log = restore(state.load(), **parts)
     log = open_log(log, config.track, config.out, to_dict(config))
@@ -297,23 +294,18 @@ def train_model(
         tqdm(total=steps, initial=first, desc="sft", unit="step", disable=processes.bar_is_off()) as bar,
     ):
         for step in range(first, steps):
-            chosen = [train[i] for i in batch_at(len(train), config.batch_size, config.seed, step)]
+            chosen = [train[i] for i in batch_at(len(train), size, config.seed, step)]
             processes.reseed(config.seed, step)
             with parallel.step(model):
                 losses = backward_losses(config, model, chosen, mix, step, pad_id, device)
             rate = config.learning_rate * cosine_schedule(step, steps)
-            if adapter is None:
-                norm = apply_step(optimizer, model, rate, config.clip_norm)
-            else:
-                adapter.backward_penalty()
-                allocate = partial(adapter.allocate, step)
-                norm = apply_step(optimizer, model, rate, config.clip_norm, before_clear=allocate)
-            check_finite(step, norm)
+            norm = apply_adapter_step(adapter, optimizer, model, rate, config.clip_norm, step)
+            check_finite(f"step {step}", {"the gradients' norm": norm})
             if step % config.log_every == 0 or step == steps - 1:
                 row = processes.total({name: loss.item() for name, loss in losses.items()})
                 log.append({"step": step, **row})
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
-            epoch = epoch_ended(step, config.batch_size, len(train)) or (config.epochs if step == steps - 1 else 0)
+            epoch = epoch_ended(step, size, len(train)) or (config.epochs if step == steps - 1 else 0)
             if judge is not None and epoch:
                 with parallel.whole(model):
                     best.offer(score := judge.score(model), epoch)

@@ -15,7 +15,7 @@ import torch
 
 from training import answers, bias_probes, cpu, harness, models, perplexity, toxicity
 from training.alignment_tax import Measured, tax
-from training.config import option, require, to_dict
+from training.config import option, require, require_out, require_seed, to_dict
 from training.continuations import Classifier, Sampling, Speaker
 from training.contract import write_atomically
 from training.errors import StageError
@@ -68,6 +68,8 @@ class Config:
 
     def validate(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        require_out(self.out, "file")
+        require_seed(self.seed)
         asked = (self.text, self.tasks, self.toxicity, self.bias)
         require(any(asked), "text", "give text, tasks, toxicity, bias, or several of them")
         require(not self.others or self.base is not None, "base", "others are compared with a base")

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training import intervals
+from training import corpus, intervals
 from training.continuations import Classifier, Sampling, Speaker, continuations
 from training.errors import StageError
-from training.sample import read_rows
+from training.prompt_files import read_rows
 
 
 def read_beginnings(path: str, most: int) -> list[str]:
     """Beginnings of texts: the lines of a .txt file, or `prompt` or `text` of the rows of a .jsonl file (a text, or {"text"})."""
     if Path(path).suffix != ".jsonl":
-        found = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line for line in corpus.read_text(path).splitlines() if line.strip()]
     else:
         found = []
         for number, row in enumerate(read_rows(path), start=1):

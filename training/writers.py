@@ -50,30 +50,53 @@ class Writer(Protocol):
         ...
 
 
+class PromptEncoder:
+    """Prompts as a model folder's tokenizer and context take them."""
+
+    def __init__(self, config: Config, source: Source):
+        from training.models import context_of, load_tokenizer  # torch takes seconds to load
+
+        assert source.folder is not None  # noqa: S101 the caller chose by it
+        self.config, self.source = config, source
+        self.tokenizer, self.context = load_tokenizer(source.folder), context_of(source.folder)
+
+    def encode(self, ask: Ask) -> list[int] | None:
+        """The prompt's ids; None where it is too long and may be dropped. Raises StageError where it may not."""
+        from training.data import encode_prompt
+
+        ids = encode_prompt(self.tokenizer, with_prefix(ask.prompt["messages"], self.source.few_shot_prefix))
+        if self.context is None or len(ids) + self.config.max_new_tokens <= self.context:
+            return ids
+        if self.config.on_too_long == "drop":
+            return None
+        raise StageError(
+            f"{ask.name}: {len(ids)} prompt + {self.config.max_new_tokens} response tokens exceed {self.source.name}'s "
+            f"context of {self.context}; lower max_new_tokens, or set on_too_long to drop"
+        )
+
+
 class FolderWriter:
     """Samples from a model folder, batch by batch; batch n draws the same numbers whether or not the others ran."""
 
     def __init__(self, config: Config, source: Source):
         from training import cpu  # torch takes seconds to load
-        from training.models import load_policy, load_tokenizer, pick_device
+        from training.models import load_policy, pick_device
 
-        assert source.folder is not None  # noqa: S101 the caller chose by it
         cpu.use(threads=0)
-        self.config, self.source = config, source
-        self.tokenizer = load_tokenizer(source.folder)
-        self.model = load_policy(source.folder, pick_device(config.device))
+        self.config, self.source, self.encoder = config, source, PromptEncoder(config, source)
+        self.model = load_policy(str(source.folder), pick_device(config.device))
 
     def write(self, asks: Sequence[Ask], batch_number: int) -> list[Answer | None]:
         """(text, finish reason) per ask, None where the prompt is too long and may be dropped."""
         from training.generation import sample_texts
 
-        prompts = [self._encode(ask) for ask in asks]
+        prompts = [self.encoder.encode(ask) for ask in asks]
         kept = [prompt for prompt in prompts if prompt is not None]
         if not kept:
             return [None] * len(asks)
         texts, reasons = sample_texts(
             self.model,
-            self.tokenizer,
+            self.encoder.tokenizer,
             kept,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
@@ -82,20 +105,6 @@ class FolderWriter:
         )
         answers = iter(Answer(text, reason) for text, reason in zip(texts, reasons, strict=True))
         return [None if prompt is None else next(answers) for prompt in prompts]
-
-    def _encode(self, ask: Ask) -> list[int] | None:
-        from training.data import encode_prompt
-
-        ids = encode_prompt(self.tokenizer, with_prefix(ask.prompt["messages"], self.source.few_shot_prefix))
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        if context is None or len(ids) + self.config.max_new_tokens <= context:
-            return ids
-        if self.config.on_too_long == "drop":
-            return None
-        raise StageError(
-            f"{ask.name}: {len(ids)} prompt + {self.config.max_new_tokens} response tokens exceed {self.source.name}'s "
-            f"context of {context}; lower max_new_tokens, or set on_too_long to drop"
-        )
 
 
 def with_prefix(messages: Sequence[dict[str, str]], prefix: str) -> list[dict[str, str]]:

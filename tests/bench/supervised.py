@@ -119,7 +119,8 @@ def rm_ours(folder: Path, spec: dict, encoding: str) -> Training:
 
     def train() -> None:
         with mock.patch.object(rm.models, "reward_model_from", return_value=model):  # in memory, as TRL's is
-            rm.train_model(config, state(config, "rm"), None, comparisons, pad, CPU)
+            runner, adapter = rm.start_runner(config, len(comparisons), pad, CPU)
+            rm.train_model(config, state(config, "rm"), None, runner, adapter, comparisons)
 
     return train
 

@@ -27,7 +27,7 @@ WIDTH = {"width": 128, "layers": 4, "heads": 4, "mlp_width": 384, "max_tokens": 
 RANKINGS, RANKINGS_PER_STEP = {4: 32, 9: 8}, 4  # by K: TRL takes some ten seconds for the longest
 FULL_PPO = [(16, 24, False), (64, 24, False), (64, 48, False), (16, 48, True), (64, 48, True), (256, 48, True)]
 """Episodes per rollout, longest response, whether responses end before it (and prompts differ in length)."""
-COMPILED_PPO = (64, 48, False, True)
+COMPILED_PPO = [(64, 24, False, True), (64, 48, False, True)]
 PPO_STEPS = 3
 TRL_PPO = "trl==1.12.0"
 END_PROBABILITY = 1 / 30
@@ -52,7 +52,7 @@ def measure(folder: Path, tokenizer, runs: int, quick: bool) -> Iterator[dict]:
     for k in (4,) if quick else (4, 9):
         for shape in shapes:
             yield from rm_rows(folder, tokenizer, k, *shape, runs)
-    for cell in FULL_PPO[:1] if quick else [*FULL_PPO, COMPILED_PPO]:
+    for cell in FULL_PPO[:1] if quick else [*FULL_PPO, *COMPILED_PPO]:
         yield from ppo_rows(folder, tokenizer, *cell, runs=runs)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from training import models, parallel, processes, rankings, response_loss, rm
+from training import __main__, models, parallel, processes, rankings, response_loss, rm
 from training.__main__ import main
 from training.checkpoints import RunState
 from training.contract import read_export
@@ -94,6 +94,7 @@ def compare_gradients(kind: str, base: str, sft_model: str, export: str) -> dict
 
 def run_plan(path: Path) -> None:
     torch.set_num_threads(1)
+    __main__.WAIT_SECONDS = 0  # a job that is refused is refused in every process, and the next one follows
     seen = []
     for job in json.loads(path.read_text()):
         if "run" in job:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from training.client import HeedClient
 from training.contract import atomic_folder, parent_ref, read_export, write_atomically, write_model_manifest
-from training.sample import deal, read_rows
+from training.prompt_files import read_rows
+from training.sample import deal
 
 GOOD = {
     "rm": {"accuracy_valid": 0.71, "accuracy_test_held_out": 0.7, "demonstrations_valid_mean": 0.1},

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from training.adapters import AdapterError, AdapterSettings
 from training.config import ConfigError, from_dict
 from training.contract import read_model_manifest
 from training.errors import DryRun
+from training.selection import Judge
 
 METHODS = ["lora", "adalora", "ia3", "prefix"]
 CPU = torch.device("cpu")
@@ -48,6 +50,8 @@ def logits_of(model, tokenizer):
 def test_an_adapter_folder_loads_in_peft_alone_and_differs_from_its_base(method, tune, base, policy, tokenizer):
     folder = tune(method)
     assert not (folder / "model.safetensors").exists(), "the base is not copied"
+    modes = {(folder / name).stat().st_mode for name in ("adapter_model.safetensors", "README.md")}
+    assert modes == {(base / "model.safetensors").stat().st_mode}
     alone = AutoPeftModelForCausalLM.from_pretrained(folder)
     before, after = logits_of(policy, tokenizer), logits_of(alone, tokenizer)
     assert not torch.allclose(before, after, atol=1e-3)
@@ -59,8 +63,12 @@ def test_an_adapter_folder_loads_in_peft_alone_and_differs_from_its_base(method,
 @pytest.mark.parametrize("method", ["lora", "adalora", "ia3"])
 def test_our_loader_gives_what_peft_gives(method, tune, tokenizer):
     alone = logits_of(AutoPeftModelForCausalLM.from_pretrained(tune(method)), tokenizer)
-    ours = models.load_policy(tune(method))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ours = models.load_policy(tune(method))
+    assert [str(warning.message) for warning in told] == [], "nothing that a user could do something about"
     assert not isinstance(ours, PeftModel)
+    assert all(p.requires_grad for p in ours.parameters()), "a stage that takes it trains it"
     torch.testing.assert_close(logits_of(ours, tokenizer), alone, rtol=1e-4, atol=1e-5)
 
 
@@ -76,6 +84,13 @@ def test_a_reward_model_starts_from_the_merged_body(tune):
         policy.base_model.named_parameters(), reward_model.base_model.named_parameters(), strict=True
     ):
         assert torch.equal(p, q), name
+
+
+def test_all_weights_are_trained_further_from_an_adapter(tune, export, tmp_path):
+    folder = sft.run(config_of(tune("lora"), export, tmp_path / "whole"))
+    before, after = models.load_policy(tune("lora")), models.load_policy(folder)
+    for (name, p), (_, q) in zip(before.named_parameters(), after.named_parameters(), strict=True):
+        assert not torch.equal(p, q), name
 
 
 def test_merged_on_request_it_is_a_plain_model_with_the_same_logits(tune, base, export, tokenizer, tmp_path):
@@ -107,14 +122,14 @@ def test_only_the_adapter_is_trained_and_checkpointed(method, base):
 def test_a_run_with_adalora_resumes_bit_for_bit(tune, base, export, tmp_path, monkeypatch):
     """Its importances, gathered step by step, decide which ranks are left: they must come back too."""
     straight = tune("adalora")
-    steps, real = itertools.count(1), sft.apply_step
+    steps, real = itertools.count(1), sft.apply_adapter_step
 
     def breaks(*args, **kwargs):
         if next(steps) in (3, 6):
             raise RuntimeError("power cut")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(sft, "apply_step", breaks)
+    monkeypatch.setattr(sft, "apply_adapter_step", breaks)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="power cut"):
             sft.run(config_of(base, export, tmp_path / "cut", adapter="adalora", checkpoint_every=1))
@@ -130,6 +145,27 @@ def test_adalora_ends_with_its_budget(tune):
     assert len(ranks) == 7, "every matrix of the one layer"
     assert sum(ranks) == 7 * 2
     assert 1 <= min(ranks) < max(ranks) == 3
+
+
+def test_the_epoch_that_a_judge_chooses_is_saved_as_it_was_measured(
+    base, export, reward_model, tokenizer, tmp_path, monkeypatch
+):
+    """Later steps cut more ranks: saved by those, the chosen epoch would be another model than the one that was scored."""
+    seen = []
+
+    def score(self, policy):
+        seen.append(logits_of(policy, tokenizer))
+        policy.train()
+        return [0.1, 0.9, 0.3][len(seen) - 1]
+
+    monkeypatch.setattr(Judge, "score", score)
+    fields = {"adapter": "adalora", "epochs": 3, "reward_model": str(reward_model)}
+    folder = sft.run(config_of(base, export, tmp_path / "chosen", **fields))
+    metrics = read_model_manifest(folder).metrics
+    assert (metrics["selected_epoch"], metrics["selected_score"]) == (2, 0.9)
+    saved = logits_of(models.load_policy(folder), tokenizer)
+    torch.testing.assert_close(saved, seen[1], rtol=1e-4, atol=1e-5)
+    assert not any(torch.allclose(saved, other, atol=1e-3) for other in (seen[0], seen[2]))
 
 
 def test_adaloras_penalty_is_the_one_peft_adds_to_a_loss(base):
@@ -259,6 +295,19 @@ def test_an_adapter_on_an_adapter_must_be_merged(tune, tmp_path, export):
     config = config_of(tune("lora"), export, tmp_path / "second", adapter="ia3")
     with pytest.raises(AdapterError, match="peft stacks none on another: set merge"):
         sft.run(config)
+
+
+def test_an_adapter_finds_its_base_from_any_folder_and_after_both_were_moved(base, export, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "here" / "base")
+    monkeypatch.chdir(tmp_path / "here")
+    sft.run(config_of("base", export, "lora", adapter="lora"))
+    monkeypatch.chdir(tmp_path)
+    assert adapters.base_of("here/lora") == str(tmp_path / "here" / "base")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert adapters.base_of("there/lora") == str(tmp_path / "there" / "base")
+    models.load_policy("there/lora")
+    (tmp_path / "there" / "base" / "manifest.json").write_text("of another model")
+    assert adapters.base_of("there/lora") == str(tmp_path / "here" / "base")
 
 
 def test_another_base_under_the_adapter_is_refused(base, export, tmp_path):

@@ -1,12 +1,13 @@
 """Best-of-n: the response that is kept has the highest reward of the n that were drawn, and says so."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from tests.training.test_client import serve  # noqa: F401 a fixture
-from tests.training.test_sample import completions
+from tests.training.test_sample import completions, retrain
 from training import data, models, rm, sample, writers
 from training.config import ConfigError, from_flags
 from training.errors import StageError
@@ -76,6 +77,12 @@ def test_it_repeats_itself_and_is_another_run_than_plain_sampling(base, reward_m
     assert all("best_of" not in row["sampling"] for row in rows_of(plain))
     with pytest.raises(StageError, match="not of this run"):
         sample.run(config_for(best, prompts, model=(str(base),)))
+    judge = shutil.copytree(reward_model, tmp_path / "judge")
+    elsewhere = chosen | {"reward_model": str(judge)}
+    assert sample.run(config_for(best, prompts, model=(str(base),), **elsewhere)) == best
+    retrain(judge)
+    with pytest.raises(StageError, match="not of this run"):
+        sample.run(config_for(best, prompts, model=(str(base),), **elsewhere))
 
 
 def test_a_server_is_asked_anew_for_each_round(serve, reward_model, prompts, tmp_path):  # noqa: F811
@@ -93,10 +100,25 @@ def test_a_server_is_asked_anew_for_each_round(serve, reward_model, prompts, tmp
     assert len({row["response"] for row in rows}) == 6
 
 
+def test_a_reward_model_that_scores_nan_chooses_nothing(base, reward_model, prompts, tmp_path, monkeypatch):
+    load = models.load_reward_model
+
+    def broken(*given):
+        model = load(*given)
+        torch.nn.init.constant_(models.head_of(model).weight, float("nan"))
+        return model
+
+    monkeypatch.setattr(models, "load_reward_model", broken)
+    chosen = {"model": (str(base),), "best_of": 2, "reward_model": str(reward_model)}
+    with pytest.raises(StageError, match="the reward model rm scores a response nan"):
+        sample.run(config_for(tmp_path / "out.jsonl", prompts, **chosen))
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--best-of", "4"], "best_of: above 1 goes with a reward_model"),
+        (["--best-of", "4"], "--best-of: above 1 goes with a reward_model"),
         (["--reward-model", "r"], "best_of: above 1 goes with a reward_model"),
         (["--best-of", "2", "--reward-model", "r", "--temperature", "0", "--k", "1"], "0 would draw one sample"),
     ],

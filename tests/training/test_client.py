@@ -17,6 +17,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(b"")
 
+    def do_HEAD(self):
+        self.answer(b"")
+
     def do_POST(self):
         self.answer(self.rfile.read(int(self.headers["Content-Length"])))
 
@@ -29,7 +32,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *arguments):
         pass

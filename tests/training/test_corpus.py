@@ -41,12 +41,17 @@ def test_documents_end_in_one_end_of_text_and_dialogues_take_the_chat_template(t
     assert chat == data.encode_dialogue(tokenizer, ask[:1], "Because.").ids, "as SFT and serving encode it"
 
 
-def test_a_document_longer_than_a_row_raises_or_is_dropped_and_counted(tokenizer):
+def test_a_document_longer_than_a_row_raises_or_is_dropped_and_counted(tokenizer, tmp_path):
     counts: Counter = Counter()
-    with pytest.raises(data.TooLongError, match="document 2"):
+    with pytest.raises(data.TooLongError, match=r"^document 2: .* raise row_tokens or set on_too_long to drop"):
         corpus.encode_documents(tokenizer, ["A", "A fox. " * 30], 20, "raise", counts)
+    (tmp_path / "chat.jsonl").write_text('"A"\n\n"A fox."\n')
+    beside = {"path": str(tmp_path / "chat.jsonl"), "prefix": "ptx_"}
+    with pytest.raises(data.TooLongError, match=r"chat\.jsonl line 3: \d+ tokens, .* 20; raise ptx_row_tokens or set"):
+        corpus.encode_documents(tokenizer, ["A", "A fox. " * 30], 20, "raise", counts, **beside)
     assert len(corpus.encode_documents(tokenizer, ["A", "A fox. " * 30], 20, "drop", counts)) == 1
-    assert counts == {"dropped_too_long": 1}
+    assert len(corpus.encode_documents(tokenizer, ["A", "A fox. " * 30], 20, "drop", counts, **beside)) == 1
+    assert counts == {"dropped_too_long": 1, "text_dropped_too_long": 1}
 
 
 def test_a_file_is_read_and_one_with_too_little_text_is_refused(tokenizer, tmp_path):
@@ -54,8 +59,15 @@ def test_a_file_is_read_and_one_with_too_little_text_is_refused(tokenizer, tmp_p
     file.write_text("".join(json.dumps({"text": f"The fox number {i}."}) + "\n" for i in range(6)))
     text = corpus.load(tokenizer, str(file), row_tokens=32, valid_documents=2)
     assert text.documents == 6
-    with pytest.raises(StageError, match="6 documents of text, of which 6 are held out"):
-        corpus.load(tokenizer, str(file), row_tokens=32, valid_documents=6)
+    too_few = r"text\.jsonl: 6 documents of text, of which 6 are held out: none to train on; lower ptx_valid_documents"
+    with pytest.raises(StageError, match=too_few):
+        corpus.load(tokenizer, str(file), row_tokens=32, valid_documents=6, prefix="ptx_")
+    file.write_text(json.dumps({"text": tokenizer.eos_token}) + "\n" + file.read_text())
+    with pytest.raises(
+        StageError, match=r"text\.jsonl: the 1 documents held out \(valid_documents\) .* nothing to predict"
+    ):
+        corpus.load(tokenizer, str(file), row_tokens=32, valid_documents=1)
+    assert corpus.load(tokenizer, str(file), row_tokens=32, valid_documents=2).documents == 7
 
 
 def test_held_out_loss_is_the_mean_over_tokens_however_the_rows_are_batched(policy, tokenizer):

@@ -160,10 +160,18 @@ def padded(groups, lengths):
 
 
 @pytest.mark.parametrize(
-    ("count", "epochs", "batch", "skipped"), [(10, 1, 4, 2), (10, 2, 4, 0), (3, 1, 4, 0), (600, 1, 64, 24)]
+    ("count", "epochs", "batch", "steps", "facts"),
+    [
+        (10, 1, 4, 2, {"skipped_incomplete_batch": 2}),
+        (10, 2, 4, 5, {}),
+        (3, 1, 3, 1, {}),
+        (3, 1, 4, 1, {"batch_size_lowered_to": 3}),
+        (3, 5, 4, 5, {"batch_size_lowered_to": 3}),
+        (600, 1, 64, 9, {"skipped_incomplete_batch": 24}),
+    ],
 )
-def test_what_the_last_batch_leaves_over_is_counted(count, epochs, batch, skipped):
-    assert data.left_over(count, epochs, batch) == ({"skipped_incomplete_batch": skipped} if skipped else {})
+def test_what_the_last_batch_leaves_over_and_a_batch_larger_than_the_data_are_told(count, epochs, batch, steps, facts):
+    assert (data.optimizer_steps(count, epochs, batch), data.batch_facts(count, epochs, batch)) == (steps, facts)
 
 
 def test_groups_of_like_length_hold_every_row_once_and_pad_less():

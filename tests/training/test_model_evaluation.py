@@ -180,6 +180,12 @@ def test_answers_from_a_file_and_the_registry(base, export, serve, tmp_path, mon
     assert body["metrics"]["judge"]["n"] == 4 and "out" not in body["config"]
     assert main(words(tmp_path / "c.json", flags | {"max-prompts": 5})) == 1
     assert "no answer to 1 of 5 prompts" in capsys.readouterr().err
+    (tmp_path / "outside.jsonl").write_text(
+        json.dumps(rows[0]) + "\n" + json.dumps(rows[1] | {"response": None}) + "\n"
+    )
+    assert main(words(tmp_path / "c.json", flags)) == 1
+    assert "outside.jsonl line 2: needs messages, model, response (a text)" in capsys.readouterr().err
+    assert main(words(tmp_path / "c.json", flags | {"seed": 2**63})) == 2
 
 
 @pytest.mark.slow

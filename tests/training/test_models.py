@@ -2,8 +2,11 @@
 
 import json
 import math
+import resource
 import shutil
+import signal
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -147,12 +150,27 @@ def test_a_name_that_nobody_has_is_told_in_one_line(monkeypatch):
     def refuse(name):
         raise OSError("We could not connect.\nCheckout your internet connection or see …")
 
+    monkeypatch.setattr(models.hub, "why_not", lambda name: None)
     monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", refuse)
     with pytest.raises(StageError) as caught:
         models.load_tokenizer("org/nobody")
     assert str(caught.value) == "org/nobody: no folder here, and no model to be fetched (We could not connect.)"
 
 
-def test_a_reward_model_is_no_policy(reward_model):
-    with pytest.raises(StageError, match="a reward model, where a policy is needed"):
-        models.load_policy(reward_model)
+@pytest.mark.parametrize("load", [models.load_policy, partial(models.reward_model_from, seed=0)])
+def test_a_reward_model_is_no_policy(load, reward_model):
+    with pytest.raises(StageError, match=f"{reward_model}: a reward model, where a policy is needed"):
+        load(reward_model)
+
+
+def test_a_disk_that_is_full_as_a_model_is_published_is_called_so(policy, tokenizer, tmp_path):
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    facts = {"stage": "sft", "parents": {}, "export": None, "config": {}, "metrics": {}, "log": [], "seed": 0}
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(StageError, match=rf"{tmp_path}/full: .*File too large.*; the run's last checkpoint"):
+            models.publish(tmp_path / "full", policy, tokenizer, **facts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

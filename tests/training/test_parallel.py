@@ -48,7 +48,16 @@ def flags(base, sft_model, reward_model, export):
         | {"reward-model": reward_model, "selection-prompts": 3, "selection-temperature": 0},
         "rm": {**common, "sft-model": sft_model, "epochs": 1, "batch-size": 9, "parts": 2, "encoding": "shared"},
         "dpo": {**common, "policy": sft_model, "epochs": 1, "batch-size": 9, "valid-episodes": 3},
-        "ppo": {**players, **text, "iterations": 2, "episodes": 6, "minibatch": 3, "valid-episodes": 3, "ptx-coef": 0.5}
+        "ppo": {
+            **players,
+            **text,
+            "iterations": 2,
+            "warmup-iterations": 1,
+            "episodes": 6,
+            "minibatch": 3,
+            "valid-episodes": 3,
+            "ptx-coef": 0.5,
+        }
         | {"ptx-examples": 1, "ema-decay": 0.5, "kl-target": 0.5, "parts": 2},
     }
 
@@ -122,6 +131,14 @@ def test_two_processes_give_the_model_log_and_metrics_of_one(stage, kind, togeth
     numbers = [{k: v for k, v in m.items() if isinstance(v, int | float)} for m in metrics]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
     assert not ours.with_name(ours.name + ".run").exists()
+    samples = [numbers_in(json.loads((f / "samples.json").read_bytes())) for f in (ours, theirs)]
+    assert samples[0] == pytest.approx(samples[1], abs=1e-4)
+
+
+def numbers_in(samples):
+    """What the report shows, flat: rewards to be held against each other, texts by whether they are there."""
+    lines = [line for sample in samples for line in sample.get("responses", [sample])]
+    return [len(lines), *(value if isinstance(value, int | float) else 0 for line in lines for value in line.values())]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -60,6 +60,9 @@ def test_the_weights_published_are_the_average(run, sft_model):
 
 def test_a_kl_target_moves_the_coefficient_and_the_log_tells_it(run):
     folder = run(kl_target=1000.0, kl_coef=0.1)  # always below it: ·0.98 each iteration
+    for row in log_of(folder):  # of two minibatches the first is what is checked
+        assert row["first_ratio"] == pytest.approx(1, abs=1e-5)
+        assert row["first_ratio_gap"] < 1e-5 < row["ratio_gap"]
     assert [row["kl_coef"] for row in log_of(folder)] == pytest.approx([0.1, 0.098])
     metrics = read_model_manifest(folder).metrics
     assert (metrics["kl_coef"], metrics["kl_coef_after"]) == pytest.approx((0.1, 0.098))
@@ -105,6 +108,23 @@ def test_every_step_trains_on_rows_of_text_of_its_own(run, monkeypatch):
     )
     run(ptx_coef=1.0, ptx_examples=0.5, **TEXT)
     assert steps == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rewards", ["one", "equal"])
+def test_rewards_without_a_deviation_give_no_figure_beside_it(rewards, run, monkeypatch):
+    """An export may have one validation prompt, and a reward model may score all alike."""
+    honest = ppo.measure
+
+    def measure(config, players, prompts, text, when):
+        if rewards == "one":
+            return honest(config, players, prompts[:1], text, when)
+        return honest(config, players, prompts, text, when) | {f"reward_std_{when}": 0.0}
+
+    monkeypatch.setattr(ppo, "measure", measure)
+    metrics = read_model_manifest(run(iterations=1)).metrics
+    assert math.isfinite(metrics["reward_mean_before"])
+    assert metrics.get("reward_std_before") == (None if rewards == "one" else 0)
+    assert "kl_coef_per_reward_std" not in metrics
 
 
 def test_reference_and_reward_model_stay_put_while_policy_and_critic_train(run, sft_model, reward_model, export):
@@ -220,7 +240,9 @@ def test_dropout_in_the_config_is_off_in_ppo(tokenizer, export, tmp_path):
     assert read_model_manifest(ppo.run(config)).stage == "ppo", "the checks of ratio and KL pass in a whole run"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*ppo*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted({*CONFIGS.glob("*ppo*.toml"), *CONFIGS.glob("paper_*.toml")}), ids=lambda p: p.stem
+)
 def test_adam_epsilon_is_pinned_in_the_configs_that_ship(path):
     values = tomllib.loads(path.read_text())
-    assert values["adam_epsilon"] == 1e-5
+    assert values["adam_epsilon"] == (1e-5 if "ppo" in path.stem else 1e-8)

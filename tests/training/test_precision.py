@@ -71,6 +71,7 @@ def test_a_stage_trains_in_bf16_and_publishes_float32(stage, base, sft_model, re
         | {
             "response-tokens": 8,
             "iterations": 2,
+            "warmup-iterations": 1,
             "episodes": 8,
             "minibatch": 4,
             "valid-episodes": 2,

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from training import contract, ranking_metrics, rm
+from training.config import FieldError
 from training.data import Comparison, Example
 from training.errors import StageError
 
@@ -92,6 +93,10 @@ def test_folds_resume_and_leave_the_published_model_as_it_is(sft_model, many_lab
     assert straight["accuracy_labeler_folds"] == pytest.approx(sum(each) / 2)
     assert {name: straight[name] for name in plain} == plain
 
+    with pytest.raises(
+        FieldError, match=r"9 are not fewer than a labeler fold's [56], .* give --warmup-steps below [56]"
+    ):
+        run("dry", labeler_folds=2, warmup_steps=9, dry_run=True)
     trained = []
     backward = rm.backward_mean
 

@@ -140,6 +140,25 @@ def test_sharing_pays_with_long_prompts_and_not_with_short_ones():
     assert not rankings.sharing_pays(model, 128, [32])
 
 
+def test_what_ran_is_told_and_not_what_was_asked():
+    model = reward_model("llama")
+
+    def ranking(prompt, responses):
+        examples = [Example([*range(1, prompt + 1), *response], prompt) for response in responses]
+        return Comparison(examples, [(0, 1)], 1, [None] * len(examples), "training", None)
+
+    long, short = ranking(40, [[5, 6], [7, 8]]), ranking(2, [[*range(40)], [*range(1, 41)]])
+    alike = ranking(40, [[5, 6]] * 4)  # one response, four times: nothing to share
+
+    def told(encoding, *comparisons):
+        return rankings.what_runs(rankings.Runner(model, encoding, PAD), comparisons)
+
+    assert told("auto", long, long) == {"encoding": "shared"}
+    assert told("auto", short, alike) == {"encoding": "responses"}
+    assert told("auto", short, long, alike) == {"encoding": "mixed", "rankings_shared": 1}
+    assert told("pairs", long) == {"encoding": "pairs"}
+
+
 def test_an_architecture_that_cannot_share_is_refused_with_the_reason(monkeypatch):
     mistral = reward_model("mistral")
     assert rankings.runner_for(mistral, "auto", PAD).encoding == "responses"

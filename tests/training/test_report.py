@@ -58,6 +58,13 @@ def test_curves_are_drawn_to_scale():
     [curve] = curves(log)
     assert curve.points == "0.0,130.0 160.0,0.0 320.0,97.5"
     assert (curve.first, curve.last, curve.low, curve.high, curve.start, curve.end) == ("0", "1", "0", "4", "0", "20")
+    rates = [
+        {"step": 1000 * step, "rate": 1.71954e-12 + 8.15e-7 * step, "held": 0.1, "tokens": 7219.6} for step in (0, 10)
+    ]
+    rate, held, tokens = curves(rates)
+    assert (rate.first, rate.last, rate.start, rate.end) == ("1.72e-12", "8.15e-06", "0", "10,000")
+    assert (held.points, held.low, held.high) == ("0.0,65.0 320.0,65.0", "0.1", "0.1"), "a constant runs in the middle"
+    assert tokens.first == "7,220"
 
 
 def test_what_is_no_number_is_left_out_of_curves():

@@ -1,9 +1,11 @@
 """`python -m training sample` on tiny models and real local servers: K responses, resumable, refused where they would lie."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from tests.training.test_client import serve  # noqa: F401 a fixture
 from training import sample as sampling
 from training import writers
 from training.__main__ import main
-from training.contract import write_model_manifest
+from training.contract import read_model_manifest, write_model_manifest
+from training.errors import StageError
+from training.folders import hold
 from training.sample import deal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,21 +137,97 @@ def test_it_samples_resumes_and_repeats(models, prompts, tmp_path):
     assert errors.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_too_long_prompts_are_refused_or_counted(models, tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(json.dumps(PROMPTS[0]) + "\n" + json.dumps({"prompt": "sea " * 200, "external_id": "long"}) + "\n")
-    flags = ["--model", models / "new", "--prompts", path, "--k", 2]
-    refused = sample(tmp_path / "a.jsonl", *flags)
-    assert refused.returncode == 1
-    assert "long: " in refused.stderr
-    assert "context of 96" in refused.stderr
-    dropped = sample(tmp_path / "a2.jsonl", *flags, "--on-too-long", "drop")
-    assert dropped.returncode == 0
-    assert "2 of 4 responses not sampled" in dropped.stderr
-    report = json.loads((tmp_path / "a2.jsonl.report.json").read_bytes())
-    counts = {"prompts": 2, "responses": 2, "dropped_too_long": 2, "distinct_responses": 2, "with_replaced_nul": 0}
-    assert report["counts"] == counts
+@pytest.fixture
+def done(models, prompts, tmp_path):
+    """A finished file of responses, beside the folder of its model; the flags that made it, and its report."""
+    shutil.copytree(models / "new", tmp_path / "new")
+    flags = ["--model", tmp_path / "new", "--prompts", prompts, "--k", 1, "--limit", 2]
+    assert sample(tmp_path / "out.jsonl", *flags).returncode == 0
+    return tmp_path / "out.jsonl", flags, tmp_path / "out.jsonl.report.json"
+
+
+def test_a_run_is_told_by_what_its_data_hold_and_not_by_where_they_lie(done, prompts, tmp_path, monkeypatch):
+    out, flags, _ = done
+    before = out.stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path)
+    elsewhere = ["--model", "new", "--prompts", "prompts.jsonl", *flags[4:]]
+    assert sample(out, *elsewhere).returncode == 0
+    rest = prompts.read_text()
+    prompts.write_text(rest.replace("the 5 seas", "the 9 seas"))  # past the limit
+    assert (sample(out, *flags).returncode, out.stat().st_mtime_ns) == (0, before)
+    prompts.write_text(rest.replace("the 1 seas", "the 9 seas"))
+    refused = sample(out, *flags)
+    assert (refused.returncode, "out.jsonl exists and is not of this run" in refused.stderr) == (1, True)
+    prompts.write_text(rest)
+    assert sample(out, *flags).returncode == 0
+    retrain(tmp_path / "new")
+    refused = sample(out, *flags)
+    assert (refused.returncode, "out.jsonl exists and is not of this run" in refused.stderr) == (1, True)
+    assert out.stat().st_mtime_ns == before
+
+
+def retrain(folder: Path) -> None:
+    """The same folder with another manifest, as a model that was trained anew has."""
+    manifest = read_model_manifest(folder)
+    facts = {name: getattr(manifest, name) for name in ("name", "stage", "parents", "export", "config", "metrics")}
+    write_model_manifest(folder, **facts, seed=manifest.seed + 1)
+
+
+def test_a_file_sampled_while_places_counted_is_done_for_the_same_command(done, prompts, tmp_path, monkeypatch):
+    out, flags, report = done
+    saved = json.loads(report.read_bytes())
+    del saved["inputs"]
+    report.write_text(json.dumps(saved))
+    assert sample(out, *flags).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert sample(out, "--model", "new", *flags[2:]).returncode == 1
+
+
+def test_an_unfinished_run_goes_on_with_the_data_that_it_began_with(models, prompts, tmp_path, monkeypatch):
+    flags, out = ["--model", models / "new", "--prompts", prompts, "--k", 1, "--batch", 3], tmp_path / "out.jsonl"
+    rows_of, batches = sampling._rows, []
+
+    def power_cut(*given):
+        batches.append(given)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return rows_of(*given)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sampling, "_rows", power_cut)
+        assert sample(out, *flags).returncode == 130
+    rest = prompts.read_text()
+    prompts.write_text(rest.replace("the 5 seas", "the 9 seas"))
+    refused = sample(out, *flags)
+    assert (refused.returncode, "the prompts have changed since this run began; remove" in refused.stderr) == (1, True)
+    prompts.write_text(rest)
+    monkeypatch.chdir(models)
+    assert sample(out, "--model", "new", *flags[2:]).returncode == 0
+    assert len(rows(out)) == 6
+
+
+def test_two_processes_never_sample_to_one_file(models, prompts, tmp_path):
+    work, flags = tmp_path / "out.jsonl.run", ["--model", models / "new", "--prompts", prompts, "--k", 1]
+    with hold(work):
+        (work / "config.json").write_text("begun")
+        refused = sample(tmp_path / "out.jsonl", *flags)
+        assert refused.returncode == 1
+        assert refused.stderr == f"sample: {work}: another process is working on this run\n"
+        assert (work / "config.json").read_text() == "begun"
+    assert sample(tmp_path / "out.jsonl", *flags).returncode == 0
+
+
+def test_a_folder_that_went_as_it_was_to_be_held_is_held_anew(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def ended_in_between(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(tmp_path / "run")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", ended_in_between)
+    with hold(tmp_path / "run"), pytest.raises(StageError, match="another process is working on this run"):
+        hold(tmp_path / "run")
 
 
 def test_a_sampled_nul_is_shown_since_no_database_keeps_it():
@@ -167,8 +247,8 @@ def test_a_sampled_nul_is_shown_since_no_database_keeps_it():
     [
         ([], "give exactly one of model, policies, server"),
         (["--model", "x", "--server", "http://127.0.0.1:1"], "give exactly one of model, policies, server"),
-        (["--model", "x", "--k", "0"], "field k: must be from 1 to 64"),
-        (["--model", "x", "--token-ids"], "field token_ids: goes with a server"),
+        (["--model", "x", "--k", "0"], "--k: must be from 1 to 64"),
+        (["--model", "x", "--token-ids"], "--token-ids: goes with a server"),
         (["--model", "x", "--temperature", "0"], "0 would repeat equal responses"),
         (["--model", "/nowhere"], "manifest.json: No such file"),
     ],
@@ -190,7 +270,25 @@ def test_a_broken_prompts_file_is_refused_by_line(models, tmp_path):
         path.write_text(json.dumps(PROMPTS[0]) + f"\n{line}\n")
         result = sample(tmp_path / "out.jsonl", "--prompts", path, "--model", models / "new")
         assert (result.returncode, message in result.stderr) == (1, True), result.stderr
-        (tmp_path / "out.jsonl.run" / "config.json").unlink()
+
+
+def test_a_start_that_failed_holds_nobody_to_its_settings(models, tmp_path):
+    path, work = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl.run"
+    path.write_text(json.dumps(PROMPTS[0]) + "\n" + json.dumps({"prompt": "sea " * 200, "external_id": "long"}) + "\n")
+    flags = ["--model", models / "new", "--prompts", path, "--k", 2, "--batch", 1]
+    refused = sample(tmp_path / "out.jsonl", *flags)
+    assert (refused.returncode, list(tmp_path.iterdir())) == (1, [path]), (
+        "the last prompt stops it before the first is answered"
+    )
+    assert "long: " in refused.stderr and "context of 96" in refused.stderr
+    work.mkdir()  # nor does one that was killed before its first answer
+    (work / "config.json").write_text('{"k": 5}')
+    dropped = sample(tmp_path / "out.jsonl", *flags, "--on-too-long", "drop")
+    assert (dropped.returncode, work.exists()) == (0, False)
+    assert "2 of 4 responses not sampled" in dropped.stderr
+    report = json.loads((tmp_path / "out.jsonl.report.json").read_bytes())
+    counts = {"prompts": 2, "responses": 2, "dropped_too_long": 2, "distinct_responses": 2, "with_replaced_nul": 0}
+    assert report["counts"] == counts
 
 
 def test_a_reward_model_writes_nothing(tmp_path, prompts):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -111,10 +112,13 @@ def config_of(base, export, out, **fields):
 
 
 def test_the_mix_weighs_demonstrations_and_text_each_by_its_own_mean(policy, tokenizer, examples, base, export):
-    config = config_of(base, export, "unused", pretraining_mix=0.25, pretraining_documents=30)
+    config = config_of(
+        base, export, "unused", pretraining_mix=0.25, pretraining_documents=30, pretraining_valid_documents=9
+    )
     counts: Counter = Counter()
     mix = sft.make_mix(config, tokenizer, examples, counts)
     assert mix is not None
+    assert (mix.text.valid.segments_BT.amax(1).sum(), mix.text.documents) == (9, 39)
     wanted = 0.25 / 0.75 * 4 * sum(e.response_tokens for e in examples) / len(examples) / 256
     assert mix.rows == counts["text_rows_per_step"] == max(1, round(wanted))
     responses, _ = plain_means(policy, examples, tokenizer.pad_token_id)
@@ -205,6 +209,28 @@ def test_the_best_epoch_is_kept_and_put_back(policy):
     assert (weight == 2).all()
 
 
+def test_with_the_best_weights_come_the_ranks_that_adalora_had_kept(policy):
+    adapter = SimpleNamespace(ranks=None)
+    best = Best(policy, adapter)  # type: ignore[arg-type]
+    for epoch, ranks in enumerate([None, {"q_proj": [True, True]}, {"q_proj": [True, False]}], start=1):
+        adapter.ranks = ranks
+        best.offer([0.5, 2.0, 1.0][epoch - 1], epoch)
+    best.load_state_dict(best.state_dict())
+    best.put_back()
+    assert adapter.ranks == {"q_proj": [True, True]}
+
+
+def test_a_reward_model_that_scores_nan_chooses_no_epoch(policy, reward_model, tokenizer):
+    prompts = [data.encode_prompt(tokenizer, [{"role": "user", "content": "A fox?"}])]
+    judge = Judge(
+        str(reward_model), tokenizer, prompts, batch=2, response_tokens=8, temperature=1.0, seed=5, device=CPU
+    )
+    with torch.no_grad():
+        next(judge.reward_model.parameters()).fill_(float("nan"))
+    with pytest.raises(StageError, match="scores the sampled responses nan"):
+        judge.score(policy)
+
+
 def test_a_judge_says_the_same_twice_and_leaves_the_random_numbers_alone(policy, reward_model, tokenizer):
     prompts = [data.encode_prompt(tokenizer, [{"role": "user", "content": text}]) for text in ("A fox?", "Why?", "No.")]
     options = {"response_tokens": 8, "temperature": 1.0, "seed": 5, "device": CPU}
@@ -254,14 +280,14 @@ def test_a_run_with_everything_on_resumes_bit_for_bit(base, export, reward_model
     }  # fmt: skip
     straight = sft.run(config_of(base, export, tmp_path / "straight", **everything))
     steps = itertools.count(1)
-    real = sft.apply_step
+    real = sft.apply_adapter_step
 
     def breaks(*args):
         if next(steps) in (3, 9):
             raise RuntimeError("power cut")
         return real(*args)
 
-    monkeypatch.setattr(sft, "apply_step", breaks)
+    monkeypatch.setattr(sft, "apply_adapter_step", breaks)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="power cut"):
             sft.run(config_of(base, export, tmp_path / "cut", **everything))

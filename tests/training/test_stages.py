@@ -1,8 +1,10 @@
 """Each stage as its user runs it: a command on a tiny model, killed in the middle, run again, equal to one never killed."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from training import dpo, pretrain, rm, sft
 from training.__main__ import main
 from training.checkpoints import CheckpointError
 from training.contract import read_export, read_model_manifest
+from training.errors import StageError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -129,7 +132,7 @@ def test_killed_ten_times_and_resumed_equals_never_killed(stage, commands, tmp_p
     printed = run_killed(stage, killed, flags, kills=10)
     assert "newest checkpoint checkpoint-" in printed, "it had something to resume from"
     assert main(words(stage, straight, flags | {"checkpoint-every": 1000})) == 0
-    for name in ("model.safetensors", "training_log.jsonl"):
+    for name in ("model.safetensors", "training_log.jsonl", "samples.json"):
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
     assert not (tmp_path / "killed.run").exists()
     manifests = [read_model_manifest(folder) for folder in (straight, killed)]
@@ -149,17 +152,37 @@ def test_an_interrupt_saves_and_the_next_run_goes_on(commands, tmp_path):
     assert list((tmp_path / "base.run").glob("*.pt"))
 
 
-def test_a_finished_run_is_not_repeated_and_never_overwritten(base, export, tmp_path):
+def test_a_finished_run_is_not_repeated_and_never_overwritten(base, export, tmp_path, monkeypatch):
     fields = {"out": str(tmp_path / "sft"), "base_model": str(base), "export": str(export), "epochs": 1}
     config = sft.Config(**fields, prompt_tokens=200, response_tokens=200)
     manifest = sft.run(config) / "manifest.json"
     written = manifest.stat().st_mtime_ns
     assert sft.run(config) == tmp_path / "sft"
     assert manifest.stat().st_mtime_ns == written, "the very same run is already done"
+    monkeypatch.chdir(base.parent)
+    elsewhere = dataclasses.replace(config, base_model=base.name, export=export.name)
+    assert sft.run(elsewhere) == tmp_path / "sft"
+    assert manifest.stat().st_mtime_ns == written, "wherever it is called from"
     other = sft.Config(**fields, prompt_tokens=200, response_tokens=200, learning_rate=1e-3)
     with pytest.raises(CheckpointError, match="other settings or parents"):
         sft.run(other)
     assert manifest.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("stage", "what"), [("sft", "demonstrations"), ("rm", "rankings"), ("dpo", "rankings")])
+def test_a_batch_larger_than_the_data_is_all_of_it_once_an_epoch(stage, what, commands, reward_model, tmp_path):
+    """And not as many of its records again as fill the batch."""
+    flags = commands[stage] | {"epochs": 2, "log-every": 1}
+    if stage == "sft":
+        flags |= {"reward-model": reward_model, "selection-prompts": 2}
+    assert main(words(stage, tmp_path / "larger", flags | {"batch-size": 1000})) == 0
+    metrics = read_model_manifest(tmp_path / "larger").metrics
+    assert metrics["batch_size_lowered_to"] == metrics[what]
+    assert metrics.get("selected_epoch", 1) <= 2
+    assert "batch_size_lowered_to" in (tmp_path / "larger" / "report.html").read_text()
+    assert main(words(stage, tmp_path / "all", flags | {"batch-size": metrics[what]})) == 0
+    for name in ("model.safetensors", "training_log.jsonl"):
+        assert (tmp_path / "larger" / name).read_bytes() == (tmp_path / "all" / name).read_bytes(), name
 
 
 def test_pretraining_learns_from_a_file_and_names_its_bad_line(tmp_path):
@@ -176,8 +199,48 @@ def test_pretraining_learns_from_a_file_and_names_its_bad_line(tmp_path):
     with pytest.raises(CheckpointError, match="or of other data"):
         pretrain.run(config)
     text.write_text(text.read_text() + '{"words": 1}\n')
-    with pytest.raises(Exception, match=r"text\.jsonl line 42: needs text or messages"):
+    with pytest.raises(StageError, match=r"text\.jsonl line 42: needs text or messages"):
         pretrain.run(pretrain.Config(out=str(tmp_path / "b"), **fields, steps=2, warmup_steps=1))
+
+
+def test_the_least_text_there_can_be_is_tried_too_and_none_is_refused(tmp_path, capsys):
+    flags = {**SMALL, "documents": 1, "valid-documents": 1}
+    assert main([*words("pretrain", tmp_path / "out", flags), "--dry-run"]) == 0
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    assert main(words("pretrain", tmp_path / "out", {"text": empty})) == 1
+    assert capsys.readouterr().err.endswith(f"pretrain: {empty}: holds no text\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"text": null}', "field text: expected text, got null"),
+        (b'{"messages": [{"role": "user", "content": null}]}', "field messages[0].content: expected text, got null"),
+        (b'{"messages": ["Hi"]}', "needs text or messages"),
+        (b"[1]", "needs text or messages"),
+        (b'{"text": "half \\ud83d of a pair"}', "field text: half of a surrogate pair at character 5"),
+        (b'{"text": ""}', "field text: empty"),
+        (b'{"text": "caf\xe9"}', "not JSON: 'utf-8' codec can't decode byte 0xe9"),
+        (b"{\x00\xe9", "not JSON: 'utf-8' codec can't decode byte 0xe9"),
+        (b"{", "not JSON: Expecting property name"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_told_in_one_line_with_its_place(line, problem, tmp_path, capsys):
+    text = tmp_path / "text.jsonl"
+    text.write_bytes(b'{"text": "The owl eats seeds."}\n \n' + line + b"\n")  # the second line is blank
+    assert main(["pretrain", "--out", str(tmp_path / "out"), "--text", str(text)]) == 1
+    assert capsys.readouterr().err.startswith(f"pretrain: {text} line 3: {problem}")
+
+
+@pytest.mark.parametrize("stage", ["rm", "dpo"])
+def test_a_warm_up_that_the_run_would_end_in_is_told_before_training(stage, commands, tmp_path, capsys):
+    """23 rankings in batches of 4 are 5 steps an epoch, and 3 left over."""
+    flags = commands[stage] | {"epochs": 1, "warmup-steps": 6}
+    assert main([*words(stage, tmp_path / "out", flags), "--dry-run"]) == 2
+    said = "--warmup-steps: 6 are not fewer than the run's 5, so its learning rate would never be reached: give --warmup-steps below 5"
+    assert capsys.readouterr().err == f"python -m training {stage}: {said}\n"
+    assert main([*words(stage, tmp_path / "out", flags | {"epochs": 2}), "--dry-run"]) == 0
 
 
 @pytest.fixture
@@ -282,21 +345,38 @@ def test_evaluation_writes_figures_of_policy_and_reward_model(base, sft_model, r
         ("ppo", ["--top-p", "0.9"], "--top-p"),
         ("ppo", ["--top-k", "50"], "--top-k"),
         ("ppo", ["--ptx-coef", "1"], "ptx_text"),
-        ("ppo", ["--ptx-only"], "ptx_only"),
-        ("ppo", ["--ptx-examples", "0.3", "--minibatch", "64"], "ptx_examples"),
-        ("ppo", ["--ema-decay", "1"], "ema_decay"),
+        ("ppo", ["--ptx-only"], "--ptx-only: "),
+        ("ppo", ["--ptx-examples", "0.3", "--minibatch", "64"], "--ptx-examples: "),
+        ("ppo", ["--ema-decay", "1"], "--ema-decay: "),
         ("sft", ["--epochs", "0"], "epochs"),
         ("rm", ["--parts", "99"], "parts"),
-        ("rm", ["--labeler-folds", "1"], "labeler_folds"),
+        ("rm", ["--labeler-folds", "1"], "--labeler-folds: "),
         ("rm", ["--encoding", "rows"], "encoding"),
         ("dpo", ["--beta", "0"], "beta"),
-        ("sft", ["--clip-norm", "0"], "clip_norm"),
-        ("rm", ["--weight-decay", "-1"], "weight_decay"),
-        ("ppo", ["--valid-episodes", "-1"], "valid_episodes"),
+        ("sft", ["--clip-norm", "0"], "--clip-norm: "),
+        ("rm", ["--weight-decay", "-1"], "--weight-decay: "),
+        ("ppo", ["--valid-episodes", "-1"], "--valid-episodes: "),
+        ("ppo", ["--valid-episodes", "1"], "--valid-episodes: must be 0, or at least 2"),
+        ("ppo", ["--iterations", "8"], "field warmup_iterations: 10 are not fewer than the run's 8"),
+        ("ppo", ["--iterations", "8"], "give --warmup-iterations below 8; 10 is its default"),
+        ("ppo", ["--out", ""], "--out: must end in the name of the folder to write"),
+        ("evaluate", ["--out", "."], "--out: must end in the name of the file to write"),
+        ("sample", ["--out", "."], "--out: must end in the name of the file to write"),
+        ("evaluate", ["--out", "/tmp"], "--out: is a folder: give the name of the file to write"),
+        ("pretrain", ["--out", "."], "--out: must end in the name of the folder to write"),
+        ("pretrain", ["--heads", "0"], "--heads: must be positive"),
+        ("pretrain", ["--layers", "-1"], "--layers: must be positive"),
+        ("pretrain", ["--init-std", "-1"], "--init-std: must be positive"),
+        ("pretrain", ["--width", "12", "--heads", "4"], "--width: must be an even multiple of heads"),
+        ("sft", ["--pretraining-valid-documents", "0"], "--pretraining-valid-documents: must be positive"),
+        ("dpo", ["--seed", "99999999999999999999"], "--seed: must be from 0 to 2147483647"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_loads(stage, flags, named, tmp_path, capsys):
     folders = {
+        "pretrain": [],
+        "evaluate": ["policy", "export"],
+        "sample": ["model", "prompts"],
         "sft": ["base-model", "export"],
         "rm": ["sft-model", "export"],
         "dpo": ["policy", "export"],
@@ -326,13 +406,34 @@ def test_a_dry_run_leaves_a_finished_model_alone(base, export, tmp_path, capsys)
     manifest = (tmp_path / "sft" / "manifest.json").read_bytes()
     assert main([*words("sft", tmp_path / "sft", flags | {"epochs": 2}), "--overwrite", "--dry-run"]) == 0
     assert (tmp_path / "sft" / "manifest.json").read_bytes() == manifest
+    # nor does a run that fails take it away; one that ends puts its own model there
+    assert main([*words("sft", tmp_path / "sft", flags | {"prompt-tokens": 1}), "--overwrite"]) == 1
+    assert (tmp_path / "sft" / "manifest.json").read_bytes() == manifest
+    assert main([*words("sft", tmp_path / "sft", flags | {"seed": 5}), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "sft" / "manifest.json").read_bytes())["seed"] == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["sft"]
+    # nor is the export that it would learn from taken for a model
+    shutil.copytree(export, tmp_path / "v0001")
+    flags["export"] = tmp_path / "v0001"
+    assert main([*words("sft", tmp_path / "v0001", flags), "--overwrite"]) == 1
+    assert "v0001 is no model folder, so overwrite leaves it alone" in capsys.readouterr().err
+    read_export(tmp_path / "v0001")
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
-def test_the_report_shows_answers_before_and_after(commands, stage, tmp_path):
-    flags = commands[stage] | ({"iterations": 2} if stage == "ppo" else {"epochs": 1})
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rm", "dpo", "ppo"])
+def test_the_report_shows_samples_before_and_after(commands, stage, tmp_path):
+    short = {"pretrain": {"steps": 40, "log-every": 10}, "ppo": {"iterations": 2, "warmup-iterations": 1}}
+    flags = commands[stage] | short.get(stage, {"epochs": 1})
     assert main([*words(stage, tmp_path / "out", flags), "--track", "tensorboard"]) == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count('class="card sample"') >= 2 and "before" in page and "<polyline" in page
-    assert {"report.html", "README.md"} <= set(read_model_manifest(tmp_path / "out").files)
+    assert page.count(f'class="card {"ranking" if stage == "rm" else "sample"}"') >= 2
+    assert ("by a constant" in page) == (stage == "rm")
+    assert "before" in page and "<polyline" in page and not re.search("[\0-\x08\x0e-\x1f]", page)
+    samples = json.loads((tmp_path / "out" / "samples.json").read_bytes())
+    pairs = samples if stage != "rm" else [response for ranking in samples for response in ranking["responses"]]
+    assert any(pair["before"] != pair["after"] for pair in pairs), "two models were asked"
+    manifest = read_model_manifest(tmp_path / "out")
+    assert {"report.html", "README.md"} <= set(manifest.files)
+    if stage in ("rm", "dpo"):
+        assert (manifest.config["encoding"], manifest.metrics["encoding"]) == ("auto", "shared"), "asked, and what ran"
     assert list((tmp_path / "out.tracking").rglob("events.out.tfevents.*"))

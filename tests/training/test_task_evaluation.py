@@ -70,12 +70,17 @@ def test_perplexity_equals_the_loss_of_each_token_alone_in_its_window(policy, to
 
 def test_text_comes_from_files_folders_and_the_tiny_world(tmp_path):
     (tmp_path / "a.txt").write_text("One document\nof two lines.")
-    (tmp_path / "b.jsonl").write_text('{"text": "Two."}\n{"messages": [{"role": "user", "content": "Three."}]}\n')
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "Two."}\n{"text": ""}\n{"messages": [{"role": "user", "content": "Three."}]}\n'
+    )
     (tmp_path / "c.bin").write_bytes(b"\xff")
+    (tmp_path / "empty.jsonl").touch()  # nothing to measure on is passed over, unlike nothing to train on
     assert perplexity.read_texts(str(tmp_path), 9) == ["One document\nof two lines.", "Two.", "Three."]
     assert perplexity.read_texts(str(tmp_path / "b.jsonl"), 1) == ["Two."]
     assert len(perplexity.read_texts("tinyworld", 30)) == 30
     (tmp_path / "c.bin").rename(tmp_path / "c.txt")
+    with pytest.raises(StageError, match=r"c\.txt: not UTF-8 text"):
+        toxicity.read_beginnings(str(tmp_path / "c.txt"), 3)
     with pytest.raises(StageError, match=r"c\.txt: not UTF-8 text"):
         perplexity.read_texts(str(tmp_path), 9)
 
