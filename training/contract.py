@@ -126,11 +126,20 @@ class DemonstrationRow(Row, frozen=True, kw_only=True):
     reviews: list[ReviewRow]
 
 
-class Flag(Row, frozen=True, kw_only=True):
-    """A yes/no question about a response or a prompt. None is "unanswered", which is not "no"."""
+class Flags(Row, frozen=True, kw_only=True):
+    """The yes/no questions asked about a response or a prompt, by how they were answered. Unanswered is not "no"."""
 
-    name: Name
-    value: bool | None
+    yes: list[Name]
+    no: list[Name]
+    unanswered: list[Name]
+
+    @classmethod
+    def of(cls, answers: Iterable[tuple[str, bool | None]]) -> "Flags":
+        """From (name, answer), None for unanswered; names keep their order."""
+        names: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for name, answer in answers:
+            names[answer].append(name)
+        return cls(yes=names[True], no=names[False], unanswered=names[None])
 
 
 class Rating(Row, frozen=True, kw_only=True):
@@ -138,7 +147,7 @@ class Rating(Row, frozen=True, kw_only=True):
 
     response_id: ResponseId
     quality: Quality | None
-    flags: list[Flag]
+    flags: Flags
 
 
 class RankedResponse(Row, frozen=True, kw_only=True):
@@ -159,7 +168,7 @@ class RankingRevisionRow(Row, frozen=True, kw_only=True):
     tiers: list[list[ResponseId]]
     all_bad: bool
     ratings: list[Rating]
-    prompt_flags: list[Flag]
+    prompt_flags: Flags
     comment: str
     schema_version: Positive
     submitted_at: UtcTime
@@ -179,7 +188,7 @@ class Ranking(Row, frozen=True, kw_only=True):
     tiers: list[list[ResponseId]]
     all_bad: bool
     ratings: list[Rating]
-    prompt_flags: list[Flag]
+    prompt_flags: Flags
     shown_order: list[ResponseId]
     schema_version: Positive
     revision: Positive
@@ -510,12 +519,23 @@ def _problem_of_ranking(ranking: Ranking, ids: list[str]) -> str | None:
 def _problem_of_order(said: Ranking | RankingRevisionRow, ids: list[str]) -> str | None:
     if problem := _problem_of_ids([i for tier in said.tiers for i in tier], ids):
         return f".tiers: {problem}"
+    for flags in (said.prompt_flags, *[rating.flags for rating in said.ratings]):
+        if problem := _problem_of_flags(flags):
+            return problem
     rated = [rating.response_id for rating in said.ratings]
     if rated == ids:  # nearly always
         return None
     if foreign := set(rated) - set(ids):
         return f".ratings: holds foreign {min(foreign)}"
     return ".ratings: rates a response twice" if len(rated) != len(set(rated)) else None
+
+
+def _problem_of_flags(flags: Flags) -> str | None:
+    if not (flags.yes or flags.no):  # nearly always
+        return None
+    names = [*flags.yes, *flags.no, *flags.unanswered]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return f": the flag {twice!r} is answered twice" if twice else None
 
 
 def _problem_of_ids(given: list[str], wanted: list[str]) -> str | None:
@@ -705,7 +725,8 @@ It never changes; `manifest.json` holds the SHA-256 of each file, and `data_sha2
 {pairs}
 Each is there as JSON Lines and as Parquet with the same rows. People are pseudonyms, the same in every export of one
 installation. Labels of held-out labelers stand in rows of their own (`labeler_group`): never train on them.
-`is_surplus` marks work beyond the ordered overlap. A flag or quality of null was not answered, which is not "no".
+`is_surplus` marks work beyond the ordered overlap. A quality of null, and a flag that stands under `unanswered`, was not
+answered, which is not "no".
 
 Selection:
 

@@ -1,10 +1,11 @@
-"""Exports of schema 1, read as those of schema 2: a label's `revisions` ended with the label as it is, which stood there twice."""
+"""Exports of schema 1, read as those of schema 2. There a label's `revisions` ended with the label as it is, which stood there twice,
+and flags were lists of `{name, value}`."""
 
 from typing import Any
 
 import msgspec
 
-from training.contract import DEMONSTRATIONS, RANKINGS, ContractError, Kind
+from training.contract import DEMONSTRATIONS, RANKINGS, ContractError, Flags, Kind
 
 
 def upgrade(kind: Kind[Any], line: bytes, place: str) -> bytes:
@@ -22,7 +23,7 @@ def upgrade(kind: Kind[Any], line: bytes, place: str) -> bytes:
     if kind == DEMONSTRATIONS:
         row = _without_last(row, place)
     elif kind == RANKINGS and isinstance(row, dict) and isinstance(row.get("rankings"), list):
-        row["rankings"] = [_without_last(ranking, place) for ranking in row["rankings"]]
+        row["rankings"] = [_with_flags_by_answer(_without_last(ranking, place)) for ranking in row["rankings"]]
     return msgspec.json.encode(row) + b"\n"
 
 
@@ -36,3 +37,30 @@ def _without_last(label: Any, place: str) -> Any:
         raise ContractError(f"{place}: field revisions: the last one differs from the label")
     earlier = {"revisions": ("earlier_revisions", revisions[:-1])}
     return dict(earlier.get(name, (name, value)) for name, value in label.items())
+
+
+def _with_flags_by_answer(said: Any) -> Any:
+    """A ranking, a revision or a rating with its flags as schema 2 has them; what are no flags of schema 1 stays, to be refused."""
+    if not isinstance(said, dict):
+        return said
+    changed = dict(said)
+    for name in ("flags", "prompt_flags"):
+        if name in changed:
+            changed[name] = _by_answer(changed[name])
+    for name in ("ratings", "earlier_revisions"):
+        if isinstance(changed.get(name), list):
+            changed[name] = [_with_flags_by_answer(one) for one in changed[name]]
+    return changed
+
+
+def _by_answer(flags: Any) -> Any:
+    try:
+        given = msgspec.convert(flags, list[_Flag])
+    except msgspec.ValidationError:
+        return flags
+    return Flags.of((flag.name, flag.value) for flag in given)
+
+
+class _Flag(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    value: bool | None

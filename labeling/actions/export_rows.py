@@ -30,7 +30,7 @@ from labeling.models import LabelSchema, ModelVersion, PseudonymKey
 from training.contract import (
     ContractError,
     DemonstrationRow,
-    Flag,
+    Flags,
     Message,
     PromptRow,
     RankedResponse,
@@ -268,13 +268,21 @@ class _Found(Struct, gc=False, array_like=True):
     """What the queries say in JSON, an array each, read in one go; whether it makes sense the contract's writer says. Holds no cycles."""
 
 
+class _Rated(Struct, gc=False):
+    quality: int | None = None
+    flags: dict[str, bool | None] | None = None
+
+
+_UNRATED = _Rated()
+
+
 class _Revision(_Found):
     number: int
     text: str | None
     tiers: list[list[str]] | None
     all_bad: bool
-    ratings: dict[str, dict[str, Any] | None]
-    prompt_flags: dict[str, Any]
+    ratings: dict[str, _Rated | None]
+    prompt_flags: dict[str, bool | None]
     comment: str
     at: str
 
@@ -363,10 +371,9 @@ def _ranking_revision(found: _Revision, schema: "_Schema", ids: list[str]) -> Ra
 
 def _ratings(found: _Revision, schema: "_Schema", ids: list[str]) -> list[Rating]:
     """A rating per response, with every flag of the schema, unanswered ones as None."""
-    said = [(i, found.ratings.get(i) or {}) for i in ids]
+    said = [(i, found.ratings.get(i) or _UNRATED) for i in ids]
     return [
-        Rating(response_id=i, quality=one.get("quality"), flags=_flags(one.get("flags"), schema.response_flags))
-        for i, one in said
+        Rating(response_id=i, quality=one.quality, flags=_flags(one.flags, schema.response_flags)) for i, one in said
     ]
 
 
@@ -374,7 +381,7 @@ class _Questions(NamedTuple):
     """The flags that a label schema asks for, and what it is to answer none of them."""
 
     names: tuple[str, ...]
-    unanswered: list[Flag]
+    unanswered: Flags
 
     @classmethod
     def of(cls, flags: list[dict[str, Any]]) -> "_Questions":
@@ -394,7 +401,7 @@ class _Schema(NamedTuple):
         return cls(schema.version, _Questions.of(schema.response_flags), _Questions.of(schema.prompt_flags))
 
 
-def _flags(answers: dict[str, bool | None] | None, questions: "_Questions") -> list[Flag]:
+def _flags(answers: dict[str, bool | None] | None, questions: "_Questions") -> Flags:
     """The schema's flags in its order, then answers to questions it does not have: nothing said is left out."""
     if not answers:  # nearly always
         return questions.unanswered
@@ -403,6 +410,6 @@ def _flags(answers: dict[str, bool | None] | None, questions: "_Questions") -> l
 
 
 @lru_cache(maxsize=4096)
-def _answered(names: tuple[str, ...], values: tuple[bool | None, ...]) -> list[Flag]:
-    """Flags never change, and most answers are alike: one list serves many rows."""
-    return [Flag(name=name, value=value) for name, value in zip(names, values, strict=True)]
+def _answered(names: tuple[str, ...], values: tuple[bool | None, ...]) -> Flags:
+    """Most answers are alike: one object, which nobody changes, serves many rows."""
+    return Flags.of(zip(names, values, strict=True))

@@ -91,6 +91,9 @@ def export_rows(folder: Path, sizes: list[int], runs: int, peer: LabelStudio | N
         made, raw, theirs = [], [], []
         with Worker() as worker:
             for number_of_run in range(runs):
+                # Untimed: the peer's rows were last read seconds before its run, ours a minute or two before, and where idle memory
+                # is taken back they alone would come from the disk.
+                raw_copy_out(folder)
                 # A selection of its own: none is there already.
                 made.append(worker.do("export", f"1970-01-{1 + number_of_run:02}"))
                 shutil.rmtree(settings.EXPORT_DIR)  # as COPY's file gives way to the next

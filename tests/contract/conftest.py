@@ -38,7 +38,7 @@ def demonstration(number: int, **fields) -> c.DemonstrationRow:
 
 def ranking(number: int, tiers: list[list[str]], **fields) -> c.Ranking:
     ids = sorted(i for tier in tiers for i in tier)
-    flags = [c.Flag(name="hallucination", value=None), c.Flag(name="opinion", value=False)]
+    flags = c.Flags(yes=[], no=["opinion"], unanswered=["hallucination"])
     ratings = [c.Rating(response_id=i, quality=q, flags=flags) for i, q in zip(ids, [7, None, 1], strict=False)]
     content = {
         "tiers": tiers,

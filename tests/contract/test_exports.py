@@ -26,7 +26,7 @@ from training import contract as c
 
 GOLDEN = Path(__file__).parent / "golden" / "v0007"
 SCHEMA1 = Path(__file__).parent / "golden" / "schema1" / "v0007"
-"""As it was written before `earlier_revisions`."""
+"""As it was written with `revisions`, and with flags as lists of names and values."""
 
 
 def test_an_export_is_byte_for_byte_the_golden_one(export_folder):
@@ -68,6 +68,7 @@ def test_an_export_of_schema_1_reads_as_the_same_rows():
         ("rankings", b'"revisions":', b'"revisions": ', "not in canonical form"),
         ("rankings", b'"revisions":', b'"visions":', "revisions: missing"),
         ("rankings", b'"batch":"first"', b'"batch":1', "field batch"),
+        ("rankings", b'"value":false', b'"value":0', "flags: expected `object`, got `array`"),
         ("prompts", b'"kind":"plain"', b'"kind":"plane"', "field kind"),
         ("prompts", b'{"prompt_id"', b'"prompt_id"', "malformed"),
     ],
@@ -160,6 +161,11 @@ def test_a_lost_or_added_line_is_refused(export_folder):
         (lambda row: row["rankings"][0]["ratings"][0].update(quality=8), "quality"),
         (lambda row: row["rankings"][0]["ratings"][0].update(response_id=uid(9)), "holds foreign"),
         (lambda row: row["rankings"][0]["shown_order"].pop(), "shown_order: leaves out"),
+        (
+            lambda row: row["rankings"][0]["prompt_flags"]["yes"].append("opinion"),
+            r"\[0\]: the flag 'opinion' is answered twice",
+        ),
+        (lambda row: row["rankings"][0]["ratings"][1]["flags"].pop("no"), r"ratings\[1\].flags.no: missing"),
         (lambda row: row["rankings"][0].update(all_bad=None), "all_bad: expected `bool`, got `null`"),
         (lambda row: row["rankings"][0].update(submitted_at="yesterday"), "submitted_at"),
         (lambda row: row["rankings"][0].update(revision=2), r"earlier_revisions: expected \[1\], got \[\]"),

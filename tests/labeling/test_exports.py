@@ -19,7 +19,7 @@ from labeling.errors import Invalid
 from labeling.models import Export, LabelSchema, Prompt, Response, Submission, Task
 from tests.labeling.rows import make_demonstration_batch, make_ranking_batch, response_ids, revise, submit
 from training import contract
-from training.contract import ContractError, read_export
+from training.contract import ContractError, Flags, read_export
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +71,11 @@ def test_a_ranking_arrives_whole(labeler, reviewer):
     by_id = {rating.response_id: rating for rating in ranking.ratings}
     assert (by_id[a].quality, by_id[b].quality, by_id[c].quality) == (7, None, None)
     schema = LabelSchema.latest()
-    assert [flag.name for flag in by_id[c].flags] == [flag["name"] for flag in schema.response_flags]
-    said = {flag.name: flag.value for flag in by_id[a].flags}
-    assert (said["hallucination"], said["opinion"], said["violent"]) == (False, True, None)
-    assert {flag.name: flag.value for flag in ranking.prompt_flags}["ambiguous"] is True
+    asked = [flag["name"] for flag in schema.response_flags]
+    assert by_id[c].flags == Flags(yes=[], no=[], unanswered=asked)
+    rest = [name for name in asked if name not in ("opinion", "hallucination")]
+    assert by_id[a].flags == Flags(yes=["opinion"], no=["hallucination"], unanswered=rest)
+    assert ranking.prompt_flags.yes == ["ambiguous"] and "sensitive" in ranking.prompt_flags.unanswered
     assert [(r.verdict, r.comment) for r in ranking.reviews] == [("accepted", "Fine")]
 
 

@@ -125,11 +125,17 @@ def ranking_row(
             contract.Rating(
                 response_id=ids[text],
                 quality=quality,
-                flags=[contract.Flag(name=name, value=value) for name, value in sorted(flags.items())],
+                flags=contract.Flags.of(sorted(flags.items())),
             )
             for text, quality, flags in zip(ordered, judged.ratings, judged.flags, strict=True)
         ]
-        content = {"tiers": tiers, "all_bad": judged.all_bad, "ratings": ratings, "prompt_flags": [], "comment": ""}
+        content = {
+            "tiers": tiers,
+            "all_bad": judged.all_bad,
+            "ratings": ratings,
+            "prompt_flags": contract.Flags.of(()),
+            "comment": "",
+        }
         rankings.append(
             contract.Ranking(
                 ranking_id=new_id("ranking", prompt.prompt_id, labeler.name),
