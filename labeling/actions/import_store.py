@@ -174,9 +174,11 @@ class Made:
         self.now = timezone.now()
         self.counts: Counter[str] = Counter()
         self._models: Models = {None: None}
+        self._new_models: set[str] = set()
 
     def as_counts(self) -> dict[str, int]:
         """What an Import keeps: what was made and what was here already, of each kind that came."""
+        self.counts["models_new"] = len(self._new_models)
         counts = {"rows": self.counts["rows"], "authors_new": self.counts["authors_new"]}
         counts |= {name: self.counts[name] for name in ("prompts_new", "prompts_present", "models_new")}
         for kind in ("responses", "demonstrations"):
@@ -195,8 +197,12 @@ class Made:
                 [ModelVersion(name=name, stage=external, registered_by=by) for name in new]
             )
             self._models |= {version.name: version.pk for version in made}
-            self.counts["models_new"] += len(new)
+            self._new_models.update(new)
         return self._models
+
+    def forget_models(self) -> None:
+        """Some may be gone with a savepoint: their rows come again, and they are looked up again."""
+        self._models = {None: None}
 
 
 class Store:

@@ -329,19 +329,18 @@ def stored() -> list:
     return [*prompts, *responses]
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(400))
 def test_it_does_not_matter_how_many_rows_go_in_directly(tmp_path, monkeypatch, seed):
     rows, store, seen = some_rows(random.Random(seed)), imports.import_responses, []
     if seed % 2:
         rows, store = [{name: row[name] for name in row if name != "responses"} for row in rows], imports.import_prompts
     path = write(tmp_path / "r.jsonl", rows)
-    for first in (0, 1, 2, 250):
+    for most in (0, 1, 2, 250):
         with transaction.atomic():
-            if first:
-                monkeypatch.setattr(import_direct, "FIRST_ROWS", first)
-                monkeypatch.setattr(import_direct, "MOST_ROWS", max(first, 2))
+            if most:
+                monkeypatch.setattr(import_direct, "MOST_ROWS", most)
             else:
-                monkeypatch.setattr(import_direct, "_is_plain", lambda chunk: False)
+                monkeypatch.setattr(import_direct, "_is_plain", lambda item: False)
             try:
                 store(path=path, by=None)
                 said = store(path=path, by=None).counts
@@ -382,9 +381,12 @@ def test_long_rows_make_short_chunks(tmp_path):
     many, long = [{"role": "user", "content": "x"}] * 999, json.dumps({"text": "x" * 90_000})
     response = import_rows.ResponseItem(model="m", text="x", sampling=long)
     for about in ({"metadata": long}, {"messages": many}, {"responses": (response,)}):
-        item = import_rows.PromptItem(**{"prompt_id": None, "messages": many[:1], "content_sha256": "d"} | about)
-        items = iter([("place", item)] * 100)
-        assert len(import_direct._take(items, 2000)) < 50 and next(items)
+        fields = {"prompt_id": None, "messages": many[:1]} | about
+        items = [("place", import_rows.PromptItem(content_sha256=str(n), **fields)) for n in range(100)]
+        rows = import_direct._Rows(iter(items), lambda: False)
+        chunk = []
+        assert rows.have_chunk() and list(rows.chunk(chunk)) and len(chunk) < 50
+        assert [*chunk, *rows] == items
 
 
 def test_ids_like_ours_stay_what_they_are(tmp_path):
