@@ -97,8 +97,8 @@ class _Rows:
         chars = 0
         for placed in self:
             item = placed[1]
-            is_for_others = item.content_sha256 in digests or bool(item.responses) > self.have_responses
-            if is_for_others or not _is_plain(item) or self._has_failed():
+            has_no_place = item.content_sha256 in digests or (item.responses and not self.have_responses)
+            if has_no_place or not _is_plain(item) or self._has_failed():
                 self.put_back([placed])
                 return
             kept.append(placed)

@@ -329,7 +329,7 @@ def stored() -> list:
     return [*prompts, *responses]
 
 
-@pytest.mark.parametrize("seed", range(400))
+@pytest.mark.parametrize("seed", range(24))
 def test_it_does_not_matter_how_many_rows_go_in_directly(tmp_path, monkeypatch, seed):
     rows, store, seen = some_rows(random.Random(seed)), imports.import_responses, []
     if seed % 2:
@@ -346,11 +346,12 @@ def test_it_does_not_matter_how_many_rows_go_in_directly(tmp_path, monkeypatch, 
                 said = store(path=path, by=None).counts
                 assert not any(count for name, count in said.items() if name.endswith("_new"))
             except Invalid as error:
-                said = str(error)
+                # How many more are told may differ: rows that are stored contradict later ones at once.
+                said = error.errors[0]
             seen.append((said, stored()))
             transaction.set_rollback(True)
         monkeypatch.undo()
-    assert seen[0][1] or "field" in seen[0][0]
+    assert seen[0][1] or "field" in seen[0][0]["place"]
     assert seen == [seen[0]] * 4
 
 
