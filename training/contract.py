@@ -531,11 +531,10 @@ def _problem_of_order(said: Ranking | RankingRevisionRow, ids: list[str]) -> str
 
 
 def _problem_of_flags(flags: Flags) -> str | None:
-    if not (flags.yes or flags.no):  # nearly always
-        return None
     names = [*flags.yes, *flags.no, *flags.unanswered]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    return f": the flag {twice!r} is answered twice" if twice else None
+    if len(set(names)) == len(names):
+        return None
+    return f": the flag {next(name for name in names if names.count(name) > 1)!r} stands there twice"
 
 
 def _problem_of_ids(given: list[str], wanted: list[str]) -> str | None:

@@ -23,7 +23,7 @@ def upgrade(kind: Kind[Any], line: bytes, place: str) -> bytes:
     if kind == DEMONSTRATIONS:
         row = _without_last(row, place)
     elif kind == RANKINGS and isinstance(row, dict) and isinstance(row.get("rankings"), list):
-        row["rankings"] = [_with_flags_by_answer(_without_last(ranking, place)) for ranking in row["rankings"]]
+        row["rankings"] = [_with_flags_by_answer(_without_last(ranking, place), place) for ranking in row["rankings"]]
     return msgspec.json.encode(row) + b"\n"
 
 
@@ -39,25 +39,25 @@ def _without_last(label: Any, place: str) -> Any:
     return dict(earlier.get(name, (name, value)) for name, value in label.items())
 
 
-def _with_flags_by_answer(said: Any) -> Any:
-    """A ranking, a revision or a rating with its flags as schema 2 has them; what are no flags of schema 1 stays, to be refused."""
+def _with_flags_by_answer(said: Any, place: str) -> Any:
+    """A ranking, a revision or a rating with its flags as schema 2 has them. What else it holds stays, to be refused."""
     if not isinstance(said, dict):
         return said
     changed = dict(said)
     for name in ("flags", "prompt_flags"):
         if name in changed:
-            changed[name] = _by_answer(changed[name])
+            changed[name] = _by_answer(changed[name], f"{place}: field {name}")
     for name in ("ratings", "earlier_revisions"):
         if isinstance(changed.get(name), list):
-            changed[name] = [_with_flags_by_answer(one) for one in changed[name]]
+            changed[name] = [_with_flags_by_answer(one, place) for one in changed[name]]
     return changed
 
 
-def _by_answer(flags: Any) -> Any:
+def _by_answer(flags: Any, place: str) -> Flags:
     try:
         given = msgspec.convert(flags, list[_Flag])
-    except msgspec.ValidationError:
-        return flags
+    except msgspec.ValidationError as error:
+        raise ContractError(f"{place}: {error}") from None
     return Flags.of((flag.name, flag.value) for flag in given)
 
 

@@ -191,13 +191,12 @@ class Made:
         wanted = {name for name in set(names) - self._models.keys() if name is not None}
         if wanted:
             self._models |= dict(ModelVersion.objects.filter(name__in=wanted).values_list("name", "id"))
-        if new := sorted(wanted - self._models.keys()):
-            external, by = ModelVersion.Stage.EXTERNAL, self.record.created_by
-            made = ModelVersion.objects.bulk_create(
-                [ModelVersion(name=name, stage=external, registered_by=by) for name in new]
-            )
-            self._models |= {version.name: version.pk for version in made}
-            self._new_models.update(new)
+        fields = {"stage": ModelVersion.Stage.EXTERNAL, "registered_by": self.record.created_by}
+        for name in sorted(wanted - self._models.keys()):
+            # Another may register it in this moment: that must not look as if a prompt were here already.
+            version, is_new = ModelVersion.objects.get_or_create(name=name, defaults=fields)
+            self._models[name] = version.pk
+            self._new_models |= {name} if is_new else set()
         return self._models
 
     def forget_models(self) -> None:

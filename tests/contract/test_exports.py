@@ -68,7 +68,7 @@ def test_an_export_of_schema_1_reads_as_the_same_rows():
         ("rankings", b'"revisions":', b'"revisions": ', "not in canonical form"),
         ("rankings", b'"revisions":', b'"visions":', "revisions: missing"),
         ("rankings", b'"batch":"first"', b'"batch":1', "field batch"),
-        ("rankings", b'"value":false', b'"value":0', "flags: expected `object`, got `array`"),
+        ("rankings", b'"value":false', b'"value":0', "field flags: Expected `bool"),
         ("prompts", b'"kind":"plain"', b'"kind":"plane"', "field kind"),
         ("prompts", b'{"prompt_id"', b'"prompt_id"', "malformed"),
     ],
@@ -163,7 +163,11 @@ def test_a_lost_or_added_line_is_refused(export_folder):
         (lambda row: row["rankings"][0]["shown_order"].pop(), "shown_order: leaves out"),
         (
             lambda row: row["rankings"][0]["prompt_flags"]["yes"].append("opinion"),
-            r"\[0\]: the flag 'opinion' is answered twice",
+            r"\[0\]: the flag 'opinion' stands there twice",
+        ),
+        (
+            lambda row: row["rankings"][0]["prompt_flags"].update(no=[], unanswered=["a", "a"]),
+            "the flag 'a' stands there twice",
         ),
         (lambda row: row["rankings"][0]["ratings"][1]["flags"].pop("no"), r"ratings\[1\].flags.no: missing"),
         (lambda row: row["rankings"][0].update(all_bad=None), "all_bad: expected `bool`, got `null`"),

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -655,10 +657,6 @@ def test_a_missing_file_and_a_huge_one_are_refused(tmp_path, settings):
 
 @pytest.mark.django_db(transaction=True)
 def test_two_imports_of_one_file_at_once_store_it_once(tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
-    from django.db import connection
-
     path = write(tmp_path / "r.jsonl", [{"prompt": f"P{n}", "model": "m", "response": "r"} for n in range(300)])
 
     def run(_number: int) -> None:
@@ -670,3 +668,26 @@ def test_two_imports_of_one_file_at_once_store_it_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert (Prompt.objects.count(), Response.objects.count(), Import.objects.count()) == (300, 300, 4)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_model_that_another_registers_meanwhile_is_taken(tmp_path):
+    path = write(tmp_path / "r.jsonl", [{"prompt": f"P{n}", "model": "m", "response": "r"} for n in range(3)])
+
+    def import_here() -> dict[str, int]:
+        try:
+            return imports.import_responses(path=path, by=None).counts
+        finally:
+            connection.close()
+
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"
+    with ThreadPoolExecutor(1) as pool, transaction.atomic(), connection.cursor() as cursor:
+        ModelVersion.objects.create(name="m", stage="external")
+        importing = pool.submit(import_here)
+        deadline = time.monotonic() + 20
+        while not cursor.execute(waits).fetchone()[0]:
+            assert time.monotonic() < deadline and not importing.done()
+            time.sleep(0.02)
+    made = importing.result()
+    assert (made["responses_new"], Response.objects.count(), ModelVersion.objects.count()) == (3, 3, 1)
+    assert "models_new" not in made
