@@ -481,8 +481,8 @@ def _check_json_object(text: str, place: str) -> None:
 def _check_revisions(label: DemonstrationRow | Ranking, place: str) -> None:
     """Every revision before the label's own is there, oldest first."""
     numbers = [revision.revision for revision in label.earlier_revisions]
-    if numbers != list(range(1, label.revision)):
-        wanted = list(range(1, label.revision))
+    wanted = list(range(1, label.revision))
+    if numbers != wanted:
         raise ContractError(f"{place}: field earlier_revisions: expected {wanted}, got {numbers}")
 
 

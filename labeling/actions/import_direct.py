@@ -85,11 +85,12 @@ class _Rows:
 
     def have_chunk(self) -> bool:
         """True if one begins with the next row."""
-        for placed in self:
-            self.put_back([placed])
-            self.have_responses |= bool(placed[1].responses)
-            return _is_plain(placed[1]) and not self._has_failed()
-        return False
+        placed = next(self, None)
+        if placed is None:
+            return False
+        self.put_back([placed])
+        self.have_responses |= bool(placed[1].responses)
+        return _is_plain(placed[1]) and not self._has_failed()
 
     def chunk(self, kept: list[Placed]) -> Iterator[PromptItem]:
         """The next rows, as they are read, none of their prompts twice; they are put into `kept`, too."""

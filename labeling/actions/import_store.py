@@ -178,9 +178,8 @@ class Made:
 
     def as_counts(self) -> dict[str, int]:
         """What an Import keeps: what was made and what was here already, of each kind that came."""
-        self.counts["models_new"] = len(self._new_models)
-        counts = {"rows": self.counts["rows"], "authors_new": self.counts["authors_new"]}
-        counts |= {name: self.counts[name] for name in ("prompts_new", "prompts_present", "models_new")}
+        counts = {name: self.counts[name] for name in ("rows", "authors_new", "prompts_new", "prompts_present")}
+        counts["models_new"] = len(self._new_models)
         for kind in ("responses", "demonstrations"):
             if f"{kind}_new" in self.counts or f"{kind}_present" in self.counts:
                 counts |= {f"{kind}_{what}": self.counts[f"{kind}_{what}"] for what in ("new", "present")}
@@ -196,7 +195,8 @@ class Made:
             # Another may register it in this moment: that must not look as if a prompt were here already.
             version, is_new = ModelVersion.objects.get_or_create(name=name, defaults=fields)
             self._models[name] = version.pk
-            self._new_models |= {name} if is_new else set()
+            if is_new:
+                self._new_models.add(name)
         return self._models
 
     def forget_models(self) -> None:
